@@ -1,0 +1,80 @@
+"""The contract between the operator and the driver: how one starts, ends and answers the other.
+
+The driver ends with an exit code that says what the operator should do, and a termination message that
+says what a person should read. In between it posts ProgressReports over HTTPS.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from pydantic import Field
+
+from scaling_api.base import Model
+from scaling_api.status import ProgressStatus
+
+
+class ExitCode(IntEnum):
+    """How a driver ends. Any code that is not listed is a failure worth another attempt."""
+
+    SUCCEEDED = 0
+    # sysexits.h EX_CONFIG: what is wrong is in the user's spec, code or data; another attempt meets it again.
+    REFUSED = 78
+    # sysexits.h EX_TEMPFAIL: stopped on request (SIGTERM) after saving a checkpoint.
+    STOPPED = 75
+
+
+class Termination(Model):
+    """What the driver leaves in its termination message (JSON, at most 4096 bytes)."""
+
+    reason: str = Field(max_length=63, description="One of reasons.Failure, in one word.")
+    message: str = Field(max_length=1024, description="One sentence: what is wrong and what helps.")
+
+
+class ProgressReport(ProgressStatus):
+    """The body of POST .../progress: the driver's part of the status."""
+
+    attempt: int = Field(ge=1, description="The sender's attempt; a report of another one is refused.")
+
+
+def progress_path(namespace: str, job: str) -> str:
+    """Where a driver posts its reports."""
+    return f"/v1/namespaces/{namespace}/scalingjobs/{job}/progress"
+
+
+# The audience of the token that a driver shows, so that it is good for nothing else.
+TOKEN_AUDIENCE = "scaling.dev/operator"
+
+# Containers, so that a status can be read by name.
+CONTAINER_RAY = "ray"
+CONTAINER_DRIVER = "driver"
+
+# Environment of the driver container.
+ENV_SPEC = "SCALING_SPEC"  # path of the job's manifest as the operator resolved it (JSON)
+ENV_RUN_DIR = "SCALING_RUN_DIR"  # the run folder: a path or an fsspec URI
+ENV_STORAGE_ROOT = "SCALING_STORAGE_ROOT"  # what resumeFrom is relative to
+ENV_ATTEMPT = "SCALING_ATTEMPT"
+ENV_PROGRESS_URL = "SCALING_PROGRESS_URL"
+ENV_PROGRESS_CA = "SCALING_PROGRESS_CA"  # path of the CA bundle, re-read at every request
+ENV_PROGRESS_TOKEN = "SCALING_PROGRESS_TOKEN"  # path of the projected token, re-read at every request
+ENV_RAY_ADDRESS = "RAY_ADDRESS"  # host:port of the GCS; absent: start Ray on this machine
+
+# Paths in the pods.
+STORAGE_MOUNT = "/scaling/storage"
+CONFIG_MOUNT = (
+    "/scaling/config"  # manifest.json and ca.crt, from the attempt's Secret (driver container only)
+)
+TOKEN_MOUNT = "/scaling/token"  # the projected token (driver container only)
+TERMINATION_LOG = "/dev/termination-log"
+SECRET_KEY_RAY_TOKEN = "ray-token"
+SECRET_KEY_MANIFEST = "manifest.json"
+SECRET_KEY_CA = "ca.crt"
+SECRET_KEY_TEMPLATES = "templates.json"
+
+PORT_GCS = 6379
+PORT_DASHBOARD = 8265
+PORT_CLIENT = 10001
+PORT_METRICS = 8080
+
+# How often a driver reports at most, apart from a change of stage.
+PROGRESS_INTERVAL_S = 10.0
