@@ -4,7 +4,7 @@ always give the same name, so that creating twice is refused by the API server i
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from scaling_api.spec import GROUP
 
@@ -26,7 +26,8 @@ ROLE_WORKER = "worker"
 SERVICE_ACCOUNT = "scalingjob"
 
 
-class WorkerSlot(NamedTuple):
+@dataclass(frozen=True, slots=True, order=True)
+class WorkerSlot:
     """A place for one worker pod: its group and its index in the group."""
 
     group: str

@@ -27,9 +27,7 @@ class Failure(StrEnum):
     USER_ERROR = "UserError"  # the driver refused: spec, code or data of the user
     DRIVER_FAILED = "DriverFailed"  # the driver ended with an unlisted exit code
     OUT_OF_MEMORY = "OutOfMemory"  # a container was OOM-killed, or Ray's memory monitor killed a worker
-    IMAGE_PULL_FAILED = (
-        "ImagePullFailed"  # ErrImagePull, ImagePullBackOff, InvalidImageName, ErrImageNeverPull
-    )
+    IMAGE_PULL_FAILED = "ImagePullFailed"  # ErrImagePull, ImagePullBackOff, InvalidImageName, ErrImageNeverPull
     CONTAINER_CONFIG = "ContainerConfigError"  # CreateContainerConfigError: a Secret, key or claim is missing
     UNSCHEDULABLE = "Unschedulable"  # no node fits
     INIT_STUCK = "InitStuck"  # an init phase took longer than its limit

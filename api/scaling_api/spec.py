@@ -65,9 +65,7 @@ class Storage(Model):
     uri: (
         Annotated[
             str,
-            StringConstraints(
-                min_length=1, max_length=1024, pattern=r"^(s3|gs|gcs|az|abfs|memory|file)://.+$"
-            ),
+            StringConstraints(min_length=1, max_length=1024, pattern=r"^(s3|gs|gcs|az|abfs|memory|file)://.+$"),
         ]
         | None
     ) = Field(None, description="An object store location, e.g. s3://bucket/prefix.")
@@ -101,26 +99,20 @@ class ModelSpec(Model):
     name: Literal["small-cnn"] = Field(
         description="small-cnn: convolutions of 32, 64 and 128 channels with batch norm, a dense layer of 512."
     )
-    width: Annotated[float, Field(ge=0.125, le=8)] = Field(
-        1.0, description="Multiplier of all channel counts."
-    )
+    width: Annotated[float, Field(ge=0.125, le=8)] = Field(1.0, description="Multiplier of all channel counts.")
 
 
 class Augmentation(Model):
     """Random affine changes of the training images, drawn anew for each sample and epoch."""
 
-    rotation: Annotated[float, Field(ge=0, le=180)] = Field(
-        0.0, description="Largest rotation, degrees, either way."
-    )
+    rotation: Annotated[float, Field(ge=0, le=180)] = Field(0.0, description="Largest rotation, degrees, either way.")
     shift: Annotated[float, Field(ge=0, le=0.5)] = Field(
         0.0, description="Largest shift along each axis, as a fraction of the image."
     )
     zoom: Annotated[float, Field(ge=0, le=0.9)] = Field(
         0.0, description="Largest change of scale: 0.1 draws from 0.9 to 1.1."
     )
-    shear: Annotated[float, Field(ge=0, le=60)] = Field(
-        0.0, description="Largest shear, degrees, either way."
-    )
+    shear: Annotated[float, Field(ge=0, le=60)] = Field(0.0, description="Largest shear, degrees, either way.")
 
 
 class DatasetSpec(Model):
@@ -144,9 +136,7 @@ class OptimizerSpec(Model):
     weight_decay: Annotated[float, Field(ge=0, le=10)] = Field(
         0.0, description="L2 penalty (sgd, adam) or decoupled decay (adamw)."
     )
-    momentum: Annotated[float, Field(ge=0, lt=1)] | None = Field(
-        None, description="Momentum of sgd; 0 when absent."
-    )
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = Field(None, description="Momentum of sgd; 0 when absent.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -245,9 +235,7 @@ class Head(Model):
     """The pod of Ray's head and the driver. It runs no training."""
 
     resources: Resources = Field(
-        default_factory=lambda: Resources(
-            requests={"cpu": "500m", "memory": "2Gi"}, limits={"memory": "4Gi"}
-        ),
+        default_factory=lambda: Resources(requests={"cpu": "500m", "memory": "2Gi"}, limits={"memory": "4Gi"}),
         description="Resources of the pod's Ray container.",
     )
 
@@ -255,8 +243,8 @@ class Head(Model):
 class WorkerGroup(Model):
     """Worker pods that are alike."""
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=MAX_GROUP_NAME, pattern=DNS_1035)] = (
-        Field(description="Name of the group, unique in the job.")
+    name: Annotated[str, StringConstraints(min_length=1, max_length=MAX_GROUP_NAME, pattern=DNS_1035)] = Field(
+        description="Name of the group, unique in the job."
     )
     min: Annotated[int, Field(ge=0, le=MAX_WORKERS_PER_GROUP)] = Field(
         1, description="Pods without which training does not start. May be edited while running."
@@ -287,8 +275,8 @@ class SecretKey(Model):
     """One key of a Secret."""
 
     name: ObjectName = Field(description="Name of the Secret.")
-    key: Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")] = (
-        Field(description="Key in it.")
+    key: Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")] = Field(
+        description="Key in it."
     )
 
 
@@ -298,9 +286,7 @@ class EnvVar(Model):
     name: Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=ENV_NAME)] = Field(
         description="Name; RAY_AUTH_ and SCALING_ are the operator's."
     )
-    value: Annotated[str, StringConstraints(max_length=4096)] | None = Field(
-        None, description="A literal value."
-    )
+    value: Annotated[str, StringConstraints(max_length=4096)] | None = Field(None, description="A literal value.")
     secret_key_ref: SecretKey | None = Field(None, description="A value from a Secret.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -363,9 +349,7 @@ class Cluster(Model):
     image: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = Field(
         None, description="Image of all containers; the operator's default runtime image when absent."
     )
-    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
-        "IfNotPresent", description="As in any pod."
-    )
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field("IfNotPresent", description="As in any pod.")
     image_pull_secrets: list[ObjectName] = Field(
         default_factory=list, max_length=16, description="Names of Secrets for private registries."
     )
@@ -374,12 +358,8 @@ class Cluster(Model):
         description="ServiceAccount of the pods, for workload identity. Its token is not mounted. "
         "A rights-less one is made when absent.",
     )
-    env: list[EnvVar] = Field(
-        default_factory=list, max_length=100, description="Environment of all containers."
-    )
-    volumes: list[Volume] = Field(
-        default_factory=list, max_length=32, description="Volumes of all containers."
-    )
+    env: list[EnvVar] = Field(default_factory=list, max_length=100, description="Environment of all containers.")
+    volumes: list[Volume] = Field(default_factory=list, max_length=32, description="Volumes of all containers.")
     head: Head = Field(default_factory=Head, description="The pod of Ray's head and the driver.")
     workers: list[WorkerGroup] = Field(
         default_factory=lambda: [WorkerGroup(name="workers", min=2, max=2)],
@@ -426,9 +406,7 @@ FROZEN_WHILE_RUNNING = (
     "oldSelf.runPolicy.suspend || self.runPolicy.suspend || ("
     + _same("model", "dataset", "training", "?storage", "?cluster.?image", "?cluster.?imagePullPolicy")
     + " && "
-    + _same(
-        "?cluster.?imagePullSecrets", "?cluster.?serviceAccountName", "?cluster.?env", "?cluster.?volumes"
-    )
+    + _same("?cluster.?imagePullSecrets", "?cluster.?serviceAccountName", "?cluster.?env", "?cluster.?volumes")
     + " && "
     + _same("?cluster.?head")
     + " && self.cluster.workers.map(w, w.name) == oldSelf.cluster.workers.map(w, w.name)"
@@ -451,9 +429,7 @@ class ScalingJobSpec(Model):
     dataset: DatasetSpec = Field(description="The data.")
     training: TrainingSpec = Field(description="The training stage.")
     cluster: Cluster = Field(default_factory=Cluster, description="The Ray cluster.")
-    run_policy: RunPolicy = Field(
-        default_factory=RunPolicy, description="How the job runs, retries and ends."
-    )
+    run_policy: RunPolicy = Field(default_factory=RunPolicy, description="How the job runs, retries and ends.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -467,8 +443,7 @@ class ScalingJobSpec(Model):
             "!has(self.training.parallelism.data) || self.training.parallelism.data <= "
             "self.cluster.workers.map(w, w.max * w.slots).sum()",
             lambda self: (
-                self.training.parallelism.data is None
-                or self.training.parallelism.data <= _slots(self.cluster)
+                self.training.parallelism.data is None or self.training.parallelism.data <= _slots(self.cluster)
             ),
             "training.parallelism.data is above the training processes that cluster.workers offer "
             "(max times slots, over all groups); lower it or raise max",

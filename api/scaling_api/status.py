@@ -29,12 +29,8 @@ class Condition(Model):
 
     type: Annotated[str, StringConstraints(min_length=1, max_length=63)] = Field(description="What it tells.")
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
-    reason: Annotated[str, StringConstraints(min_length=1, max_length=63)] = Field(
-        description="Why, in one word."
-    )
-    message: Annotated[str, StringConstraints(max_length=2048)] = Field(
-        "", description="Why, and what helps."
-    )
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=63)] = Field(description="Why, in one word.")
+    message: Annotated[str, StringConstraints(max_length=2048)] = Field("", description="Why, and what helps.")
     last_transition_time: Time = Field(
         description="When its status last changed.", json_schema_extra={"format": "date-time"}
     )
@@ -46,9 +42,7 @@ class Attempt(Model):
 
     number: Annotated[int, Field(ge=1)] = Field(description="1, 2, 3, …: the fencing token.")
     started_at: Time = Field(description="When it was decided.", json_schema_extra={"format": "date-time"})
-    ended_at: Time | None = Field(
-        None, description="When it ended.", json_schema_extra={"format": "date-time"}
-    )
+    ended_at: Time | None = Field(None, description="When it ended.", json_schema_extra={"format": "date-time"})
     outcome: Literal["Succeeded", "Failed", "Suspended"] | None = Field(None, description="How it ended.")
     reason: Name | None = Field(None, description="Why it ended, in one word.")
     message: Sentence | None = Field(None, description="Why it ended, and what helps.")
@@ -73,28 +67,20 @@ class Progress(Model):
     epochs: int | None = Field(None, ge=0, description="Epochs in all.")
     step: int | None = Field(None, ge=0, description="Optimizer steps done.")
     steps: int | None = Field(None, ge=0, description="Optimizer steps in all.")
-    samples_per_second: float | None = Field(
-        None, ge=0, description="Training samples per second, all workers."
-    )
+    samples_per_second: float | None = Field(None, ge=0, description="Training samples per second, all workers.")
     eta_seconds: int | None = Field(None, ge=0, description="Estimated time to the stage's end.")
     workers: int | None = Field(None, ge=0, description="Training processes at work.")
     metrics: dict[Annotated[str, StringConstraints(max_length=63)], float] = Field(
         default_factory=dict, max_length=32, description="Latest metrics, e.g. trainLoss, accuracy."
     )
-    checkpoint: Sentence | None = Field(
-        None, description="The last committed checkpoint, relative to the run folder."
-    )
+    checkpoint: Sentence | None = Field(None, description="The last committed checkpoint, relative to the run folder.")
     first_step_at: Time | None = Field(
         None,
         description="When this attempt's first optimizer step was done.",
         json_schema_extra={"format": "date-time"},
     )
-    summary: Annotated[str, StringConstraints(max_length=120)] = Field(
-        "", description='For a table: "42% (3m left)".'
-    )
-    updated_at: Time = Field(
-        description="When the driver sent this.", json_schema_extra={"format": "date-time"}
-    )
+    summary: Annotated[str, StringConstraints(max_length=120)] = Field("", description='For a table: "42% (3m left)".')
+    updated_at: Time = Field(description="When the driver sent this.", json_schema_extra={"format": "date-time"})
 
 
 class StageStatus(Model):
@@ -104,12 +90,8 @@ class StageStatus(Model):
     state: Literal["Pending", "Running", "Succeeded", "Failed", "Reused"] = Field(
         description="Reused: finished in an earlier attempt or run, and nothing it depends on has changed."
     )
-    started_at: Time | None = Field(
-        None, description="When it started.", json_schema_extra={"format": "date-time"}
-    )
-    finished_at: Time | None = Field(
-        None, description="When it ended.", json_schema_extra={"format": "date-time"}
-    )
+    started_at: Time | None = Field(None, description="When it started.", json_schema_extra={"format": "date-time"})
+    finished_at: Time | None = Field(None, description="When it ended.", json_schema_extra={"format": "date-time"})
     message: Sentence | None = Field(None, description="What there is to say.")
 
 
@@ -129,18 +111,14 @@ class Result(Model):
         max_length=64,
         description="Test metrics: accuracy, precision, recall, f1, loss.",
     )
-    artifacts: list[Artifact] = Field(
-        default_factory=list, max_length=64, description="Addresses of what was made."
-    )
+    artifacts: list[Artifact] = Field(default_factory=list, max_length=64, description="Addresses of what was made.")
 
 
 class ProgressStatus(Model):
     """The part of the status that the driver's reports fill."""
 
     progress: Progress | None = Field(None, description="How far the current stage is.")
-    stages: list[StageStatus] = Field(
-        default_factory=list, max_length=32, description="All stages, in order."
-    )
+    stages: list[StageStatus] = Field(default_factory=list, max_length=32, description="All stages, in order.")
     accuracy: Annotated[str, StringConstraints(max_length=16)] | None = Field(
         None, description="Latest validation accuracy; in the end the test accuracy."
     )
@@ -152,13 +130,8 @@ class ScalingJobStatus(ProgressStatus):
     """The whole status."""
 
     phase: (
-        Literal[
-            "Pending", "Starting", "Running", "Suspending", "Suspended", "Restarting", "Succeeded", "Failed"
-        ]
-        | None
-    ) = Field(
-        None, description="The conditions in one word, for people; programs should read the conditions."
-    )
+        Literal["Pending", "Starting", "Running", "Suspending", "Suspended", "Restarting", "Succeeded", "Failed"] | None
+    ) = Field(None, description="The conditions in one word, for people; programs should read the conditions.")
     observed_generation: int | None = Field(None, ge=0, description="The generation last acted upon.")
     conditions: list[Condition] = Field(default_factory=list, max_length=16, description="What holds.")
     attempt: int | None = Field(None, ge=1, description="The current attempt.")
@@ -171,23 +144,17 @@ class ScalingJobStatus(ProgressStatus):
         max_length=4096,
         description='How often the worker of a slot, "group-index", was replaced in this attempt; 0 is left out.',
     )
-    worker_groups: list[WorkerGroupStatus] = Field(
-        default_factory=list, max_length=16, description="Workers by group."
-    )
+    worker_groups: list[WorkerGroupStatus] = Field(default_factory=list, max_length=16, description="Workers by group.")
     workers: Annotated[str, StringConstraints(max_length=32)] | None = Field(
         None, description='For a table: "ready/desired".'
     )
     started_at: Time | None = Field(
         None, description="When the first attempt began.", json_schema_extra={"format": "date-time"}
     )
-    finished_at: Time | None = Field(
-        None, description="When the job ended.", json_schema_extra={"format": "date-time"}
-    )
+    finished_at: Time | None = Field(None, description="When the job ended.", json_schema_extra={"format": "date-time"})
     active_since: Time | None = Field(
         None,
         description="When it last became active; absent while suspended or ended.",
         json_schema_extra={"format": "date-time"},
     )
-    active_seconds: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="Time it was active before activeSince."
-    )
+    active_seconds: Annotated[float, Field(ge=0)] = Field(0.0, description="Time it was active before activeSince.")
