@@ -3,7 +3,7 @@
 It knows Kubernetes and nothing of the resources that are operated on. Bottom to top:
 
 - `errors`, `objects`, `metrics`, `logs`, `backoff`, `ratelimit`, `sockets`: values and small mechanisms
-- `connection`, `client`: one API server, JSON dicts in and out
+- `connection`, `transport`, `client`: one API server, JSON dicts in and out
 - `store`, `reflector`: a collection mirrored into memory, with indexes and change handlers
 - `workqueue`, `tracker`, `controller`: keys that need attention, and the loop that gives it to them
 - `leader`: a lease that lets one replica work, and stops it in time

@@ -79,6 +79,8 @@ class Reflector:
         self._backoff = Backoff(base_s=self._timing.backoff_base_s, max_s=self._timing.backoff_max_s)
         self._needs_list = True
         self._stale_lists = 0
+        # On the event loop's clock; when the last list that got into the store was asked for.
+        self.last_list_began_at = float("-inf")
         self._last_news_at: float | None = None
         self._last_problem: str | None = None
 
@@ -113,6 +115,8 @@ class Reflector:
         return now - self._last_news_at if self._last_news_at is not None else 0.0
 
     async def _list(self, *, skip_if_stale: bool = False) -> None:
+        loop = asyncio.get_running_loop()
+        began_at = loop.time()
         items: list[Object] = []
         resource_version = ""
         async for page in self._client.list_pages(
@@ -130,12 +134,13 @@ class Reflector:
             resource_version = page.resource_version
         metrics.LISTS.labels(self.name).inc()
         version = parse_version(resource_version)
-        force = self._stale_lists >= STALE_LISTS_TOLERATED
+        force = self._stale_lists >= STALE_LISTS_TOLERATED and not skip_if_stale
         if not self.store.replace(items, version, force=force) and not skip_if_stale:
             self._stale_lists += 1
             raise StaleListError(f"list at version {version}, store at {self.store.resource_version}")
         self._stale_lists = 0
-        self._last_news_at = asyncio.get_running_loop().time()
+        self.last_list_began_at = began_at
+        self._last_news_at = loop.time()
 
     async def _watch(self) -> None:
         timing = self._timing
