@@ -1,0 +1,3 @@
+module scaling.dev/tests/pause
+
+go 1.24.0
