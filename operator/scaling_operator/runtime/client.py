@@ -5,7 +5,8 @@ It adds to `transport` what Kubernetes means by its verbs: pages, selectors, pre
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Mapping
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
@@ -158,7 +159,7 @@ class ApiClient:
         field_selector: str | None = None,
         limit: int = PAGE_SIZE,
         metadata_only: bool = False,
-    ) -> AsyncIterator[ListPage]:
+    ) -> AsyncGenerator[ListPage]:
         """The pages of a consistent list, decoded one at a time."""
         params = _selectors(label_selector, field_selector)
         params["limit"] = str(limit)
@@ -186,7 +187,7 @@ class ApiClient:
         label_selector: str | None = None,
         field_selector: str | None = None,
         metadata_only: bool = False,
-    ) -> AsyncIterator[tuple[EventType, Object]]:
+    ) -> AsyncGenerator[tuple[EventType, Object]]:
         """Events after `resource_version`, bookmarks included, until the server ends the watch.
 
         `timeout_s` asks the server to end it; `silence_s` without a byte raises ServerUnavailableError, as
@@ -199,15 +200,16 @@ class ApiClient:
             "timeoutSeconds": str(max(1, round(timeout_s))),
         }
         request = _read(path, "watch", params, metadata_only)
-        async for line in self._transport.stream(request, silence_s=silence_s):
-            try:
-                event = orjson.loads(line)
-            except orjson.JSONDecodeError as exc:
-                raise ServerUnavailableError(0, "BrokenEvent", f"watch {path} sent a broken line") from exc
-            if event["type"] == "ERROR":
-                status = event["object"]
-                raise from_status(int(status.get("code") or 500), status)
-            yield event["type"], event["object"]
+        async with contextlib.aclosing(self._transport.stream(request, silence_s=silence_s)) as lines:
+            async for line in lines:
+                try:
+                    event = orjson.loads(line)
+                except orjson.JSONDecodeError as exc:
+                    raise ServerUnavailableError(0, "BrokenEvent", f"watch {path}: broken line") from exc
+                if event["type"] == "ERROR":
+                    status = event["object"]
+                    raise from_status(int(status.get("code") or 500), status)
+                yield event["type"], event["object"]
 
     async def create(self, path: str, body: Object, *, params: Mapping[str, str] | None = None) -> Object:
         """Create `body` in the collection `path` (or post it to a subresource) and return what was stored.

@@ -11,6 +11,7 @@ that is dead without saying so is found out by silence, as bookmarks come every 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable
@@ -148,7 +149,7 @@ class Reflector:
         events = metrics.WATCH_EVENTS.labels(self.name)
         store = self.store
         loop = asyncio.get_running_loop()
-        async for kind, obj in self._client.watch(
+        watch = self._client.watch(
             self._path,
             resource_version=str(store.resource_version),
             label_selector=self._label_selector,
@@ -156,17 +157,19 @@ class Reflector:
             metadata_only=self._metadata_only,
             timeout_s=random.uniform(timing.watch_min_s, timing.watch_max_s),
             silence_s=timing.silence_s,
-        ):
-            events.inc()
-            # Only what a watch delivers is progress: a list that works says nothing about watches, and to
-            # start over with short pauses after each would be a storm of lists.
-            self._last_news_at = loop.time()
-            self._backoff.reset()
-            self._last_problem = None
-            if kind == "BOOKMARK":
-                store.advance(version_of(obj))
-            else:
-                store.apply(kind, self._prepare(obj))
+        )
+        async with contextlib.aclosing(watch) as changes:
+            async for kind, obj in changes:
+                events.inc()
+                # Only what a watch delivers is progress: a list that works says nothing about watches, and
+                # to start over with short pauses after each would be a storm of lists.
+                self._last_news_at = loop.time()
+                self._backoff.reset()
+                self._last_problem = None
+                if kind == "BOOKMARK":
+                    store.advance(version_of(obj))
+                else:
+                    store.apply(kind, self._prepare(obj))
 
     def _prepare(self, obj: Object) -> Object:
         obj["metadata"].pop("managedFields", None)

@@ -13,9 +13,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 import orjson
@@ -93,7 +92,7 @@ class Transport:
             await asyncio.sleep(wait_s)
         raise AssertionError("unreachable")
 
-    async def stream(self, request: Request, *, silence_s: float) -> AsyncIterator[bytes]:
+    async def stream(self, request: Request, *, silence_s: float) -> AsyncGenerator[bytes]:
         """The lines of an answer that goes on for ever; silence and broken connections raise."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=silence_s)
         try:
@@ -206,7 +205,7 @@ def _no_answer(request: Request, exc: Exception) -> ServerUnavailableError:
     return ServerUnavailableError(0, reason, f"{request.verb} {request.path} {what}")
 
 
-async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+async def _lines(stream: aiohttp.StreamReader) -> AsyncGenerator[bytes]:
     """Newline-terminated lines of any length, split once per read; StreamReader.readline bounds the length."""
     rest: list[bytes] = []
     async for chunk in stream.iter_any():
