@@ -1,0 +1,1 @@
+"""`scalingjob`, the command line: validate, render, run and status."""

@@ -1,0 +1,83 @@
+"""`scalingjob`: the command line.
+
+Each command is a module with ``add_arguments(parser)`` and ``run(args) -> int``, which returns the exit
+code. Modules are imported only when their command is asked for, because some of them bring Ray and torch:
+`scalingjob --help` is instant. A UsageError ends in one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Protocol, cast
+
+from scaling_cli.errors import UsageError
+
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A subcommand: its module below scaling_cli is named after it."""
+
+    name: str
+    summary: str
+
+
+COMMANDS = (
+    Command("validate", "check manifests, offline"),
+    Command("render", "print the objects that the operator would create"),
+    Command("run", "run a job on this machine"),
+    Command("status", "follow a job on a cluster"),
+)
+
+
+class CommandModule(Protocol):
+    """What a subcommand's module offers."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's arguments."""
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Carry the command out; returns the exit code, raises UsageError for a user's mistake."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
+    parser = argparse.ArgumentParser(prog="scalingjob", description="Run ScalingJobs, here or on a cluster.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    module: CommandModule | None = None
+    for command in COMMANDS:
+        subparser = subparsers.add_parser(command.name, help=command.summary, description=command.summary)
+        if command.name == wanted:
+            module = _load(command)
+            module.add_arguments(subparser)
+    args = parser.parse_args(arguments)
+    if module is None:
+        raise AssertionError("argparse accepted a command that is not in the table")
+    try:
+        return module.run(args)
+    except UsageError as error:
+        print(f"scalingjob: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader (head, less) went away; keep Python from complaining again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _load(command: Command) -> CommandModule:
+    return cast(CommandModule, import_module(f"scaling_cli.{command.name}"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
