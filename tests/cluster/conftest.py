@@ -1,0 +1,115 @@
+"""Fixtures of the tests that need a real Kubernetes; README.md in this folder tells which cluster they use.
+
+- `cluster`: access to it (client, kubectl, and the running cluster to disturb when it is our own), for the session;
+- `client`, `kubectl`: its two halves by themselves;
+- `namespace`: a fresh namespace with Pod Security "restricted", deleted afterwards;
+- `simulated_nodes`: names of nodes whose pods only seem to run;
+- `storage_claim`: the name of a ReadWriteMany claim in `namespace` and the folder behind it.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.kube import access
+from tests.cluster.kube.access import Access
+from tests.cluster.kube.client import Client
+from tests.cluster.kube.cluster import add_simulated_nodes
+from tests.cluster.kube.storage import create_claim, delete_volume
+
+_HERE = Path(__file__).parent
+_SIMULATED_NODES = 4
+_DUMPS = pytest.StashKey[Path]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(_HERE):
+            item.add_marker(pytest.mark.cluster)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build the programs here, where no test's time limit runs."""
+    wanted = any(item.path.is_relative_to(_HERE) for item in session.items)
+    if wanted and not session.config.option.collectonly and access.why_no_cluster() is None:
+        access.prepare()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """When a test with a namespace fails, write down the state of that namespace before it is deleted."""
+    report = yield
+    arguments = getattr(item, "funcargs", {})
+    if report.failed and call.when == "call" and {"cluster", "namespace"} <= arguments.keys():
+        folder = item.config.stash[_DUMPS] / item.name
+        try:
+            access.write_state(arguments["cluster"], arguments["namespace"], folder)
+            report.sections.append(("state of the namespace", str(folder)))
+        except Exception as error:  # the report of the test matters more than that of its surroundings
+            report.sections.append(("state of the namespace", f"not written: {error!r}"))
+    return report
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Access]:
+    pytestconfig.stash[_DUMPS] = tmp_path_factory.mktemp("failures", numbered=True)
+    if reason := access.why_no_cluster():
+        if os.environ.get("SCALING_REQUIRE_CLUSTER") == "1":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    with access.open_access(simulated_nodes=_SIMULATED_NODES) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def client(cluster: Access) -> Client:
+    return cluster.client
+
+
+@pytest.fixture(scope="session")
+def kubectl(cluster: Access) -> Callable[..., str]:
+    return cluster.kubectl
+
+
+@pytest.fixture(scope="session")
+def simulated_nodes(cluster: Access) -> list[str]:
+    if not cluster.has_simulated_nodes:
+        pytest.skip("simulated nodes exist in clusters of tests.cluster.kube only")
+    return add_simulated_nodes(cluster.client, _SIMULATED_NODES)
+
+
+@pytest.fixture
+def namespace(cluster: Access) -> Iterator[str]:
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+    cluster.client.create(manifest)
+    cluster.client.wait_for("serviceaccounts", "default", name, lambda account: True, timeout_s=30)
+    yield name
+    cluster.client.delete("namespaces", name)
+
+
+@dataclass(frozen=True)
+class StorageClaim:
+    """A volume claim's name and the folder of this machine that it is bound to."""
+
+    name: str
+    folder: Path
+
+
+@pytest.fixture
+def storage_claim(cluster: Access, namespace: str) -> Iterator[StorageClaim]:
+    if cluster.own is None:
+        pytest.skip("claims on a folder of this machine exist in clusters of tests.cluster.kube only")
+    claim = StorageClaim("runs", cluster.own.volumes / namespace)
+    create_claim(cluster.client, namespace, claim.name, claim.folder)
+    yield claim
+    delete_volume(cluster.client, namespace, claim.name)

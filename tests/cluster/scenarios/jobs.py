@@ -1,0 +1,150 @@
+"""ScalingJobs as the scenarios handle them: apply one, look at it from outside, disturb it, wait."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import scaling_api.names as names
+from scaling_api import API_VERSION, GROUP, KIND, PLURAL
+from tests.cluster.kube.client import Client, Object, Objects, condition_status, wait_until
+
+JOBS = f"{PLURAL}.{GROUP}"
+
+# Small requests: the test node has the machine's real and few CPUs.
+_RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "3Gi"}}
+
+
+def manifest(
+    name: str,
+    claim: str,
+    *,
+    dataset: str = "digits",
+    epochs: int = 3,
+    batch_size: int = 64,
+    workers: int = 2,
+    training: dict[str, Any] | None = None,
+    cluster: dict[str, Any] | None = None,
+    run_policy: dict[str, Any] | None = None,
+) -> Object:
+    """A job of two one-process workers, as small as a real one can be."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {"name": name},
+        "spec": {
+            "storage": {"claimName": claim},
+            "model": {"name": "small-cnn"},
+            "dataset": {"name": dataset},
+            "training": {
+                "epochs": epochs,
+                "batchSize": batch_size,
+                "parallelism": {"data": workers},
+                **(training or {}),
+            },
+            "cluster": {
+                "head": {"resources": _RESOURCES},
+                "workers": [{"name": "cpu", "min": workers, "max": workers, "resources": _RESOURCES}],
+                **(cluster or {}),
+            },
+            "runPolicy": run_policy or {},
+        },
+    }
+
+
+@dataclass(frozen=True)
+class Job:
+    """One applied job; `storage` is the folder behind its claim."""
+
+    client: Client
+    namespace: str
+    name: str
+    storage: Path
+
+    def read(self) -> Object:
+        return self.client.get(JOBS, self.name, self.namespace)
+
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = self.read().get("status", {})
+        return status
+
+    def patch(self, change: Object) -> Object:
+        return self.client.patch(JOBS, self.name, change, self.namespace)
+
+    def suspend(self, value: bool) -> None:
+        self.patch({"spec": {"runPolicy": {"suspend": value}}})
+
+    def wait(self, condition: Callable[[Object], object], *, timeout_s: float = 120.0) -> Object:
+        return self.client.wait_for(JOBS, self.name, self.namespace, condition, timeout_s=timeout_s)
+
+    def wait_condition(self, kind: str, status: str = "True", *, timeout_s: float = 120.0) -> Object:
+        return self.wait(lambda job: condition_status(job, kind) == status, timeout_s=timeout_s)
+
+    def wait_succeeded(self, *, timeout_s: float = 240.0) -> Object:
+        """The job once it has Succeeded; fails at once when it Failed instead."""
+
+        def ended(job: Object) -> bool:
+            assert condition_status(job, "Failed") != "True", json.dumps(job["status"], indent=1)
+            return condition_status(job, "Succeeded") == "True"
+
+        return self.wait(ended, timeout_s=timeout_s)
+
+    def pods(self, role: str | None = None) -> Objects:
+        labels = f"{names.LABEL_JOB}={self.name}" + (f",{names.LABEL_ROLE}={role}" if role else "")
+        return self.client.list("pods", self.namespace, labels=labels)
+
+    def pod_uids(self) -> dict[str, str]:
+        return {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in self.pods()}
+
+    def head(self) -> Object:
+        """The current attempt's head pod."""
+        return self.client.get("pods", names.head_pod(self.name, self.status()["attempt"]), self.namespace)
+
+    @property
+    def run_folder(self) -> Path:
+        metadata = self.read()["metadata"]
+        return self.storage / names.run_folder(self.namespace, self.name, metadata["uid"])
+
+    def checkpoints(self, attempt: int | None = None) -> list[Path]:
+        """Committed checkpoints, oldest first."""
+        pattern = f"checkpoints/attempt-{attempt:04d}/*/MANIFEST.json" if attempt else "checkpoints/*/*/MANIFEST.json"
+        return sorted(path.parent for path in self.run_folder.glob(pattern))
+
+    def wait_checkpoint(self, attempt: int | None = None, *, timeout_s: float = 150.0) -> Path:
+        """The newest committed checkpoint, once there is one: training is under way."""
+
+        def found() -> Path | None:
+            status = self.status()
+            ended = next((c for c in status.get("conditions", []) if c["type"] == "Failed" and c["status"] == "True"), None)
+            assert ended is None, f"failed before its first checkpoint: {ended}"
+            committed = self.checkpoints(attempt)
+            return committed[-1] if committed else None
+
+        return wait_until(found, timeout_s=timeout_s)
+
+    def curve(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = json.loads((self.run_folder / "curves.json").read_text())["epochs"]
+        return rows
+
+    def result(self) -> dict[str, Any]:
+        result: dict[str, Any] = json.loads((self.run_folder / "result.json").read_text())
+        return result
+
+    def events(self) -> list[str]:
+        """Reasons of the job's events."""
+        uid = self.read()["metadata"]["uid"]
+        events = self.client.list("events.events.k8s.io", self.namespace)
+        return [event["reason"] for event in events if event.get("regarding", {}).get("uid") == uid]
+
+    def owned(self) -> list[str]:
+        """Everything in the namespace that belongs to the job, as kind/name."""
+        selector = f"{names.LABEL_JOB}={self.name}"
+        kinds = ("pods", "services", "secrets", "networkpolicies.networking.k8s.io")
+        return [
+            f"{kind}/{item['metadata']['name']}"
+            for kind in kinds
+            for item in self.client.list(kind, self.namespace, labels=selector)
+        ]
