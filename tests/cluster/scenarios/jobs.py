@@ -118,7 +118,9 @@ class Job:
 
         def found() -> Path | None:
             status = self.status()
-            ended = next((c for c in status.get("conditions", []) if c["type"] == "Failed" and c["status"] == "True"), None)
+            ended = next(
+                (c for c in status.get("conditions", []) if c["type"] == "Failed" and c["status"] == "True"), None
+            )
             assert ended is None, f"failed before its first checkpoint: {ended}"
             committed = self.checkpoints(attempt)
             return committed[-1] if committed else None

@@ -1,0 +1,92 @@
+"""The operator as users deploy it, from manifests/ unchanged, and jobs to run under it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.conftest import StorageClaim
+from tests.cluster.kube.access import Access
+from tests.cluster.kube.client import Objects, condition_status
+from tests.cluster.scenarios.jobs import Job, manifest
+
+MANIFESTS = Path(__file__).parents[3] / "manifests"
+OPERATOR_NAMESPACE = "scaling-system"
+OPERATOR_LABELS = "app.kubernetes.io/name=scaling-operator"
+
+RunJob = Callable[..., Job]
+
+
+class Operator:
+    """The Deployment from manifests/."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+
+    def pods(self) -> Objects:
+        return self._access.client.list("pods", OPERATOR_NAMESPACE, labels=OPERATOR_LABELS)
+
+    def scale(self, replicas: int) -> None:
+        """Change the number of replicas and wait until they are available."""
+        change = {"spec": {"replicas": replicas}}
+        self._access.client.patch("deployments.apps", "scaling-operator", change, OPERATOR_NAMESPACE)
+        self.wait_available(replicas)
+
+    def wait_available(self, replicas: int) -> None:
+        self._access.client.wait_for(
+            "deployments.apps",
+            "scaling-operator",
+            OPERATOR_NAMESPACE,
+            lambda item: (
+                item["status"].get("observedGeneration") == item["metadata"]["generation"]
+                and item["status"].get("availableReplicas", 0) == replicas
+                and item["status"].get("replicas", 0) == replicas
+            ),
+            timeout_s=90,
+        )
+
+    def leader(self) -> str:
+        """The name of the pod that holds the lease."""
+        lease = self._access.client.get("leases.coordination.k8s.io", "scaling-operator", OPERATOR_NAMESPACE)
+        identity: str = lease["spec"]["holderIdentity"]
+        return identity.split("_")[0]
+
+    def delete_pod(self, name: str, *, grace_period_s: int | None = None) -> None:
+        self._access.client.delete("pods", name, OPERATOR_NAMESPACE, grace_period_s=grace_period_s)
+
+
+@pytest.fixture(scope="session")
+def operator(cluster: Access) -> Iterator[Operator]:
+    cluster.kubectl("apply", "-k", str(MANIFESTS))
+    cluster.client.wait_for(
+        "customresourcedefinitions.apiextensions.k8s.io",
+        "scalingjobs.scaling.dev",
+        None,
+        lambda item: condition_status(item, "Established") == "True",
+    )
+    deployed = Operator(cluster)
+    replicas = cluster.client.get("deployments.apps", "scaling-operator", OPERATOR_NAMESPACE)["spec"]["replicas"]
+    deployed.wait_available(replicas)
+    yield deployed
+    cluster.kubectl("delete", "-k", str(MANIFESTS), "--wait=false", "--ignore-not-found", check=False)
+
+
+@pytest.fixture
+def run_job(operator: Operator, cluster: Access, namespace: str, storage_claim: StorageClaim) -> Iterator[RunJob]:
+    """Applies a job made by `jobs.manifest`; all jobs are deleted, with their pods, when the test ends."""
+    applied: list[Job] = []
+
+    def run(name: str, **options: Any) -> Job:
+        cluster.client.apply(manifest(name, storage_claim.name, **options), namespace)
+        job = Job(cluster.client, namespace, name, storage_claim.folder)
+        applied.append(job)
+        return job
+
+    yield run
+    # Training pods are heavy: without waiting, the next test would start beside this one's last.
+    for job in applied:
+        cluster.client.delete("scalingjobs.scaling.dev", job.name, namespace)
+    cluster.client.delete_all("pods", namespace)

@@ -1,0 +1,180 @@
+"""From `kubectl apply` to a trained model, and everything that may happen on the way.
+
+Real Ray pods train on the test cluster's real node. Each start costs tens of seconds of CPU on a small machine,
+so a job carries as many observations as fit it, and the disturbances that leave a job running share one.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+import scaling_api.names as names
+from tests.cluster.kube.access import Access
+from tests.cluster.kube.client import ApiError, condition_status, wait_until
+from tests.cluster.scenarios.conftest import Operator, RunJob
+from tests.cluster.scenarios.jobs import JOBS
+
+pytestmark = pytest.mark.timeout(420)
+
+# Long enough to be disturbed in mid-training, short enough to wait for: some tens of seconds of training.
+LONG = {"dataset": "digits", "epochs": 40, "batch_size": 32}
+
+
+def _epochs(rows: list[dict[str, object]]) -> list[object]:
+    return [row["epoch"] for row in rows]
+
+
+def test_apply_leads_to_a_trained_model(run_job: RunJob, cluster: Access, namespace: str) -> None:
+    training = {
+        "optimizer": {"name": "adam", "learningRate": 0.003},
+        "schedule": {"name": "one-cycle", "warmupFraction": 0.3},
+    }
+    job = run_job("mnist", dataset="mnist-5k", epochs=3, batch_size=128, training=training)
+
+    workers: dict[str, str] = {}
+
+    def trained() -> object:
+        status = job.status()
+        workers.update({pod["metadata"]["name"]: pod["status"].get("podIP", "") for pod in job.pods("worker")})
+        assert condition_status({"status": status}, "Failed") != "True", status
+        return condition_status({"status": status}, "Succeeded") == "True"
+
+    wait_until(trained, timeout_s=240)
+
+    status = job.status()
+    assert sorted(workers) == ["mnist-1-cpu-0-0", "mnist-1-cpu-1-0"]
+    assert len(set(workers.values())) == 2, "the two workers are two pods on the network"
+    assert status["phase"] == "Succeeded"
+    assert status["observedGeneration"] == job.read()["metadata"]["generation"]
+    assert [stage["state"] for stage in status["stages"]] == ["Succeeded"] * 3
+    assert status["result"]["metrics"]["accuracy"] > 0.9
+    assert {"accuracy", "precision", "recall", "f1"} <= status["result"]["metrics"].keys()
+    assert status["progress"]["firstStepAt"]
+    assert [attempt["outcome"] for attempt in status["attempts"]] == ["Succeeded"]
+    assert status.get("failures", 0) == 0
+
+    result = job.result()
+    assert result["metrics"]["test"]["accuracy"] == pytest.approx(status["result"]["metrics"]["accuracy"])
+    assert _epochs(job.curve()) == [1, 2, 3]
+    for artifact in status["result"]["artifacts"]:
+        assert artifact["uri"]
+
+    table = cluster.kubectl("-n", namespace, "get", "sj").splitlines()
+    assert table[0].split() == ["NAME", "STATUS", "STAGE", "PROGRESS", "WORKERS", "ACCURACY", "AGE"]
+    assert table[1].split()[:2] == ["mnist", "Succeeded"]
+    # cleanPodPolicy All is the default: of a finished job nothing is left but itself.
+    wait_until(lambda: job.owned() == [], timeout_s=60)
+    events = job.events()
+    assert "AttemptStarted" in events
+    assert "Completed" in events
+
+
+def test_a_lost_worker_is_replaced_and_training_goes_on(run_job: RunJob, cluster: Access, namespace: str) -> None:
+    job = run_job("worker", **LONG)
+    reached = job.wait_checkpoint()
+    head = job.head()["metadata"]["uid"]
+
+    cluster.client.delete("pods", "worker-1-cpu-1-0", namespace, grace_period_s=0)
+
+    job.wait(lambda item: item["status"].get("incarnations") == {"cpu-1": 1}, timeout_s=30)
+    done = job.wait_succeeded()
+    assert done["status"]["attempt"] == 1, "a worker's loss costs no attempt"
+    assert done["status"].get("failures", 0) == 0
+    assert _epochs(job.curve()) == list(range(1, 41)), "no epoch is missing or doubled"
+    assert done["status"]["workerGroups"][0]["replaced"] == 1
+    assert "WorkerReplaced" in job.events()
+    assert reached.name <= job.checkpoints(1)[-1].name
+    assert head
+
+
+def test_a_lost_head_leads_to_an_attempt_that_resumes(run_job: RunJob, cluster: Access, namespace: str) -> None:
+    job = run_job("head", **LONG)
+    reached = job.wait_checkpoint()
+
+    cluster.client.delete("pods", "head-1-head", namespace, grace_period_s=0)
+
+    done = job.wait_succeeded()
+    assert done["status"]["attempt"] == 2
+    assert done["status"]["failures"] == 1
+    first, second = done["status"]["attempts"]
+    assert (first["outcome"], first["reason"]) == ("Failed", "PodDeleted")
+    assert second["outcome"] == "Succeeded"
+    assert job.checkpoints(2)[0].name > reached.name, "the second attempt went on where the first had been"
+    assert _epochs(job.curve()) == list(range(1, 41))
+
+
+def test_a_restarted_ray_container_is_a_lost_head(run_job: RunJob, cluster: Access, namespace: str) -> None:
+    job = run_job("ray", **LONG)
+    job.wait_checkpoint()
+
+    cluster.kubectl("-n", namespace, "exec", "ray-1-head", "-c", "ray", "--", "pkill", "-9", "gcs_server")
+
+    done = job.wait_succeeded()
+    assert done["status"]["attempt"] == 2
+    assert done["status"]["attempts"][0]["reason"] in ("RayContainerRestarted", "DriverFailed")
+
+
+def test_suspend_saves_and_releases_and_resume_goes_on(run_job: RunJob) -> None:
+    job = run_job("pause", **LONG)
+    job.wait_checkpoint()
+
+    job.suspend(True)
+    suspended = job.wait_condition("Suspended", timeout_s=90)
+    assert suspended["status"]["phase"] == "Suspended"
+    assert job.owned() == [], "a suspended job holds nothing"
+    saved = job.checkpoints(1)[-1]
+
+    job.suspend(False)
+    done = job.wait_succeeded()
+    assert done["status"]["attempt"] == 2
+    assert done["status"].get("failures", 0) == 0, "suspension is no failure"
+    assert done["status"]["attempts"][0]["outcome"] == "Suspended"
+    assert job.checkpoints(2)[0].name > saved.name
+    assert _epochs(job.curve()) == list(range(1, 41))
+
+
+def test_operator_restart_edits_and_deletion_of_a_running_job(
+    run_job: RunJob, operator: Operator, cluster: Access, namespace: str
+) -> None:
+    job = run_job("steady", dataset="digits", epochs=2000, batch_size=32)
+    job.wait_checkpoint()
+    before = job.pod_uids()
+
+    # The operator away and back: the job does not notice.
+    (replica,) = operator.pods()
+    operator.delete_pod(replica["metadata"]["name"])
+    saved = len(job.checkpoints())
+    wait_until(lambda: operator.pods() and replica["metadata"]["name"] not in str(operator.pods()), timeout_s=60)
+    operator.wait_available(1)
+    reported = job.status()["progress"]["updatedAt"]
+    job.wait(lambda item: item["status"]["progress"]["updatedAt"] > reported, timeout_s=60)
+    assert job.pod_uids() == before
+    assert len(job.checkpoints()) >= min(saved, 2)
+    assert job.status()["attempt"] == 1
+
+    # An edit of what is frozen is refused with a sentence; one of the worker count is followed.
+    with pytest.raises(ApiError, match="suspend"):
+        job.patch({"spec": {"training": {"epochs": 3}}})
+    workers = job.read()["spec"]["cluster"]["workers"]
+    job.patch({"spec": {"cluster": {"workers": [workers[0] | {"max": 3}]}}})
+    wait_until(lambda: "steady-1-cpu-2-0" in job.pod_uids(), timeout_s=30)
+    job.patch({"spec": {"cluster": {"workers": [workers[0] | {"max": 2}]}}})
+    wait_until(lambda: job.pod_uids() == before, timeout_s=60)
+
+    # Deletion leaves nothing but the run folder.
+    folder = job.run_folder
+    cluster.client.delete(JOBS, job.name, namespace)
+    cluster.client.wait_gone(JOBS, job.name, namespace, timeout_s=30)
+    wait_until(lambda: job.owned() == [], timeout_s=90)
+    assert any(folder.glob("checkpoints/*/*/MANIFEST.json"))
+
+
+def test_names_that_a_user_may_choose_fit(run_job: RunJob, cluster: Access, namespace: str) -> None:
+    longest = "n" * 40
+    job = run_job(longest, cluster={"image": "no-such-image:test"})
+    wait_until(lambda: names.head_pod(longest, 1) in job.pod_uids(), timeout_s=30)
+    failing = job.wait(
+        lambda item: any(c["reason"] == "ImagePullFailed" for c in item["status"].get("conditions", [])), timeout_s=60
+    )
+    ready = next(c for c in failing["status"]["conditions"] if c["type"] == "ClusterReady")
+    assert "no-such-image:test" in ready["message"]
