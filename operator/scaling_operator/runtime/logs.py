@@ -58,7 +58,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "msg": record.getMessage(),
-            **_fields(record),
+            **fields_of(record),
         }
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
@@ -69,7 +69,7 @@ class TextFormatter(logging.Formatter):
     """The same record for a person: time, level, message, fields as key=value, then the traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
+        fields = " ".join(f"{name}={value}" for name, value in fields_of(record).items())
         line = f"{_timestamp(record)} {record.levelname:<7} {record.name}: {record.getMessage()}"
         if fields:
             line += f"  {fields}"
@@ -92,6 +92,7 @@ def _timestamp(record: logging.LogRecord) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _fields(record: logging.LogRecord) -> dict[str, Any]:
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """The bound fields of the present context and the `extra` ones of `record`."""
     extra = {k: v for k, v in record.__dict__.items() if k not in _STANDARD_ATTRIBUTES}
     return {**_bound.get(), **extra}
