@@ -1,0 +1,27 @@
+"""The key of the work: two checkpoints with equal keys may continue one another.
+
+Everything that the trained weights depend on is in it: model, data (by fingerprint) and training, without
+what changes only where and how often something is computed or saved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from scaling_api.spec import ScalingJobSpec
+
+# Left out of the training section: any world size gives the same update, and saving changes nothing.
+_INDIFFERENT = frozenset({"parallelism", "checkpoint"})
+
+
+def checkpoint_key(spec: ScalingJobSpec, data_fingerprint: str) -> str:
+    """A SHA-256 over model, dataset, training (without parallelism and checkpoint) and the data's fingerprint."""
+    training = spec.training.to_json_dict()
+    parts = {
+        "model": spec.model.to_json_dict(),
+        "dataset": spec.dataset.to_json_dict(),
+        "training": {name: value for name, value in training.items() if name not in _INDIFFERENT},
+        "data": data_fingerprint,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,286 @@
+"""A folder that outlives the job: a local path or an fsspec URI, behind the few operations that we need.
+
+All writes are whole files, because object stores know nothing else. A reader sees the old content or the
+new one, never a part: locally by a temporary file, fsync and rename; in an object store because a PUT is
+atomic. `create` is what fencing stands on: of several that create one name, exactly one succeeds. Locally
+that is a hard link of the finished file; S3 and GCS do it by a conditional PUT (fsspec's mode "create");
+a store whose driver lacks it is checked before the PUT, which leaves a gap of one round trip.
+
+fsspec is imported only for URIs, so a local run does not pay for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from scaling_training.errors import UserError
+
+# What provides each scheme's driver, for the sentence that a user sees when it is missing.
+_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+_TEMPORARY = ".tmp-"
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class Storage:
+    """A folder at a local path or an fsspec URI. Names are relative POSIX paths below it.
+
+    Reading a name that is not there raises FileNotFoundError; a place that cannot be written, a missing
+    driver package and a full disk raise UserError. Only the root is pickled.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root.rstrip("/") or "/"
+        self._backend: _Local | _Remote = _open(self.root)
+
+    def __reduce__(self) -> tuple[type[Storage], tuple[str]]:
+        return (Storage, (self.root,))
+
+    def __repr__(self) -> str:
+        return f"Storage({self.root!r})"
+
+    def read(self, name: str) -> bytes:
+        """The whole file."""
+        return self._backend.read(_relative(name))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Replace the file atomically and durably; its folders are made."""
+        self._backend.write(_relative(name), data)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write the file only if there is none; False when there is one already."""
+        return self._backend.create(_relative(name), data)
+
+    def names(self, folder: str = "") -> list[str]:
+        """Names of the files and folders directly in ``folder``, sorted; none when it does not exist."""
+        return sorted(self._backend.names(_relative(folder)))
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a file or folder of this name."""
+        return self._backend.exists(_relative(name))
+
+    def delete(self, name: str, recursive: bool = False) -> None:
+        """Remove a file, or with ``recursive`` a folder and all in it; one that is not there is no error."""
+        self._backend.delete(_relative(name), recursive)
+
+    def size(self, name: str) -> int:
+        """The file's size in bytes."""
+        return self._backend.size(_relative(name))
+
+    def child(self, folder: str) -> Storage:
+        """The storage whose root is this folder."""
+        return Storage(self.url(folder))
+
+    def url(self, name: str = "") -> str:
+        """Where ``name`` lies, as a person or another program would address it."""
+        relative = _relative(name)
+        return f"{self.root.rstrip('/')}/{relative}" if relative else self.root
+
+    def local_path(self, name: str = "") -> Path | None:
+        """The path of ``name`` when this storage is a local folder, else None."""
+        return self._backend.local_path(_relative(name))
+
+    def check_writable(self) -> None:
+        """Raise UserError unless a file can be written here; better now than after an hour of training."""
+        probe = f".writable-{uuid.uuid4().hex}"
+        self.write(probe, b"")
+        self.delete(probe)
+
+
+def _relative(name: str) -> str:
+    """``name`` in normal form; a name that leaves the folder is our own mistake."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{name!r} is not a relative path below the storage")
+    return "" if path == PurePosixPath(".") else str(path)
+
+
+def _open(root: str) -> _Local | _Remote:
+    scheme, separator, rest = root.partition("://")
+    if not separator:
+        return _Local(Path(root), root)
+    if scheme == "file":
+        return _Local(Path("/" + rest.lstrip("/")), root)
+    return _Remote(scheme, root)
+
+
+class _Local:
+    def __init__(self, root: Path, shown: str) -> None:
+        self._root = root.absolute()
+        self._shown = shown
+
+    def local_path(self, name: str) -> Path:
+        return self._root / name
+
+    def read(self, name: str) -> bytes:
+        return self.local_path(name).read_bytes()
+
+    def write(self, name: str, data: bytes) -> None:
+        self._place(name, data, lambda temporary, target: os.replace(temporary, target))
+
+    def create(self, name: str, data: bytes) -> bool:
+        try:
+            self._place(name, data, _link)
+        except FileExistsError:
+            return False
+        return True
+
+    def _place(self, name: str, data: bytes, publish: Callable[[Path, Path], None]) -> None:
+        target = self.local_path(name)
+        temporary = target.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
+        with _explained(self._shown):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with open(temporary, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                publish(temporary, target)
+                _sync_folder(target.parent)
+            finally:
+                with suppress(FileNotFoundError):
+                    temporary.unlink()
+
+    def names(self, name: str) -> Iterator[str]:
+        try:
+            entries = os.listdir(self.local_path(name))
+        except (FileNotFoundError, NotADirectoryError):
+            return iter(())
+        return (entry for entry in entries if not entry.startswith(_TEMPORARY))
+
+    def exists(self, name: str) -> bool:
+        return self.local_path(name).exists()
+
+    def delete(self, name: str, recursive: bool) -> None:
+        path = self.local_path(name)
+        with _explained(self._shown), suppress(FileNotFoundError):
+            if recursive and path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    def size(self, name: str) -> int:
+        return self.local_path(name).stat().st_size
+
+
+def _link(temporary: Path, target: Path) -> None:
+    try:
+        os.link(temporary, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # A file system without hard links: exclusive still, but a reader may see the file half written.
+        with open(target, "xb") as file:
+            file.write(temporary.read_bytes())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems refuse to sync a folder; they make the rename durable by themselves.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _explained(shown: str) -> Iterator[None]:
+    """Turn what only the user can mend into a sentence; leave the rest (a store that is away) as it is."""
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except NotADirectoryError as error:
+        raise UserError(f"storage {shown} is not usable: {error.filename} is not a folder") from error
+    except OSError as error:
+        if error.errno in _FULL:
+            raise UserError(f"storage {shown} is full: free some space or name another place") from error
+        if error.errno in _REFUSED or isinstance(error, PermissionError):
+            raise UserError(
+                f"storage {shown} is not writable ({error.strerror or error}); "
+                "name a place that this user may write to, or correct its permissions or credentials"
+            ) from error
+        raise
+
+
+class _Remote:
+    def __init__(self, scheme: str, root: str) -> None:
+        self._shown = root
+        package = _PACKAGES.get(scheme)
+        try:
+            import fsspec
+
+            # Listings are cached per process by default: another process's checkpoint would stay unseen.
+            self._fs: Any
+            self._fs, self._root = fsspec.core.url_to_fs(root, use_listings_cache=False)
+        except ImportError as error:
+            needed = package or "the package that provides it"
+            raise UserError(f"storage {root}: {scheme}:// needs a package that is missing: pip install {needed}") from (
+                error
+            )
+        except ValueError as error:
+            raise UserError(f"storage {root}: {scheme}:// is not known; use s3://, gs://, az:// or a path") from error
+
+    def local_path(self, name: str) -> None:
+        return None
+
+    def _path(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}" if name else self._root
+
+    def read(self, name: str) -> bytes:
+        data: bytes = self._fs.cat_file(self._path(name))
+        return data
+
+    def write(self, name: str, data: bytes) -> None:
+        self._put(name, data, "overwrite")
+
+    def create(self, name: str, data: bytes) -> bool:
+        if self.exists(name):
+            return False
+        try:
+            self._put(name, data, "create")
+        except FileExistsError:
+            return False
+        return True
+
+    def _put(self, name: str, data: bytes, mode: str) -> None:
+        path = self._path(name)
+        try:
+            with _explained(self._shown):
+                self._fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+                self._fs.pipe_file(path, data, mode=mode)
+        except FileNotFoundError as error:
+            raise UserError(f"storage {self._shown} does not exist; create the bucket or name another") from error
+
+    def names(self, name: str) -> Iterator[str]:
+        try:
+            entries = self._fs.ls(self._path(name), detail=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return iter(())
+        # An object store may list the folder's own marker among its content.
+        found = {entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry.rstrip("/") != self._path(name)}
+        return iter(found)
+
+    def exists(self, name: str) -> bool:
+        return bool(self._fs.exists(self._path(name)))
+
+    def delete(self, name: str, recursive: bool) -> None:
+        with _explained(self._shown), suppress(FileNotFoundError):
+            self._fs.rm(self._path(name), recursive=recursive)
+
+    def size(self, name: str) -> int:
+        return int(self._fs.size(self._path(name)))

@@ -1,0 +1,74 @@
+"""The values that cross the loop's edge: who takes part, how far it is, what came out. All are picklable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from scaling_training.checkpoint import CheckpointRef
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process among the training processes.
+
+    With size > 1 the default torch.distributed process group of that size is initialised already, by whoever
+    started the processes, and is torn down by them.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Rank 0: the one that writes to storage and reports."""
+        return self.rank == 0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingProgress:
+    """How far training is. Each is complete in itself, so one that is lost or skipped does no harm.
+
+    Rank 0's observer gets one when the loop is ready to start, after the first step, then about once a
+    second, after each epoch, after each committed checkpoint, and at the end.
+    """
+
+    epoch: int  # epochs done
+    epochs: int  # in all
+    step: int  # optimizer steps done, those before a resume included
+    steps: int  # in all
+    workers: int
+    # Names as in the rows of the curves: trainLoss, learningRate, and once an epoch was validated
+    # valLoss, valAccuracy, valPrecision, valRecall, valF1. Also dataWaitShare (0 to 1).
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    samples_per_second: float | None = None  # all workers, over the last interval
+    eta_s: float | None = None
+    checkpoint: str | None = None  # folder of the last committed checkpoint, relative to the run folder
+    best: str | None = None  # folder of the best one
+    first_step_at: float | None = None  # Unix time of the first optimizer step of this call of train()
+
+    @property
+    def percent(self) -> float:
+        """Share of the steps that are done, 0 to 100."""
+        return 100.0 * self.step / self.steps if self.steps else 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOutcome:
+    """What train() returns, on every rank alike."""
+
+    stopped: bool  # True: stop_requested ended it early, after `checkpoint` was saved
+    epoch: int  # epochs done
+    step: int  # optimizer steps done
+    checkpoint: CheckpointRef  # the last committed one
+    best: CheckpointRef  # the one with the highest validation accuracy among those saved after an epoch
+    # Validation metrics of `best` (accuracy, precision, recall, f1, loss); empty before the first epoch's end.
+    metrics: Mapping[str, float]
+    first_step_at: float | None  # Unix time; None when nothing was left to train
+    seconds: float  # time spent training, over all attempts that this one continues
+    history: str  # name of the curves in storage: JSON lines, one row per epoch
