@@ -28,6 +28,7 @@ _SIMULATED_NODES = 4
 _DUMPS = pytest.StashKey[Path]()
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(_HERE):

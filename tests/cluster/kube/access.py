@@ -15,6 +15,7 @@ from tests.cluster.kube.binaries import ensure_binaries, missing_binaries
 from tests.cluster.kube.client import ApiError, Client, Object
 from tests.cluster.kube.cluster import Cluster, clusters_root, down, find, up
 from tests.cluster.kube.images import RUNTIME_IMAGE
+from tests.cluster.kube.processes import SEARCH_PATH
 
 _PROGRAMS = ("containerd", "ctr", "runc", "iptables", "ip", "unshare", "nsenter")
 _CNI_PROGRAM = Path("/usr/lib/cni/ptp")
@@ -64,7 +65,7 @@ def why_no_cluster() -> str | None:
         return None
     if os.uname().sysname != "Linux" or os.geteuid() != 0:
         return "a test cluster needs Linux and root; or set KUBECONFIG to a cluster that the tests may use"
-    absent = [name for name in _PROGRAMS if shutil.which(name) is None]
+    absent = [name for name in _PROGRAMS if shutil.which(name, path=SEARCH_PATH) is None]
     absent += [] if _CNI_PROGRAM.exists() else [str(_CNI_PROGRAM)]
     if absent:
         return f"a test cluster needs {', '.join(absent)}: run tests/cluster/setup.sh, or set KUBECONFIG"

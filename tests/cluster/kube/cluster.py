@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -67,8 +68,9 @@ class Cluster:
         """Start a component again that `stop` ended: etcd, apiserver, kubelet, …"""
         self.namespaces.start(component, _commands(self.folder)[component])
 
-    def stop(self, component: str) -> None:
-        self.namespaces.stop(component)
+    def stop(self, component: str, *, at_once: bool = False) -> None:
+        """End a component and wait for it; `at_once` kills it (the API server takes 10 s to end in order)."""
+        self.namespaces.stop(component, with_signal=signal.SIGKILL if at_once else signal.SIGTERM)
 
     def components(self) -> list[str]:
         return sorted(_commands(self.folder))
@@ -113,7 +115,7 @@ def up(
             add_simulated_nodes(client, simulated_nodes)
             _await_ready(cluster, client, simulated_nodes, with_node=with_node)
     except BaseException as error:
-        kept = folder.parent / f"{folder.name}.failed-logs"
+        kept = folder.parent / "failed-start-logs"
         shutil.rmtree(kept, ignore_errors=True)
         shutil.copytree(folder / "logs", kept)
         down(folder)
@@ -128,7 +130,8 @@ def down(folder: Path | None = None) -> None:
     namespaces = find_namespaces(folder)
     if namespaces is not None:
         close_namespaces(namespaces)
-    _clear(folder)
+    with _lock(folder.parent):  # the same remains may be found by an `up` elsewhere
+        _clear(folder)
 
 
 def find(folder: Path | None = None) -> Cluster | None:

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# Where Debian keeps runc and iptables, which a login shell of root may not have on its path.
+SEARCH_PATH = f"{os.environ.get('PATH', '/usr/bin:/bin')}:/usr/local/sbin:/usr/sbin:/sbin"
+
 _INIT = Path(__file__).with_name("init.py")
 _START_LIMIT_S = 15.0
 _STOP_LIMIT_S = 10.0
@@ -94,6 +97,7 @@ def open_namespaces(folder: Path, host_name: str, *, owner_pid: int | None) -> N
                 stdout=output,
                 stderr=output,
                 cwd="/",
+                env={**os.environ, "PATH": SEARCH_PATH},
                 start_new_session=True,
                 pass_fds=[owner] if owner >= 0 else [],
             )
