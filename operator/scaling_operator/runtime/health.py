@@ -40,24 +40,30 @@ class HealthServer:
         # A timestamp beside every counter would nearly double the number of series, and nobody reads them.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         app = web.Application()
-        app.router.add_get("/healthz", lambda _: _answer(self.liveness, 500))
-        app.router.add_get("/readyz", lambda _: _answer(self.readiness, 503))
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
         try:
-            await web.TCPSite(runner, self.host, self.port, shutdown_timeout=1.0).start()
+            await web.TCPSite(runner, self.host, self.port).start()
             self.port = runner.addresses[0][1]
             self.started.set()
             await asyncio.Event().wait()
         finally:
             await runner.cleanup()
 
+    async def _healthz(self, request: web.Request) -> web.Response:
+        return _answer(self.liveness, 500)
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        return _answer(self.readiness, 503)
+
     async def _metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-async def _answer(checks: dict[str, Check], failing_status: int) -> web.Response:
+def _answer(checks: dict[str, Check], failing_status: int) -> web.Response:
     problems = {name: problem for name, check in checks.items() if (problem := check()) is not None}
     if not problems:
         return web.Response(text="ok\n")

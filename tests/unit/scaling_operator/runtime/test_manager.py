@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+
+import aiohttp
+import pytest
+
+from scaling_operator.runtime.client import ApiClient
+from scaling_operator.runtime.controller import Controller, Reconcile, Result
+from scaling_operator.runtime.health import HealthServer
+from scaling_operator.runtime.leader import LeaderElector, LeadershipLostError, LeaseTiming
+from scaling_operator.runtime.manager import Manager, TaskEndedError
+from scaling_operator.runtime.objects import Key, key_of
+from scaling_operator.runtime.reflector import Reflector, ReflectorTiming
+from scaling_operator.runtime.store import Store
+from scaling_operator.runtime.workqueue import WorkQueue
+from tests.unit.scaling_operator.runtime.lease_server import LeaseServer
+from tests.unit.scaling_operator.runtime.scripted_server import (
+    ScriptedServer,
+    failure,
+    listing,
+    pod,
+    stream,
+)
+
+PODS = "/api/v1/pods"
+LEASE = LeaseTiming(lease_s=1.0, renew_deadline_s=0.6, retry_s=0.1)
+QUICK = ReflectorTiming(silence_s=5, backoff_base_s=0.02, backoff_max_s=0.1)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ScriptedServer]:
+    async with ScriptedServer() as server:
+        server.on("GET", PODS, listing(pod("a", 1), version=9))
+        server.on("WATCH", PODS, stream(("ADDED", pod("b", 10))))
+        yield server
+
+
+@pytest.fixture
+async def leases() -> AsyncIterator[LeaseServer]:
+    async with LeaseServer() as server:
+        yield server
+
+
+class Operator:
+    """A manager with one reflector and one controller that notes the keys it is given."""
+
+    def __init__(
+        self,
+        client: ApiClient,
+        *,
+        elector: LeaderElector | None = None,
+        reconcile: Reconcile | None = None,
+        shutdown_grace_s: float = 5,
+    ) -> None:
+        self.reconciled: list[str] = []
+        self.health = HealthServer(host="127.0.0.1", port=0)
+        self.manager = Manager(health=self.health, elector=elector, shutdown_grace_s=shutdown_grace_s)
+        self.store = Store("pods")
+        self.queue: WorkQueue[Key] = WorkQueue("pods")
+        self.store.add_handler(lambda change, old, new: self.queue.add(key_of(new or old or {})))
+        self.manager.add_reflector(Reflector(client, PODS, self.store, timing=QUICK))
+        self.manager.add_controller(Controller("pods", reconcile or self.note, self.queue))
+
+    async def note(self, key: Key) -> Result:
+        self.reconciled.append(key.name)
+        return Result()
+
+    def start(self) -> asyncio.Task[None]:
+        return asyncio.create_task(self.manager.run())
+
+    async def ready(self) -> tuple[int, str]:
+        url = f"http://127.0.0.1:{self.health.port}/readyz"
+        async with aiohttp.ClientSession() as session, session.get(url) as response:
+            return response.status, await response.text()
+
+
+@contextlib.asynccontextmanager
+async def operator(server: ScriptedServer, **options: object) -> AsyncIterator[Operator]:
+    async with ApiClient(server.connection(), request_timeout_s=0.5) as client:
+        yield Operator(client, **options)  # type: ignore[arg-type]
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_reconciles_what_is_there_and_what_comes_until_stopped(server: ScriptedServer) -> None:
+    async with operator(server) as op:
+        task = op.start()
+        await until(lambda: sorted(op.reconciled) == ["a", "b"])
+        assert op.manager.is_leading
+        op.manager.stop()
+        await asyncio.wait_for(task, 5)
+        assert not op.manager.is_leading
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_it_gracefully(server: ScriptedServer, number: signal.Signals) -> None:
+    finished = []
+
+    async def reconcile(key: Key) -> Result:
+        await asyncio.sleep(0.2)
+        finished.append(key.name)
+        return Result()
+
+    async with operator(server, reconcile=reconcile) as op:
+        task = op.start()
+        await until(lambda: op.queue.longest_work_s() > 0)
+        os.kill(os.getpid(), number)
+        await asyncio.wait_for(task, 5)
+    assert finished, "a reconcile in progress ends by itself"
+
+
+async def test_a_reconcile_that_does_not_end_is_cut_off(server: ScriptedServer) -> None:
+    async def reconcile(key: Key) -> Result:
+        await asyncio.sleep(100)
+        return Result()
+
+    async with operator(server, reconcile=reconcile, shutdown_grace_s=0.1) as op:
+        task = op.start()
+        await until(lambda: op.queue.longest_work_s() > 0)
+        op.manager.stop()
+        await asyncio.wait_for(task, 5)
+
+
+async def test_not_ready_and_idle_until_the_caches_are_filled(server: ScriptedServer) -> None:
+    server.on("GET", PODS, failure(403, "Forbidden"))
+    async with operator(server) as op:
+        op.queue.add(Key("ns", "early"))
+        task = op.start()
+        await asyncio.wait_for(op.health.started.wait(), 5)
+        assert await op.ready() == (503, "caches: not yet listed: pods\n")
+        await asyncio.sleep(0.1)
+        assert op.reconciled == []
+        server.on("GET", PODS, listing(version=9))
+        await until(lambda: "early" in op.reconciled)
+        assert (await op.ready())[0] == 200
+        op.manager.stop()
+        await asyncio.wait_for(task, 5)
+
+
+async def test_stopping_while_waiting_for_caches(server: ScriptedServer) -> None:
+    server.on("GET", PODS, failure(403, "Forbidden"))
+    async with operator(server) as op:
+        task = op.start()
+        await asyncio.wait_for(op.health.started.wait(), 5)
+        op.manager.stop()
+        await asyncio.wait_for(task, 5)
+
+
+@pytest.mark.parametrize("leader_only", [False, True])
+@pytest.mark.parametrize("dies", [pytest.param(True, id="raising"), pytest.param(False, id="returning")])
+async def test_a_dead_task_ends_the_process(server: ScriptedServer, leader_only: bool, dies: bool) -> None:
+    async def work() -> None:
+        if dies:
+            raise ValueError("bug")
+
+    async with operator(server) as op:
+        op.manager.add_task("fragile", work, leader_only=leader_only)
+        with pytest.raises(ExceptionGroup) as caught:
+            await asyncio.wait_for(op.manager.run(), 5)
+    assert caught.group_contains(ValueError if dies else TaskEndedError)
+
+
+async def test_a_name_is_used_once(server: ScriptedServer) -> None:
+    async def work() -> None: ...
+
+    async with operator(server) as op:
+        op.manager.add_task("x", work)
+        with pytest.raises(ValueError, match="named x"):
+            op.manager.add_task("x", work, leader_only=True)
+
+
+async def test_a_standby_keeps_caches_warm_and_works_only_when_leading(
+    server: ScriptedServer, leases: LeaseServer
+) -> None:
+    leases.overwrite(holderIdentity="other", leaseDurationSeconds=60)
+    started: list[int] = []
+    async with ApiClient(leases.connection()) as lease_client:
+        elector = LeaderElector(lease_client, namespace="ns", name="operator", timing=LEASE)
+        async with operator(server, elector=elector) as op:
+
+            async def on_start() -> None:
+                started.append(len(server.requests("GET")))
+
+            op.manager.on_started_leading(on_start)
+            task = op.start()
+            await until(lambda: len(op.store) == 2)
+            await asyncio.sleep(0.2)
+            assert op.reconciled == []
+            assert (await op.ready())[0] == 200, "a standby is ready"
+            leases.overwrite(holderIdentity="")
+            await until(lambda: sorted(op.reconciled) == ["a", "b"])
+            assert started == [2], "caches are listed anew before the first reconcile"
+            op.manager.stop()
+            await asyncio.wait_for(task, 5)
+    assert leases.holder == ""
+
+
+async def test_a_standby_stops_at_once(server: ScriptedServer, leases: LeaseServer) -> None:
+    leases.overwrite(holderIdentity="other", leaseDurationSeconds=60)
+    async with ApiClient(leases.connection()) as lease_client:
+        elector = LeaderElector(lease_client, namespace="ns", name="operator", timing=LEASE)
+        async with operator(server, elector=elector) as op:
+            task = op.start()
+            await until(lambda: len(op.store) == 2)
+            op.manager.stop()
+            await asyncio.wait_for(task, 1)
+    assert leases.holder == "other"
+
+
+async def test_a_lost_lease_ends_work_and_process(server: ScriptedServer, leases: LeaseServer) -> None:
+    ended = []
+
+    async def reconcile(key: Key) -> Result:
+        try:
+            await asyncio.sleep(100)
+        finally:
+            ended.append(key.name)
+        return Result()
+
+    async with ApiClient(leases.connection()) as lease_client:
+        elector = LeaderElector(lease_client, namespace="ns", name="operator", timing=LEASE)
+        async with operator(server, elector=elector, reconcile=reconcile) as op:
+            task = op.start()
+            await until(lambda: len(op.store) == 2 and op.queue.longest_work_s() > 0)
+            leases.overwrite(holderIdentity="usurper")
+            with pytest.raises(ExceptionGroup) as caught:
+                await asyncio.wait_for(task, 5)
+    assert caught.group_contains(LeadershipLostError)
+    assert sorted(ended) == ["a", "b"]
+    assert leases.holder == "usurper"
