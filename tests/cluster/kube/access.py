@@ -109,8 +109,9 @@ def write_state(access: Access, namespace: str, folder: Path) -> None:
             continue
         shown = [_without_values(item) for item in items]
         (folder / f"{kind.partition('.')[0]}.json").write_text(json.dumps(shown, indent=1))
-    wide = access.kubectl("-n", namespace, "get", "pods,events", "--sort-by=.metadata.creationTimestamp", check=False)
-    (folder / "overview.txt").write_text(wide)
+    pods = access.kubectl("-n", namespace, "get", "pods", "-o", "wide", check=False)
+    events = access.kubectl("-n", namespace, "events", check=False)
+    (folder / "overview.txt").write_text(f"{pods}\n{events}")
     operators = access.client.list("pods", labels="app.kubernetes.io/name=scaling-operator")
     for pod in [*access.client.list("pods", namespace), *operators]:
         _write_logs(access, pod, folder)
