@@ -69,6 +69,9 @@ SECRET_KEY_MANIFEST = "manifest.json"
 SECRET_KEY_CA = "ca.crt"
 SECRET_KEY_TEMPLATES = "templates.json"
 
+# A custom Ray resource of worker nodes: one unit for each training process that a pod has room for.
+RAY_RESOURCE_SLOT = "slot"
+
 PORT_GCS = 6379
 PORT_DASHBOARD = 8265
 PORT_CLIENT = 10001

@@ -1,0 +1,102 @@
+"""Worker pods: one container that waits for the head's port and then becomes a Ray node.
+
+The waiting is a loop in bash and not an init container with `ray health-check`: every start of Ray's command
+line costs seconds of CPU. As process 1 a shell ignores SIGTERM unless told otherwise, hence the trap.
+
+A template is a worker pod without its slot; `worker_pod` fills in name, index and incarnation. "Ready" means
+that the raylet listens, which the kubelet finds out by a TCP connection without starting a process.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from scaling_api import names
+from scaling_api.driver import CONTAINER_RAY, PORT_GCS, RAY_RESOURCE_SLOT
+from scaling_api.names import WorkerSlot
+from scaling_api.spec import ScalingJob, WorkerGroup
+
+from .environment import ray_environment
+from .identity import worker_labels
+from .pod import RAISE_OPEN_FILES, build_container, build_pod, container_resources
+from .quantities import NodeSize, node_size, threads_per_process
+from .volumes import common_mounts, common_volumes
+
+GRACE_PERIOD_S = 30
+# Fixed, because a probe must know it; outside of the range that Ray hands out by itself.
+PORT_RAYLET = 6380
+
+
+def build_worker_template(job: ScalingJob, attempt: int, group: WorkerGroup, *, image: str) -> dict[str, Any]:
+    """The template of the group's pods; `image` is used when the job names none."""
+    size = node_size(group.resources)
+    head = names.head_address(job.metadata.name, attempt, job.metadata.namespace or "")
+    ray = build_container(
+        job,
+        CONTAINER_RAY,
+        image=image,
+        command=["bash", "-c", "; ".join((RAISE_OPEN_FILES, _wait_for(head), _ray_start(head, size, group.slots)))],
+        env=ray_environment(
+            job,
+            attempt,
+            group=group.name,
+            gcs_address=f"{head}:{PORT_GCS}",
+            threads=threads_per_process(group.resources, group.slots),
+        ),
+        mounts=common_mounts(job),
+        resources=container_resources(group.resources),
+        ports=[{"name": "raylet", "containerPort": PORT_RAYLET}],
+        readinessProbe={
+            "tcpSocket": {"port": PORT_RAYLET},
+            "periodSeconds": 1,
+            "timeoutSeconds": 1,
+            "failureThreshold": 5,
+        },
+    )
+    return build_pod(
+        job,
+        attempt,
+        name="",
+        labels=worker_labels(job, attempt, group.name),
+        grace_period_s=GRACE_PERIOD_S,
+        containers=[ray],
+        volumes=common_volumes(job, shm_bytes=size.object_store_bytes),
+    )
+
+
+def worker_pod(
+    template: dict[str, Any], *, job: str, attempt: int, slot: WorkerSlot, incarnation: int
+) -> dict[str, Any]:
+    """The pod of `slot` from its group's template, whose parts it shares: treat it as read-only."""
+    metadata = template["metadata"]
+    labels = {
+        **metadata["labels"],
+        names.LABEL_INDEX: str(slot.index),
+        names.LABEL_INCARNATION: str(incarnation),
+    }
+    name = names.worker_pod(job, attempt, slot, incarnation)
+    return {**template, "metadata": {**metadata, "name": name, "labels": labels}}
+
+
+def _wait_for(head: str) -> str:
+    """A script that ends when the head's port takes connections, or with SIGTERM."""
+    return (
+        "trap 'exit 143' TERM; "
+        f"until (exec 3<>/dev/tcp/{head}/{PORT_GCS}) 2>/dev/null; do sleep 0.3 & wait $!; done; trap - TERM"
+    )
+
+
+def _ray_start(head: str, size: NodeSize, slots: int) -> str:
+    # One unit of the slot resource per training process: by CPUs alone Ray would crowd the processes of a job
+    # into one large pod.
+    resources = json.dumps({RAY_RESOURCE_SLOT: slots}, separators=(",", ":"))
+    arguments = [
+        f"exec ray start --address={head}:{PORT_GCS} --block --disable-usage-stats",
+        f"--node-manager-port={PORT_RAYLET}",
+        f"--num-cpus={max(size.cpus, slots)} --num-gpus={size.gpus} --resources='{resources}'",
+        f"--object-store-memory={size.object_store_bytes}",
+    ]
+    if size.memory_bytes is not None:
+        arguments.append(f"--memory={size.memory_bytes}")
+    return " ".join(arguments)
