@@ -14,7 +14,7 @@ import asyncio
 import heapq
 import itertools
 import logging
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable
 from typing import Literal, TypeAlias
 
 from . import metrics
@@ -67,15 +67,16 @@ class Store:
     def __len__(self) -> int:
         return len(self._objects)
 
-    def __iter__(self) -> Iterator[Object]:
-        return iter(list(self._objects.values()))
-
     def __contains__(self, key: object) -> bool:
         return key in self._objects
 
     def keys(self) -> list[Key]:
-        """The keys of all objects."""
+        """The keys of all objects, as of now."""
         return list(self._objects)
+
+    def values(self) -> list[Object]:
+        """All objects, as of now."""
+        return list(self._objects.values())
 
     def get(self, namespace: str, name: str) -> Object | None:
         """The object of that name, or None; `store.get(*key)` reads by key."""
@@ -96,7 +97,7 @@ class Store:
     def add_handler(self, handler: Handler) -> None:
         """Call `handler` for every change from now on, and at once with ADDED for each object held already."""
         self.handlers.append(handler)
-        for obj in self:
+        for obj in self.values():
             self._notify_one(handler, "ADDED", None, obj)
 
     def apply(self, change: Change, obj: Object) -> None:

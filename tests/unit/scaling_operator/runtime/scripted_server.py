@@ -159,3 +159,10 @@ def pod(name: str, version: int, **fields: Any) -> Object:
 def bookmark(version: int) -> tuple[str, Object]:
     """A bookmark event."""
     return "BOOKMARK", {"metadata": {"resourceVersion": str(version)}}
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    """Wait for something that no event announces, such as what the server has received."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)

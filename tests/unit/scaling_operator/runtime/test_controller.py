@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import AsyncIterator
 
@@ -71,7 +72,7 @@ class Reconciler:
 
     def gaps(self) -> list[float]:
         times = [at for at, _ in self.calls]
-        return [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+        return [later - earlier for earlier, later in itertools.pairwise(times)]
 
 
 def run_key(reconciler: Reconciler, seconds: float = 1000) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
@@ -25,6 +25,7 @@ from tests.unit.scaling_operator.runtime.scripted_server import (
     listing,
     pod,
     stream,
+    until,
 )
 
 PODS = "/api/v1/pods"
@@ -83,12 +84,6 @@ class Operator:
 async def operator(server: ScriptedServer, **options: object) -> AsyncIterator[Operator]:
     async with ApiClient(server.connection(), request_timeout_s=0.5) as client:
         yield Operator(client, **options)  # type: ignore[arg-type]
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def test_reconciles_what_is_there_and_what_comes_until_stopped(server: ScriptedServer) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -19,6 +19,7 @@ from tests.unit.scaling_operator.runtime.scripted_server import (
     listing,
     pod,
     stream,
+    until,
 )
 
 PODS = "/api/v1/pods"
@@ -54,12 +55,6 @@ async def running(reflector: Reflector) -> AsyncIterator[list[str]]:
     finally:
         task.cancel()
         await asyncio.wait({task})
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def test_lists_in_pages_then_watches_from_there(server: ScriptedServer, client: ApiClient) -> None:
@@ -195,7 +190,7 @@ async def test_stale_lists_are_refused_until_the_server_insists(server: Scripted
     store = Store("pods")
     async with running(Reflector(client, PODS, store, timing=QUICK)) as changes:
         await until(lambda: len(server.requests("GET")) == 3)
-        assert sorted(key.name for key in store.keys()) == ["a", "b"]
+        assert [key.name for key in sorted(store.keys())] == ["a", "b"]
         await until(lambda: store.resource_version == 4)
     assert len(server.requests("GET")) == STALE_LISTS_TOLERATED + 2
     assert changes == ["ADDED a", "ADDED b", "DELETED a", "DELETED b", "ADDED old"]

@@ -147,7 +147,7 @@ class TestObserve:
         store.replace([], 5)
         store.observe(pod("a", 7))
         store.apply("ADDED", pod("b", 6))
-        assert names(list(store)) == ["a", "b"]
+        assert names(store.values()) == ["a", "b"]
 
     def test_an_answer_that_the_watch_has_overtaken_does_not_resurrect(self) -> None:
         store = Store("pods")
@@ -162,7 +162,7 @@ class TestObserve:
         store.replace([], 5)
         store.observe(pod("a", 9))
         store.replace([], 7)
-        assert names(list(store)) == ["a"]
+        assert names(store.values()) == ["a"]
 
 
 async def test_waiting_for_a_version() -> None:
@@ -260,18 +260,18 @@ def test_however_news_arrives_the_store_ends_up_with_the_truth(steps: list[tuple
                 deliver(len(truth.history))
                 store.advance(truth.version)
             case (str(kind), str(name), bool(ours)):
-                obj = truth.change(name, kind)
-                if obj is not None and ours and kind != "delete":
-                    store.observe(copy.deepcopy(obj))
+                written = truth.change(name, kind)
+                if written is not None and ours and kind != "delete":
+                    store.observe(copy.deepcopy(written))
         # Nothing in the store is ever older than what the store claims to have seen.
         for key, held in truth.objects.items():
             if version_of(held) <= store.resource_version:
                 assert store.get(*key) == held
         by_job: dict[str, list[str]] = defaultdict(list)
-        for obj in store:
-            by_job[obj["job"]].append(obj["metadata"]["name"])
+        for held in store.values():
+            by_job[held["job"]].append(held["metadata"]["name"])
         for job in ("job-0", "job-1", "job-2"):
             assert names(store.by_index("job", job)) == sorted(by_job[job])
     deliver(len(truth.history))
-    assert {key_of(obj): obj for obj in store} == truth.objects
+    assert {key_of(held): held for held in store.values()} == truth.objects
     assert recorder.content == truth.objects
