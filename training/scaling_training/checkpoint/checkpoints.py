@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from scaling_training.checkpoint.manifest import MANIFEST, CheckpointRef, DamagedError, FileEntry, Manifest
 from scaling_training.storage import Storage
@@ -23,6 +24,19 @@ log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
 BASE = "BASE.json"
+
+
+class OtherKeyError(Exception):
+    """A checkpoint belongs to other work."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedCheckpoint:
+    """A verified checkpoint in memory."""
+
+    ref: CheckpointRef
+    manifest: Manifest
+    files: Mapping[str, bytes]
 
 
 class Checkpoints:
@@ -57,17 +71,16 @@ class Checkpoints:
 
         Good means: committed, of this key, and every file verified.
         """
+        loaded = self.load_latest(base=base)
+        return loaded.ref if loaded else None
+
+    def load_latest(self, *, base: CheckpointRef | None = None) -> LoadedCheckpoint | None:
+        """What `latest_committed` finds, with its content: each file is read once and verified as it is read."""
         own = self._newest_in(self._storage, self._attempt)
         if own is not None or base is None:
             return own
         storage = Storage(base.root) if base.root is not None else self._storage
         return self._newest_in(storage, base.attempt, up_to=base.step, root=base.root)
-
-    def load(self, ref: CheckpointRef) -> tuple[Manifest, dict[str, bytes]]:
-        """Manifest and content of all files, verified; DamagedError names the file that is not as it should be."""
-        storage = Storage(ref.root) if ref.root is not None else self._storage
-        manifest = _read_manifest(storage, ref.folder)
-        return manifest, {name: _read_file(storage, ref.folder, manifest, name) for name in manifest.files}
 
     def save(
         self,
@@ -114,27 +127,49 @@ class Checkpoints:
     def _newest_before(self) -> CheckpointRef | None:
         for attempt in range(self._attempt - 1, 0, -1):
             if found := self._newest_in(self._storage, attempt):
-                return found
+                return found.ref
         return None
 
     def _newest_in(
         self, storage: Storage, attempt: int, *, up_to: int | None = None, root: str | None = None
-    ) -> CheckpointRef | None:
+    ) -> LoadedCheckpoint | None:
         for step, folder in _steps(storage, attempt):
             if up_to is not None and step > up_to:
                 continue
             try:
-                manifest = _read_manifest(storage, folder)
-                if manifest.key != self._key:
-                    log.info("Checkpoint %s is of another spec and is not resumed from", folder)
-                    continue
-                for name in manifest.files:
-                    _read_file(storage, folder, manifest, name)
+                loaded = load_checkpoint(storage, CheckpointRef(folder, attempt, step, root), key=self._key)
             except DamagedError as error:
-                log.warning("Checkpoint %s is passed over: %s; using the one before it", folder, error)
+                log.warning("Checkpoint %s is passed over: %s; looking for the one before it", folder, error)
                 continue
-            return CheckpointRef(folder, attempt, step, root)
+            except OtherKeyError:
+                log.info("Checkpoint %s belongs to another model, data set or training section", folder)
+                continue
+            return loaded
         return None
+
+
+def load_checkpoint(storage: Storage, ref: CheckpointRef, *, key: str | None = None) -> LoadedCheckpoint:
+    """Read and verify a checkpoint of the run in ``storage``, or of the run that ``ref.root`` names.
+
+    Raises DamagedError naming the file that is not as its manifest says, and OtherKeyError when ``key`` is
+    given and the checkpoint has another one; then no file but the manifest was read.
+    """
+    if ref.root is not None and ref.root != storage.root:
+        storage = Storage(ref.root)
+    try:
+        manifest = Manifest.from_bytes(storage.read(f"{ref.folder}/{MANIFEST}"))
+    except FileNotFoundError:
+        raise DamagedError(f"{MANIFEST} is missing, so it was never committed") from None
+    if key is not None and manifest.key != key:
+        raise OtherKeyError(ref.folder)
+    return LoadedCheckpoint(ref, manifest, {name: _read(storage, ref, manifest, name) for name in manifest.files})
+
+
+def _read(storage: Storage, ref: CheckpointRef, manifest: Manifest, name: str) -> bytes:
+    try:
+        return manifest.verify(name, storage.read(f"{ref.folder}/{name}"))
+    except FileNotFoundError:
+        raise DamagedError(f"{name} is missing") from None
 
 
 def _steps(storage: Storage, attempt: int) -> Iterator[tuple[int, str]]:
@@ -144,17 +179,3 @@ def _steps(storage: Storage, attempt: int) -> Iterator[tuple[int, str]]:
         prefix, _, number = name.partition("-")
         if prefix == "step" and number.isdigit():
             yield int(number), f"{folder}/{name}"
-
-
-def _read_manifest(storage: Storage, folder: str) -> Manifest:
-    try:
-        return Manifest.from_bytes(storage.read(f"{folder}/{MANIFEST}"))
-    except FileNotFoundError:
-        raise DamagedError(f"{MANIFEST} is missing, so it was never committed") from None
-
-
-def _read_file(storage: Storage, folder: str, manifest: Manifest, name: str) -> bytes:
-    try:
-        return manifest.verify(name, storage.read(f"{folder}/{name}"))
-    except FileNotFoundError:
-        raise DamagedError(f"{name} is missing") from None

@@ -19,7 +19,7 @@ from scaling_training.data.access import TestAccess
 from scaling_training.data.arrays import ImageArrays
 from scaling_training.data.bundled import load_digits, load_mnist_5k
 from scaling_training.data.splits import Fractions, stratified_split
-from scaling_training.errors import UserError
+from scaling_training.registry import lookup, table
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +58,7 @@ _DIGITS = tuple("0123456789")
 _FRACTIONS = Fractions(train=0.7, validation=0.1, test=0.2)
 
 
-def _table(*records: DatasetRecord) -> Mapping[str, DatasetRecord]:
-    table = {record.name: record for record in records}
-    if len(table) != len(records):
-        raise ValueError(f"two data sets have one name: {[record.name for record in records]}")
-    return table
-
-
-DATASETS: Mapping[str, DatasetRecord] = _table(
+DATASETS: Mapping[str, DatasetRecord] = table(
     DatasetRecord(
         name="digits",
         description="scikit-learn's 1,797 handwritten digits, 8x8",
@@ -89,10 +82,7 @@ DATASETS: Mapping[str, DatasetRecord] = _table(
 
 def dataset_record(name: str) -> DatasetRecord:
     """The record of this name; UserError lists the known ones."""
-    try:
-        return DATASETS[name]
-    except KeyError:
-        raise UserError(f"dataset.name {name} is not known; known are {', '.join(sorted(DATASETS))}") from None
+    return lookup(DATASETS, name, field="dataset.name")
 
 
 def open_dataset(name: str) -> Dataset:

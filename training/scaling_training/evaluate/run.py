@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 from scaling_api.spec import ScalingJobSpec
-from scaling_training.checkpoint import CheckpointRef
-from scaling_training.data import TestAccess
-from scaling_training.evaluate.metrics import Metrics
+from scaling_training.checkpoint import CheckpointRef, DamagedError, load_checkpoint
+from scaling_training.data import TestAccess, open_dataset
+from scaling_training.errors import UserError
+from scaling_training.evaluate.metrics import Metrics, metrics_from
 from scaling_training.storage import Storage
+
+_BATCH = 256
 
 
 def evaluate(
@@ -22,7 +25,35 @@ def evaluate(
 ) -> Metrics:
     """Metrics of the checkpoint's model on the split.
 
-    The test split needs ``access=TestAccess("evaluate")``; without it a ValueError is raised. A damaged
-    checkpoint raises UserError.
+    The test split needs ``access=TestAccess("evaluate")``; without it a PermissionError is raised. A checkpoint
+    that is damaged or of another model raises UserError.
     """
-    raise NotImplementedError
+    if split == "test" and access is None:
+        raise PermissionError("the test split opens only with a TestAccess, which evaluate and report hold")
+    try:
+        loaded = load_checkpoint(storage, checkpoint)
+    except DamagedError as error:
+        raise UserError(
+            f"checkpoint {checkpoint.folder} cannot be evaluated: {error}; delete it and run the training again"
+        ) from error
+
+    import torch
+
+    from scaling_training.checkpoint.state import MODEL, load_weights
+    from scaling_training.data.batches import Batches, Normalisation
+    from scaling_training.evaluate.counts import count
+    from scaling_training.models import build_task
+
+    dataset = open_dataset(spec.dataset.name)
+    samples = dataset.open_test(access) if access is not None and split == "test" else dataset.validation
+    task = build_task(
+        spec.model,
+        input_shape=dataset.input_shape,
+        classes=len(dataset.class_names),
+        seed=spec.training.seed,
+    )
+    load_weights(loaded.files[MODEL], task.model)
+    place = torch.device(device)
+    task.model.to(place)
+    batches = Batches(samples, normalisation=Normalisation.of(dataset.train), device=place)
+    return metrics_from(count(task, batches.stretch(slice(0, len(samples)), _BATCH), device=place), dataset.class_names)

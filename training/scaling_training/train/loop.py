@@ -1,13 +1,40 @@
-"""The training loop."""
+"""The training loop: epochs of steps, each epoch closed by a validation and, when due, a checkpoint.
+
+The state is small and explicit: a Position (cursor, step, what was counted), the curves' rows, model and
+optimizer. Whatever is decided, is decided from numbers that are equal on all ranks, so the ranks never
+disagree about what comes next; only storage and the observer are rank 0's business. An epoch whose steps are
+done but whose row is missing (a stop came in between) is closed first after a resume.
+"""
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable
+
+from torch import nn
 
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.checkpoint import CheckpointRef
+from scaling_training.checkpoint.state import Position
+from scaling_training.data.order import rank_slice
+from scaling_training.errors import UserError
+from scaling_training.evaluate.counts import count
+from scaling_training.evaluate.metrics import Metrics, metrics_from
 from scaling_training.storage import Storage
+from scaling_training.train import preload
+from scaling_training.train.collectives import broadcast_buffers, broadcast_bytes, sum_in_place
+from scaling_training.train.history import history_name
+from scaling_training.train.pace import Pace
+from scaling_training.train.saving import Keeper
+from scaling_training.train.setup import Setup, replicate, set_up
+from scaling_training.train.step import LossNotFiniteError, train_step
 from scaling_training.train.types import TrainingProgress, TrainOutcome, World
+
+REPORT_INTERVAL_S = 1.0
+EVALUATION_BATCH = 256  # samples per process; a matter of memory only
+
+Observer = Callable[[TrainingProgress], None]
 
 
 def train(
@@ -16,7 +43,7 @@ def train(
     storage: Storage,
     attempt: int,
     world: World,
-    observer: Callable[[TrainingProgress], None],
+    observer: Observer,
     stop_requested: Callable[[], bool],
     resume: CheckpointRef | None,
 ) -> TrainOutcome:
@@ -34,4 +61,204 @@ def train(
     Raises UserError for what the user must mend: a loss that is not finite, storage that cannot be written,
     a checkpoint that does not fit the model.
     """
-    raise NotImplementedError
+    setup = set_up(spec, world)
+    keeper = Keeper(setup, storage, attempt)
+    position = keeper.restore(resume)
+    loop = _Loop(setup, keeper, position, observer, stop_requested)
+    stopped = loop.run()
+    return _agree(loop, history_name(attempt), stopped)
+
+
+class _Loop:
+    def __init__(
+        self,
+        setup: Setup,
+        keeper: Keeper,
+        position: Position,
+        observer: Observer,
+        stop_requested: Callable[[], bool],
+    ) -> None:
+        self.setup = setup
+        self.keeper = keeper
+        self.position = position
+        self.first_step_at: float | None = None
+        self._replica: nn.Module = replicate(setup.task.model, setup.world)
+        self._observer = observer
+        self._stop_requested = stop_requested
+        self._pace = Pace(interval_s=REPORT_INTERVAL_S)
+        self._rate: float | None = None
+        self._latest_metrics: dict[str, float] = {}
+        # Time counts from here; what earlier attempts spent is in the position.
+        self._clock = time.monotonic()
+
+    @property
+    def epochs_done(self) -> int:
+        return self.position.cursor // len(self.setup.dataset.train)
+
+    def run(self) -> bool:
+        """Go on to the end; True when it was stopped before."""
+        epochs = self.setup.spec.training.epochs
+        if self.setup.world.is_first:
+            self._report()
+        while True:
+            if len(self.keeper.rows) < self.epochs_done:
+                self._close_epoch()
+            if self.epochs_done == epochs:
+                return False
+            if self._steps_of_epoch():
+                self._save(None)
+                return True
+
+    def _steps_of_epoch(self) -> bool:
+        """The steps up to the epoch's end; True when stopped."""
+        setup, position = self.setup, self.position
+        every = setup.spec.training.checkpoint.every_steps
+        while True:
+            batch = setup.order.batch_at(position.cursor)
+            stop = setup.world.is_first and self._stop_requested()
+            try:
+                result = train_step(setup, self._replica, batch, step=position.step, stop=stop)
+            except LossNotFiniteError as error:
+                raise self._diverged(error) from error
+            position.cursor = batch.end
+            position.step += 1
+            position.epoch_loss_sum += result.loss_sum
+            self._after_step(len(batch.indices), result.loss_sum, result.data_wait_s)
+            if result.stop:
+                return True
+            if batch.ends_epoch:
+                return False
+            if every and position.step % every == 0:
+                self._save(None)
+
+    def _after_step(self, samples: int, loss_sum: float, data_wait_s: float) -> None:
+        first = self.first_step_at is None
+        if first:
+            self.first_step_at = time.time()
+        if not self.setup.world.is_first:
+            return
+        now = time.monotonic()
+        self._pace.step(now=now, samples=samples, loss_sum=loss_sum, data_wait_s=data_wait_s)
+        interval = self._pace.report(now)
+        if interval is not None:
+            self._rate = interval.samples_per_second
+            self._latest_metrics["trainLoss"] = interval.train_loss
+            self._latest_metrics["dataWaitShare"] = interval.data_wait_share
+        if first:
+            self._latest_metrics["trainLoss"] = loss_sum / samples
+            preload.begin(preload.METRICS_MODULES)
+        if first or interval is not None:
+            self._report()
+
+    def _close_epoch(self) -> None:
+        """Validate, add the row, save when due. Every rank takes part."""
+        setup, position = self.setup, self.position
+        metrics = self._validate()
+        samples = len(setup.dataset.train)
+        row: dict[str, float | int] = {
+            "epoch": self.epochs_done,
+            "step": position.step,
+            "trainLoss": position.epoch_loss_sum / samples,
+            "learningRate": setup.optimizer.param_groups[0]["lr"],
+        }
+        if metrics is not None:
+            row |= {f"val{name.capitalize()}": value for name, value in metrics.scalars().items()}
+        self._count_time()
+        row["seconds"] = round(position.seconds, 3)
+        self.keeper.add_row(row)
+        position.epoch_loss_sum = 0.0
+        self._latest_metrics |= {name: value for name, value in row.items() if name not in ("epoch", "step", "seconds")}
+        training = setup.spec.training
+        due = self.epochs_done % training.checkpoint.every_epochs == 0 or self.epochs_done == training.epochs
+        if due:
+            self._save(metrics)
+        elif setup.world.is_first:
+            self._report()
+
+    def _validate(self) -> Metrics | None:
+        """Metrics on the validation split, on rank 0; each rank counts its share of the samples."""
+        setup = self.setup
+        world, validation = setup.world, setup.validation
+        broadcast_buffers(world, setup.task.model)
+        share = rank_slice(len(validation), world.rank, world.size)
+        counts = count(setup.task, validation.stretch(share, EVALUATION_BATCH), device=world.device)
+        sum_in_place(world, counts.confusion)
+        sum_in_place(world, counts.loss_sum)
+        if not world.is_first:
+            return None
+        preload.wait(preload.METRICS_MODULES)
+        return metrics_from(counts, setup.dataset.class_names)
+
+    def _save(self, metrics: Metrics | None) -> None:
+        if not self.setup.world.is_first:
+            return
+        self._count_time()
+        self.keeper.save(self.position, epoch=self.epochs_done, metrics=metrics.scalars() if metrics else None)
+        self._report()
+
+    def _count_time(self) -> None:
+        now = time.monotonic()
+        self.position.seconds += now - self._clock
+        self._clock = now
+
+    def _report(self) -> None:
+        training, position = self.setup.spec.training, self.position
+        metrics = dict(self._latest_metrics)
+        if self.first_step_at is not None:
+            metrics["learningRate"] = self.setup.optimizer.param_groups[0]["lr"]
+        samples_left = len(self.setup.dataset.train) * training.epochs - position.cursor
+        latest, best = self.keeper.latest, self.keeper.best
+        self._observer(
+            TrainingProgress(
+                epoch=self.epochs_done,
+                epochs=training.epochs,
+                step=position.step,
+                steps=self.setup.total_steps,
+                workers=self.setup.world.size,
+                metrics=metrics,
+                samples_per_second=self._rate,
+                eta_s=self._pace.eta_s(time.monotonic(), samples_left),
+                checkpoint=latest.folder if latest else None,
+                best=best.folder if best else None,
+                first_step_at=self.first_step_at,
+            )
+        )
+
+    def _diverged(self, error: LossNotFiniteError) -> UserError:
+        training, position = self.setup.spec.training, self.position
+        rate = training.optimizer.learning_rate
+        kept = f"; {self.keeper.latest.folder} is kept" if self.keeper.latest else ""
+        return UserError(
+            f"the training loss became {error} at step {position.step + 1} (epoch {self.epochs_done + 1}): "
+            f"lower training.optimizer.learningRate ({rate:g}), or let it rise slowly "
+            f"by training.schedule.warmupFraction{kept}"
+        )
+
+
+def _agree(loop: _Loop, history: str, stopped: bool) -> TrainOutcome:
+    """The outcome as rank 0 knows it, on every rank."""
+    keeper, position, world = loop.keeper, loop.position, loop.setup.world
+    known = None
+    if world.is_first:
+        assert keeper.latest is not None, "the last epoch and a stop both save"
+        known = json.dumps(
+            {
+                "checkpoint": keeper.latest.to_dict(),
+                "best": keeper.best and keeper.best.to_dict(),
+                "metrics": position.best_metrics,
+                "seconds": position.seconds,
+                "firstStepAt": loop.first_step_at,
+            }
+        ).encode()
+    agreed = json.loads(broadcast_bytes(world, known))
+    return TrainOutcome(
+        stopped=stopped,
+        epoch=loop.epochs_done,
+        step=position.step,
+        checkpoint=CheckpointRef.from_dict(agreed["checkpoint"]),
+        best=CheckpointRef.from_dict(agreed["best"]) if agreed["best"] else None,
+        metrics=agreed["metrics"],
+        first_step_at=agreed["firstStepAt"],
+        seconds=agreed["seconds"],
+        history=history,
+    )

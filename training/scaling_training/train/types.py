@@ -66,7 +66,8 @@ class TrainOutcome:
     epoch: int  # epochs done
     step: int  # optimizer steps done
     checkpoint: CheckpointRef  # the last committed one
-    best: CheckpointRef  # the one with the highest validation accuracy among those saved after an epoch
+    # The one with the highest validation accuracy among those saved after an epoch; None before the first.
+    best: CheckpointRef | None
     # Validation metrics of `best` (accuracy, precision, recall, f1, loss); empty before the first epoch's end.
     metrics: Mapping[str, float]
     first_step_at: float | None  # Unix time; None when nothing was left to train

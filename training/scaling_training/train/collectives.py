@@ -1,0 +1,58 @@
+"""The few collective operations of the loop, which are nothing at all in a world of one."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+
+from scaling_training.train.types import World
+
+
+class PendingSum:
+    """A sum over all ranks that is under way."""
+
+    def __init__(self, values: torch.Tensor, work: dist.Work | None) -> None:
+        self._values = values
+        self._work = work
+
+    def wait(self) -> list[float]:
+        """The sums, equal on all ranks."""
+        if self._work is not None:
+            self._work.wait()
+        sums: list[float] = self._values.tolist()
+        return sums
+
+
+def begin_sum(world: World, values: torch.Tensor) -> PendingSum:
+    """Start adding up ``values`` over the ranks, in place; every rank must call it at the same point."""
+    if world.size == 1:
+        return PendingSum(values, None)
+    return PendingSum(values, dist.all_reduce(values, async_op=True))
+
+
+def sum_in_place(world: World, values: torch.Tensor) -> None:
+    """Add up ``values`` over the ranks."""
+    if world.size > 1:
+        dist.all_reduce(values)
+
+
+def broadcast_buffers(world: World, model: torch.nn.Module) -> None:
+    """Give every rank rank 0's buffers (batch norm's running statistics)."""
+    if world.size > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def broadcast_bytes(world: World, data: bytes | None) -> bytes:
+    """Rank 0's ``data`` on every rank; the others pass None."""
+    if world.size == 1:
+        assert data is not None
+        return data
+    length = torch.tensor([len(data or b"")], dtype=torch.int64, device=world.device)
+    dist.broadcast(length, src=0)
+    content = torch.empty(int(length.item()), dtype=torch.uint8, device=world.device)
+    if data:
+        content.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    if len(content):
+        dist.broadcast(content, src=0)
+    return content.cpu().numpy().tobytes()
