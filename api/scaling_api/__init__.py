@@ -5,7 +5,8 @@ person reads in its status, and the contract between operator and driver. It doe
 pydantic alone, and is the single source of the CRD, of validation everywhere and of the field reference.
 """
 
-from scaling_api.spec import API_VERSION, GROUP, KIND, PLURAL, VERSION, ScalingJob, ScalingJobSpec
+from scaling_api.scalars import API_VERSION, GROUP, KIND, PLURAL, VERSION
+from scaling_api.spec import ScalingJob, ScalingJobSpec
 from scaling_api.status import ScalingJobStatus
 
 __all__ = [

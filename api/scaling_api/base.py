@@ -16,6 +16,8 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
+from scaling_api.constraints import cel_format
+
 _QUOTED = re.compile(r"\{([a-zA-Z.]+)\}")
 
 
@@ -23,9 +25,10 @@ _QUOTED = re.compile(r"\{([a-zA-Z.]+)\}")
 class Rule:
     """One rule over the fields of one model.
 
-    ``field`` is the path, relative to the model, that the sentence blames. ``holds`` is the Python side
-    of ``cel``; the two are kept equal by the refusal tests, which send each case both ways.
-    ``on_cluster_only`` marks what a run on one machine does not need (it has a folder, not a claim).
+    ``field`` is the path, relative to the model, that the sentence blames; empty for the model itself.
+    ``holds`` is the Python side of ``cel``; the two are kept equal by the refusal tests, which send each
+    case both ways. ``on_cluster_only`` marks what a run on one machine does not need (it has a folder, not
+    a claim).
     """
 
     cel: str
@@ -41,21 +44,23 @@ class Rule:
             found: Any = model
             for part in match.group(1).split("."):
                 found = getattr(found, _snake(part))
-            return str(found)
+            return f"{found:g}" if isinstance(found, float) else str(found)
 
         return _QUOTED.sub(value, self.sentence)
 
     def message_expression(self) -> str | None:
         """The sentence as a CEL expression, or None when it quotes no value."""
-        parts = _QUOTED.split(self.sentence)
-        if len(parts) == 1:
-            return None
-        terms = [
-            f"string(self.{part})" if index % 2 else "'" + part.replace("'", "\\'") + "'"
-            for index, part in enumerate(parts)
-            if part
-        ]
-        return " + ".join(terms)
+        paths = _QUOTED.findall(self.sentence)
+        return cel_format(_QUOTED.sub("%s", self.sentence), *(f"self.{path}" for path in paths)) if paths else None
+
+    def validation(self) -> dict[str, str]:
+        """The entry of x-kubernetes-validations."""
+        entry = {"rule": self.cel, "message": _QUOTED.sub(r"<\1>", self.sentence)}
+        if expression := self.message_expression():
+            entry["messageExpression"] = expression
+        if self.field:
+            entry["fieldPath"] = f".{self.field}"
+        return entry
 
 
 def _snake(camel: str) -> str:
@@ -63,11 +68,14 @@ def _snake(camel: str) -> str:
 
 
 class Model(BaseModel):
-    """Strict and immutable: a misspelt field is an error, and nobody edits a spec in place."""
+    """Strict and immutable: a misspelt field or a value of another type is an error, as for the API server,
+    and nobody edits a spec in place."""
 
     model_config = ConfigDict(
         extra="forbid",
+        strict=True,
         frozen=True,
+        allow_inf_nan=False,
         alias_generator=to_camel,
         populate_by_name=True,
         validate_default=True,

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from scaling_api.base import Model
+from scaling_api.constraints import KeyedBy
 
 OPERATOR_MANAGER = "scaling-operator"
 PROGRESS_MANAGER = "scaling-progress"
@@ -19,7 +20,7 @@ PROGRESS_MANAGER = "scaling-progress"
 # Older attempts are dropped from the list; `attempt` and `failures` keep counting.
 MAX_ATTEMPTS_KEPT = 10
 
-Time = Annotated[str, StringConstraints(max_length=40)]
+Time = Annotated[str, StringConstraints(max_length=40), Field(json_schema_extra={"format": "date-time"})]
 Name = Annotated[str, StringConstraints(max_length=63)]
 Sentence = Annotated[str, StringConstraints(max_length=1024)]
 
@@ -31,9 +32,7 @@ class Condition(Model):
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
     reason: Annotated[str, StringConstraints(min_length=1, max_length=63)] = Field(description="Why, in one word.")
     message: Annotated[str, StringConstraints(max_length=2048)] = Field("", description="Why, and what helps.")
-    last_transition_time: Time = Field(
-        description="When its status last changed.", json_schema_extra={"format": "date-time"}
-    )
+    last_transition_time: Time = Field(description="When its status last changed.")
     observed_generation: int = Field(0, ge=0, description="The generation of the spec that it speaks of.")
 
 
@@ -41,8 +40,8 @@ class Attempt(Model):
     """One Ray cluster's life."""
 
     number: Annotated[int, Field(ge=1)] = Field(description="1, 2, 3, …: the fencing token.")
-    started_at: Time = Field(description="When it was decided.", json_schema_extra={"format": "date-time"})
-    ended_at: Time | None = Field(None, description="When it ended.", json_schema_extra={"format": "date-time"})
+    started_at: Time = Field(description="When it was decided.")
+    ended_at: Time | None = Field(None, description="When it ended.")
     outcome: Literal["Succeeded", "Failed", "Suspended"] | None = Field(None, description="How it ended.")
     reason: Name | None = Field(None, description="Why it ended, in one word.")
     message: Sentence | None = Field(None, description="Why it ended, and what helps.")
@@ -77,10 +76,9 @@ class Progress(Model):
     first_step_at: Time | None = Field(
         None,
         description="When this attempt's first optimizer step was done.",
-        json_schema_extra={"format": "date-time"},
     )
     summary: Annotated[str, StringConstraints(max_length=120)] = Field("", description='For a table: "42% (3m left)".')
-    updated_at: Time = Field(description="When the driver sent this.", json_schema_extra={"format": "date-time"})
+    updated_at: Time = Field(description="When the driver sent this.")
 
 
 class StageStatus(Model):
@@ -90,8 +88,8 @@ class StageStatus(Model):
     state: Literal["Pending", "Running", "Succeeded", "Failed", "Reused"] = Field(
         description="Reused: finished in an earlier attempt or run, and nothing it depends on has changed."
     )
-    started_at: Time | None = Field(None, description="When it started.", json_schema_extra={"format": "date-time"})
-    finished_at: Time | None = Field(None, description="When it ended.", json_schema_extra={"format": "date-time"})
+    started_at: Time | None = Field(None, description="When it started.")
+    finished_at: Time | None = Field(None, description="When it ended.")
     message: Sentence | None = Field(None, description="What there is to say.")
 
 
@@ -111,14 +109,18 @@ class Result(Model):
         max_length=64,
         description="Test metrics: accuracy, precision, recall, f1, loss.",
     )
-    artifacts: list[Artifact] = Field(default_factory=list, max_length=64, description="Addresses of what was made.")
+    artifacts: Annotated[list[Artifact], KeyedBy("name")] = Field(
+        default_factory=list, max_length=64, description="Addresses of what was made."
+    )
 
 
 class ProgressStatus(Model):
     """The part of the status that the driver's reports fill."""
 
     progress: Progress | None = Field(None, description="How far the current stage is.")
-    stages: list[StageStatus] = Field(default_factory=list, max_length=32, description="All stages, in order.")
+    stages: Annotated[list[StageStatus], KeyedBy("name")] = Field(
+        default_factory=list, max_length=32, description="All stages, in order."
+    )
     accuracy: Annotated[str, StringConstraints(max_length=16)] | None = Field(
         None, description="Latest validation accuracy; in the end the test accuracy."
     )
@@ -133,9 +135,11 @@ class ScalingJobStatus(ProgressStatus):
         Literal["Pending", "Starting", "Running", "Suspending", "Suspended", "Restarting", "Succeeded", "Failed"] | None
     ) = Field(None, description="The conditions in one word, for people; programs should read the conditions.")
     observed_generation: int | None = Field(None, ge=0, description="The generation last acted upon.")
-    conditions: list[Condition] = Field(default_factory=list, max_length=16, description="What holds.")
+    conditions: Annotated[list[Condition], KeyedBy("type")] = Field(
+        default_factory=list, max_length=16, description="What holds."
+    )
     attempt: int | None = Field(None, ge=1, description="The current attempt.")
-    attempts: list[Attempt] = Field(
+    attempts: Annotated[list[Attempt], KeyedBy("number")] = Field(
         default_factory=list, max_length=MAX_ATTEMPTS_KEPT, description="The latest attempts, oldest first."
     )
     failures: int = Field(0, ge=0, description="Attempts that count against runPolicy.backoffLimit.")
@@ -144,17 +148,16 @@ class ScalingJobStatus(ProgressStatus):
         max_length=4096,
         description='How often the worker of a slot, "group-index", was replaced in this attempt; 0 is left out.',
     )
-    worker_groups: list[WorkerGroupStatus] = Field(default_factory=list, max_length=16, description="Workers by group.")
+    worker_groups: Annotated[list[WorkerGroupStatus], KeyedBy("name")] = Field(
+        default_factory=list, max_length=16, description="Workers by group."
+    )
     workers: Annotated[str, StringConstraints(max_length=32)] | None = Field(
         None, description='For a table: "ready/desired".'
     )
-    started_at: Time | None = Field(
-        None, description="When the first attempt began.", json_schema_extra={"format": "date-time"}
-    )
-    finished_at: Time | None = Field(None, description="When the job ended.", json_schema_extra={"format": "date-time"})
+    started_at: Time | None = Field(None, description="When the first attempt began.")
+    finished_at: Time | None = Field(None, description="When the job ended.")
     active_since: Time | None = Field(
         None,
         description="When it last became active; absent while suspended or ended.",
-        json_schema_extra={"format": "date-time"},
     )
     active_seconds: Annotated[float, Field(ge=0)] = Field(0.0, description="Time it was active before activeSince.")

@@ -1,0 +1,32 @@
+"""Kubernetes quantities: "500m", "2", "4Gi"."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+_SUFFIXES = {
+    "m": Decimal("0.001"),
+    "": Decimal(1),
+    "k": Decimal(10**3),
+    "M": Decimal(10**6),
+    "G": Decimal(10**9),
+    "T": Decimal(10**12),
+    "P": Decimal(10**15),
+    "Ki": Decimal(2**10),
+    "Mi": Decimal(2**20),
+    "Gi": Decimal(2**30),
+    "Ti": Decimal(2**40),
+    "Pi": Decimal(2**50),
+}
+
+
+def parse_quantity(text: str) -> Decimal:
+    """The number that a quantity stands for, in its base unit (cores, bytes, pieces).
+
+    Raises ValueError for anything that the spec's pattern would not have let through.
+    """
+    digits = text.rstrip("mkMGTPi")
+    try:
+        return Decimal(digits) * _SUFFIXES[text[len(digits) :]]
+    except (KeyError, ArithmeticError):
+        raise ValueError(f'"{text}" is not a quantity such as 500m, 2 or 4Gi') from None
