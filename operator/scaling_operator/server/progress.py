@@ -1,0 +1,198 @@
+"""One progress report from request to answer.
+
+Persisted first, answered afterwards: 200 means that the status of the job shows it. 503 and 429 ask the driver
+to come again (Retry-After says when), every other refusal tells it in a sentence why it would be in vain. Each
+answer is JSON: `{"message": …}`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable
+
+import orjson
+from aiohttp import web
+from prometheus_client import Counter
+from pydantic import ValidationError
+
+from scaling_api import API_VERSION, KIND, PLURAL
+from scaling_api.driver import ProgressReport, progress_path
+from scaling_api.status import PROGRESS_MANAGER, ProgressStatus
+
+from ..runtime import logs
+from ..runtime.client import APPLY_PATCH, ApiClient, resource_path
+from ..runtime.errors import (
+    ApiError,
+    ConflictError,
+    InvalidError,
+    NotFoundError,
+    ServerUnavailableError,
+    TooManyRequestsError,
+)
+from ..runtime.objects import Object
+from ..runtime.store import Store
+from .limits import ReportLimits
+from .senders import Later, Refuse, judge_sender
+from .tokens import Refusal, TokenReviewer
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 256 * 1024
+BODY_TIMEOUT_S = 15.0
+RETRY_AFTER_S = 2
+
+REPORTS = Counter("scaling_progress_reports_total", "Progress reports of drivers by HTTP answer", ["code"])
+
+
+class RefusedError(Exception):
+    """The report is not taken: HTTP status, sentence, and when to try again if that helps."""
+
+    def __init__(self, status: int, sentence: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class ProgressEndpoint:
+    """Takes reports for the jobs in `jobs` from the head pods in `pods`."""
+
+    def __init__(
+        self,
+        client: ApiClient,
+        reviewer: TokenReviewer,
+        *,
+        jobs: Store,
+        pods: Store,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self._client = client
+        self._reviewer = reviewer
+        self._jobs = jobs
+        self._pods = pods
+        self._clock = clock or asyncio.get_running_loop().time
+        self._limits = ReportLimits()
+
+    def routes(self) -> list[web.RouteDef]:
+        """What the HTTPS port serves of this."""
+        return [web.post(progress_path("{namespace}", "{job}"), self.handle)]
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """Answer one request."""
+        namespace, job = request.match_info["namespace"], request.match_info["job"]
+        with logs.bound(namespace=namespace, name=job):
+            try:
+                await self._take(request, namespace, job)
+                response = _answer(200, "stored")
+            except RefusedError as exc:
+                logger.log(
+                    logging.DEBUG if exc.retry_after_s is not None else logging.INFO,
+                    "refused a progress report: %s",
+                    exc,
+                    extra={"code": exc.status},
+                )
+                response = _answer(exc.status, str(exc), retry_after_s=exc.retry_after_s)
+        REPORTS.labels(str(response.status)).inc()
+        return response
+
+    async def _take(self, request: web.Request, namespace: str, name: str) -> None:
+        if not (self._jobs.has_synced and self._pods.has_synced):
+            raise RefusedError(503, "the operator is starting", retry_after_s=RETRY_AFTER_S)
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            raise RefusedError(401, "the request needs the header Authorization: Bearer TOKEN")
+        try:
+            sender = await self._reviewer.review(token.strip())
+        except ApiError as exc:
+            raise _unavailable(exc) from exc
+        if isinstance(sender, Refusal):
+            raise RefusedError(401, sender.sentence)
+        report = await _read(request)
+        job = self._jobs.get(namespace, name)
+        verdict = judge_sender(
+            sender,
+            namespace=namespace,
+            job_name=name,
+            attempt=report.attempt,
+            job=job,
+            pod=self._pods.get(sender.namespace, sender.name),
+        )
+        if isinstance(verdict, Refuse):
+            raise RefusedError(verdict.status, verdict.sentence)
+        if isinstance(verdict, Later) or job is None:
+            sentence = verdict.sentence if isinstance(verdict, Later) else "the job is not known here yet"
+            raise RefusedError(503, sentence, retry_after_s=RETRY_AFTER_S)
+        uid = job["metadata"]["uid"]
+        wait_s = self._limits.wait_s(uid, report, self._clock())
+        if wait_s > 0:
+            raise RefusedError(429, f"job {namespace}/{name} reports too often", retry_after_s=wait_s)
+        await self._store(namespace, name, uid, report)
+        self._limits.accepted(uid, report)
+
+    async def _store(self, namespace: str, name: str, uid: str, report: ProgressReport) -> None:
+        path = resource_path(API_VERSION, PLURAL, namespace, name, "status")
+        body: Object = {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            # With the uid a later job of the same name is left alone.
+            "metadata": {"name": name, "namespace": namespace, "uid": uid},
+            "status": _status(report),
+        }
+        parameters = {"fieldManager": PROGRESS_MANAGER, "force": "true"}
+        try:
+            stored = await self._client.patch(path, body, content_type=APPLY_PATCH, params=parameters)
+        except NotFoundError as exc:
+            raise RefusedError(404, f"there is no ScalingJob {namespace}/{name} any more") from exc
+        except ConflictError as exc:
+            raise RefusedError(409, f"ScalingJob {namespace}/{name} is another one now") from exc
+        except InvalidError as exc:
+            raise RefusedError(422, f"the API server refused the report: {exc.message}") from exc
+        except (ServerUnavailableError, TooManyRequestsError) as exc:
+            raise _unavailable(exc) from exc
+        except ApiError as exc:
+            logger.error("cannot store a progress report: %s", exc)
+            raise _unavailable(exc) from exc
+        stored["metadata"].pop("managedFields", None)
+        self._jobs.observe(stored)
+
+
+async def _read(request: web.Request) -> ProgressReport:
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            raw = await request.read()
+    except web.HTTPRequestEntityTooLarge as exc:
+        raise RefusedError(413, f"a report has at most {MAX_BODY_BYTES} bytes") from exc
+    except TimeoutError as exc:
+        raise RefusedError(408, f"the report did not arrive within {BODY_TIMEOUT_S:g} s") from exc
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as exc:
+        raise RefusedError(400, f"the report is not JSON: {exc}") from exc
+    try:
+        return ProgressReport.model_validate(body)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the report"
+        raise RefusedError(422, f"{where}: {first['msg']} ({exc.error_count()} problems in all)") from exc
+
+
+def _status(report: ProgressReport) -> Object:
+    """The driver's part of the status; with `reportedAttempt` set by us, who have checked it."""
+    fields = report.model_dump(
+        mode="json", by_alias=True, exclude_none=True, include=set(ProgressStatus.model_fields) - {"reported_attempt"}
+    )
+    return {**fields, "reportedAttempt": report.attempt}
+
+
+def _unavailable(exc: ApiError) -> RefusedError:
+    return RefusedError(
+        503, f"the API server cannot be asked now ({exc.reason})", retry_after_s=exc.retry_after_s or RETRY_AFTER_S
+    )
+
+
+def _answer(status: int, message: str, *, retry_after_s: float | None = None) -> web.Response:
+    headers = {} if retry_after_s is None else {"Retry-After": str(max(1, math.ceil(retry_after_s)))}
+    return web.Response(
+        status=status, body=orjson.dumps({"message": message}), content_type="application/json", headers=headers
+    )
