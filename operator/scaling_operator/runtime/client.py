@@ -29,7 +29,8 @@ WATCH_SILENCE_S = 150.0
 PAGE_SIZE = 500
 DEFAULT_QPS = 500.0
 
-_METADATA_ONLY = "application/json;as=PartialObjectMetadata{};g=meta.k8s.io;v=v1,application/json"
+_METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+_METADATA_ONLY_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _REPEATABLE_PATCHES = frozenset({MERGE_PATCH, APPLY_PATCH})
 
 EventType = Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK"]
@@ -291,7 +292,8 @@ class ApiClient:
 
 
 def _read(path: str, verb: str, params: Mapping[str, str], metadata_only: bool) -> Request:
-    accept = _METADATA_ONLY if metadata_only else JSON
+    metadata = _METADATA_ONLY_LIST if verb == "list" else _METADATA_ONLY
+    accept = metadata if metadata_only else JSON
     return Request(method="GET", path=path, verb=verb, params=params, accept=accept, repeatable=True)
 
 

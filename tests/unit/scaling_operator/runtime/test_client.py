@@ -64,8 +64,13 @@ async def test_a_list_follows_continue_tokens(server: ScriptedServer, client: Ap
 
 async def test_metadata_only_asks_for_partial_objects(server: ScriptedServer, client: ApiClient) -> None:
     server.on("GET", PODS, listing(version=1))
+    server.on("WATCH", PODS, stream(end="close"))
     await client.list(PODS, metadata_only=True)
-    assert "as=PartialObjectMetadata" in server.received[0].headers["Accept"]
+    async for _ in client.watch(PODS, resource_version="1", timeout_s=1, metadata_only=True):
+        pass
+    listed, watched = (request.headers["Accept"] for request in server.received)
+    assert ";as=PartialObjectMetadataList;" in listed
+    assert ";as=PartialObjectMetadata;" in watched
 
 
 async def test_delete_sends_preconditions_and_policy(server: ScriptedServer, client: ApiClient) -> None:
