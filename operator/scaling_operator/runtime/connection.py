@@ -9,12 +9,15 @@ to `kubernetes.aio.config`, imported only then. Credentials are looked at again 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import ssl
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 SERVICE_ACCOUNT_DIR = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 REFRESH_PERIOD_S = 60.0
@@ -108,11 +111,17 @@ class KubeconfigConnection(Connection):
             return
         async with self._refreshing:
             # Requests that were refused together need one new credential, not one each.
-            if self._is_due(rejected):
-                if rejected:
-                    self._loader.__dict__.pop("exec_plugin_expiry", None)
+            if not self._is_due(rejected):
+                return
+            self._loaded_at = time.monotonic()
+            if rejected:
+                self._loader.__dict__.pop("exec_plugin_expiry", None)
+            try:
                 await self._loader.load_and_set(self._configuration)
                 self._apply()
+            except Exception as exc:  # plugins and cloud providers raise what they like
+                # The old credential may live on for a while; if not, the server says so.
+                logger.warning("credentials could not be renewed: %s", exc)
 
     def _is_due(self, rejected: bool) -> bool:
         age_s = time.monotonic() - self._loaded_at

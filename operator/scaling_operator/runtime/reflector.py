@@ -111,6 +111,14 @@ class Reflector:
         """
         await self._list(skip_if_stale=True)
 
+    def observe(self, answer: Object) -> None:
+        """Put the answer to a write of our own into the store at once; its watch event is then old news.
+
+        So the next look at the cache sees what this process has done itself. Takes over `answer`, which must
+        be an object that the selectors admit.
+        """
+        self.store.observe(self._prepare(answer))
+
     def last_news_age_s(self, now: float) -> float:
         """Seconds since the server last sent anything, `now` by the event loop's clock."""
         return now - self._last_news_at if self._last_news_at is not None else 0.0

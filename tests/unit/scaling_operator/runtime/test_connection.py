@@ -151,3 +151,17 @@ async def test_without_any_configuration_the_choices_are_named(tmp_path: Path, m
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(ConfigurationError, match=r"set KUBECONFIG.*run in a pod"):
         await find_connection()
+
+
+async def test_a_credential_that_cannot_be_renewed_stays_in_use(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("first")
+    path = write_kubeconfig(tmp_path / "config", {"tokenFile": str(token)}, **{"insecure-skip-tls-verify": True})
+    connection = await KubeconfigConnection.load(path)
+    token.unlink()
+    connection._loaded_at -= 61
+    await connection.refresh()
+    assert connection.authorization == "Bearer first"
+    assert "could not be renewed" in caplog.text

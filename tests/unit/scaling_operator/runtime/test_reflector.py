@@ -131,6 +131,20 @@ async def test_after_an_expiry_the_difference_is_told(
     assert server.requests("WATCH")[1].query["resourceVersion"] == "40"
 
 
+async def test_a_list_that_expires_between_pages_is_begun_anew(server: ScriptedServer, client: ApiClient) -> None:
+    server.on(
+        "GET",
+        PODS,
+        listing(pod("a", 1), version=9, token="t"),
+        failure(410, "Expired"),
+        listing(pod("a", 1), pod("b", 12), version=13),
+    )
+    server.on("WATCH", PODS, stream())
+    async with running(Reflector(client, PODS, store := Store("pods"), timing=QUICK)) as changes:
+        await until(lambda: store.resource_version == 13)
+    assert changes == ["ADDED a", "ADDED b"]
+
+
 async def test_lists_that_always_expire_are_no_storm(server: ScriptedServer, client: ApiClient) -> None:
     server.on("GET", PODS, listing(version=9))
     server.on("WATCH", PODS, failure(410, "Expired"))
@@ -205,6 +219,20 @@ async def test_refresh_reads_the_present_beside_a_silent_watch(server: ScriptedS
         await store.wait_synced()
         await reflector.refresh()
         assert changes == ["ADDED a", "DELETED a", "ADDED b"]
+
+
+async def test_the_answer_to_a_write_is_stored_like_its_event(server: ScriptedServer, client: ApiClient) -> None:
+    server.on("GET", PODS, listing(version=9))
+    server.on("WATCH", PODS, stream())
+    store = Store("pods")
+    reflector = Reflector(client, PODS, store, transform=lambda obj: {**obj, "seen": True}, timing=QUICK)
+    async with running(reflector) as changes:
+        await store.wait_synced()
+        written = pod("a", 12)
+        written["metadata"]["managedFields"] = []
+        reflector.observe(written)
+    assert store.get("ns", "a") == pod("a", 12, seen=True)
+    assert changes == ["ADDED a"]
 
 
 async def test_the_age_of_the_last_news(server: ScriptedServer, client: ApiClient) -> None:
