@@ -35,26 +35,21 @@ class JobMetrics(Collector):
     """Watches `jobs` and counts what happens in them while `is_leading()`."""
 
     def __init__(self, jobs: Store, *, is_leading: Callable[[], bool], registry: CollectorRegistry = REGISTRY) -> None:
+        self._jobs = jobs
         self._is_leading = is_leading
-        self._phases: Tally[str] = Tally()
         jobs.add_handler(self.on_change)
         registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
-        """For Prometheus: how many jobs are in each phase, counted as they change and not when scraped."""
+        """For Prometheus: how many jobs are in each phase."""
         family = GaugeMetricFamily("scaling_jobs", "Jobs by phase", labels=["phase"])
-        for phase, count in sorted(self._phases.items()):
+        for phase, count in sorted(Tally(_phase(job) for job in self._jobs).items()):
             family.add_metric([phase], count)
         yield family
 
     def on_change(self, change: Change, old: Object | None, new: Object | None) -> None:
         """Take in one change of the cache."""
-        if old is not None:
-            self._phases[_phase(old)] -= 1
-        if new is None:
-            return
-        self._phases[_phase(new)] += 1
-        if old is None or not self._is_leading():
+        if old is None or new is None or not self._is_leading():
             return
         for outcome, reason in newly_ended(old, new):
             ATTEMPTS.labels(outcome, reason).inc()

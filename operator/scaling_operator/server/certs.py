@@ -39,6 +39,7 @@ LEAF_LIFETIME = timedelta(days=30)
 # Clocks of nodes differ a little; a certificate must not come from the future.
 CLOCK_SKEW = timedelta(minutes=5)
 RETRY_S = 60.0
+FIRST_RETRY_S = 1.0
 
 _BUNDLE = "ca.crt"
 _CERTIFICATE = "tls.crt"
@@ -161,13 +162,15 @@ async def ensure_authority(client: ApiClient, namespace: str, *, clock: Clock = 
 class ServingCertificate:
     """The TLS context of the HTTPS port, whose certificate renews itself.
 
-    `load` reads the CA. `context` stays the same object; new connections get the new certificate.
+    `load` reads the CA. `context` stays the same object; new connections get the new certificate. `ready` is set
+    once there is one.
     """
 
     def __init__(
         self, load: Callable[[], Awaitable[Authority]], host_names: Sequence[str], *, clock: Clock = utc_now
     ) -> None:
         self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.ready = asyncio.Event()
         self._load = load
         self._host_names = list(host_names)
         self._clock = clock
@@ -186,17 +189,25 @@ class ServingCertificate:
         self._authority = await self._load()
         self._leaf = self._authority.issue(self._host_names, self._clock())
         _use(self.context, self._leaf)
+        self.ready.set()
 
     async def run(self) -> None:
-        """Renew the leaf in time, until cancelled. A failure is logged and tried again."""
+        """Get the first certificate, then renew it in time, until cancelled.
+
+        An API server that does not answer is asked again. Raises ConfigurationError when there is no usable CA
+        to begin with; later the old certificate goes on.
+        """
         while True:
             await asyncio.sleep(self.renew_in_s())
             try:
                 await self.renew()
-                logger.info("renewed the certificate of the HTTPS endpoint")
             except (ApiError, ConfigurationError) as exc:
+                if isinstance(exc, ConfigurationError) and not self.ready.is_set():
+                    raise
                 logger.warning("cannot renew the certificate of the HTTPS endpoint: %s", exc)
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(RETRY_S if self.ready.is_set() else FIRST_RETRY_S)
+            else:
+                logger.info("the HTTPS endpoint has a new certificate")
 
     def renew_in_s(self) -> float:
         """Seconds until the leaf is due; 0 when it is."""
