@@ -126,6 +126,10 @@ class ApiClient:
         """Read one object (or any JSON document) at `path`."""
         return await self._transport.request(_read(path, "get", {}, metadata_only))
 
+    async def probe(self, path: str) -> None:
+        """Raise what a list of the collection `path` would raise (NotFoundError, ForbiddenError), reading little."""
+        await self._transport.request(_read(path, "list", {"limit": "1"}, metadata_only=True))
+
     async def list(
         self,
         path: str,
@@ -135,7 +139,7 @@ class ApiClient:
         limit: int = PAGE_SIZE,
         metadata_only: bool = False,
     ) -> ListResult:
-        """Read a whole collection, consistently, in pages of `limit`.
+        """Read a whole collection, consistently, in pages of `limit` (which bounds a page, not the whole).
 
         Raises ExpiredError when the snapshot being paged through was compacted meanwhile.
         """

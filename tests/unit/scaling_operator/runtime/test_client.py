@@ -62,6 +62,14 @@ async def test_a_list_follows_continue_tokens(server: ScriptedServer, client: Ap
     assert second.query == {"labelSelector": "app=x", "limit": "1", "continue": "more"}
 
 
+async def test_a_probe_reads_one_object_at_most(server: ScriptedServer, client: ApiClient) -> None:
+    server.on("GET", PODS, listing(pod("a", 1), version=9, token="more"), failure(404, "NotFound"))
+    await client.probe(PODS)
+    with pytest.raises(errors.NotFoundError):
+        await client.probe(PODS)
+    assert [request.query for request in server.received] == [{"limit": "1"}] * 2
+
+
 async def test_metadata_only_asks_for_partial_objects(server: ScriptedServer, client: ApiClient) -> None:
     server.on("GET", PODS, listing(version=1))
     server.on("WATCH", PODS, stream(end="close"))
