@@ -30,8 +30,7 @@ class Position:
     step: int = 0  # optimizer steps done
     epoch_loss_sum: float = 0.0  # over the samples of the epoch under way
     seconds: float = 0.0  # spent training
-    best_accuracy: float | None = None
-    best_metrics: dict[str, float] = field(default_factory=dict)
+    best_metrics: dict[str, float] = field(default_factory=dict)  # of the best checkpoint; empty before there is one
 
 
 def pack(model: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> dict[str, bytes]:

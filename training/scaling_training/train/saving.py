@@ -66,10 +66,9 @@ class Keeper:
 
     def save(self, position: Position, *, epoch: int, metrics: dict[str, float] | None) -> CheckpointRef:
         """Commit a checkpoint; with ``metrics`` of a validation at this point it may become the best. Rank 0 only."""
-        accuracy = metrics["accuracy"] if metrics else None
-        improves = accuracy is not None and (position.best_accuracy is None or accuracy > position.best_accuracy)
+        improves = metrics is not None and _better(metrics, position.best_metrics)
         if metrics is not None and improves:
-            position.best_accuracy, position.best_metrics = accuracy, dict(metrics)
+            position.best_metrics = dict(metrics)
         files = pack(self._setup.task.model, self._setup.optimizer, position)
         self.latest = self._checkpoints.save(
             position.step,
@@ -82,3 +81,8 @@ class Keeper:
         if improves:
             self.best = self.latest
         return self.latest
+
+
+def _better(metrics: dict[str, float], best: dict[str, float]) -> bool:
+    """Higher accuracy; among equals, which a small validation split often has, the lower loss."""
+    return not best or (metrics["accuracy"], -metrics["loss"]) > (best["accuracy"], -best["loss"])
