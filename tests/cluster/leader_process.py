@@ -30,10 +30,8 @@ def report(event: str) -> None:
 async def contend(kubeconfig: str, namespace: str, identity: str) -> int:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with (
-        await ApiClient.load(kubeconfig, request_timeout_s=2.0) as client,
-        client.separate(request_timeout_s=2.0) as lease_client,
-    ):
+    async with await ApiClient.load(kubeconfig, request_timeout_s=2.0) as client:
+        lease_client = client.separate(request_timeout_s=2.0)
         elector = LeaderElector(lease_client, namespace=namespace, name="operator", identity=identity, timing=TIMING)
         ledger = resource_path("v1", "configmaps", namespace, "ledger")
         guarded = client.guarded(elector.check)

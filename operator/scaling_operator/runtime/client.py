@@ -77,6 +77,7 @@ class ApiClient:
             user_agent=user_agent,
         )
         self._write_guard: Callable[[], None] | None = None
+        self._separate: list[ApiClient] = []
 
     @classmethod
     async def load(cls, kubeconfig: str | None = None, **options: Any) -> ApiClient:
@@ -87,17 +88,19 @@ class ApiClient:
         return cls(await find_connection(kubeconfig), **options)
 
     def separate(self, *, request_timeout_s: float) -> ApiClient:
-        """A client of the same server with its own few connections and no rate limit, to be closed itself.
+        """A client of the same server with its own few connections and no rate limit, closed with this one.
 
         For requests that must never queue behind others, such as renewals of a lease.
         """
-        return ApiClient(
+        client = ApiClient(
             self._transport.connection,
             qps=None,
             request_timeout_s=request_timeout_s,
             max_connections=4,
             user_agent=self._transport.user_agent,
         )
+        self._separate.append(client)
+        return client
 
     def guarded(self, write_guard: Callable[[], None]) -> ApiClient:
         """The same client, but `write_guard` is called before each request that changes something.
@@ -108,6 +111,7 @@ class ApiClient:
         client = ApiClient.__new__(ApiClient)
         client._transport = self._transport
         client._write_guard = write_guard
+        client._separate = []
         return client
 
     async def __aenter__(self) -> Self:
@@ -120,6 +124,8 @@ class ApiClient:
 
     async def close(self) -> None:
         """Close all connections; the client may be used again afterwards and then opens new ones."""
+        for client in self._separate:
+            await client.close()
         await self._transport.close()
 
     async def get(self, path: str, *, metadata_only: bool = False) -> Object:

@@ -204,8 +204,8 @@ async def test_separate_clients_do_not_share_connections(server: ScriptedServer)
     async with ApiClient(server.connection(), max_connections=1, request_timeout_s=0.5) as client:
         stuck = asyncio.create_task(client.list(PODS))
         await asyncio.sleep(0.05)
-        async with client.separate(request_timeout_s=0.3) as separate:
-            assert await separate.get(f"{PODS}/a") == pod("a", 1)
+        separate = client.separate(request_timeout_s=0.3)
+        assert await separate.get(f"{PODS}/a") == pod("a", 1)
         with pytest.raises(errors.ServerUnavailableError):
             await stuck
 
