@@ -1,0 +1,94 @@
+"""`scalingjob validate`: the API server's verdict on manifests, without one and with line numbers.
+
+Exit code 0 when every ScalingJob is right, 1 when one is wrong, 2 when a file cannot be read at all.
+Documents of other kinds in a file are named and passed over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from scaling_api.problems import Problem
+from scaling_api.validation import check, is_ours
+from scaling_cli.errors import UsageError
+from scaling_cli.manifest import Document, kinds, load
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is wrong with one document; None when it is of another kind."""
+
+    document: Document
+    problems: list[Problem] | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a manifest; - reads standard input")
+    parser.add_argument("--output", choices=("text", "json"), default="text", help="how to print what was found")
+    parser.add_argument(
+        "--local", action="store_true", help="check for a run on this machine, which needs no storage and no cluster"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check the files; returns 1 when a job is wrong, raises UsageError for a file that cannot be read."""
+    verdicts = [verdict for source in args.files for verdict in _verdicts(source, on_cluster=not args.local)]
+    if args.output == "json":
+        print(json.dumps([_record(verdict) for verdict in verdicts], indent=2, ensure_ascii=False))
+    else:
+        for verdict in verdicts:
+            print("\n".join(_lines(verdict)))
+    return 1 if any(verdict.problems for verdict in verdicts) else 0
+
+
+def _verdicts(source: str, *, on_cluster: bool) -> list[Verdict]:
+    documents = load(source)
+    if not any(is_ours(document.value) for document in documents):
+        raise UsageError(f"{documents[0].source} holds no ScalingJob; it holds {kinds(documents)}")
+    return [
+        Verdict(document, _problems(document, on_cluster=on_cluster) if is_ours(document.value) else None)
+        for document in documents
+    ]
+
+
+def _problems(document: Document, *, on_cluster: bool) -> list[Problem]:
+    """In the order of the lines."""
+    return sorted(check(document.value, on_cluster=on_cluster), key=lambda problem: document.line(problem.path))
+
+
+def _lines(verdict: Verdict) -> list[str]:
+    document, problems = verdict.document, verdict.problems
+    if problems is None:
+        return [f"{document.source}:{document.line(())}: {kinds([document])}: not checked"]
+    if not problems:
+        return [f"{document.source}:{document.line(())}: OK: ScalingJob {_name(document)}"]
+    return [document.report(problem) for problem in problems]
+
+
+def _record(verdict: Verdict) -> dict[str, Any]:
+    document, problems = verdict.document, verdict.problems
+    return {
+        "file": document.source,
+        "line": document.line(()),
+        "name": _name(document),
+        "checked": problems is not None,
+        "valid": not problems if problems is not None else None,
+        "problems": [
+            {
+                "line": document.line(problem.path),
+                "field": problem.field,
+                "message": problem.message,
+                "suggestion": problem.suggestion,
+            }
+            for problem in problems or []
+        ],
+    }
+
+
+def _name(document: Document) -> str | None:
+    metadata = document.value.get("metadata") if isinstance(document.value, dict) else None
+    return metadata.get("name") if isinstance(metadata, dict) else None
