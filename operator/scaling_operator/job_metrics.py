@@ -43,7 +43,7 @@ class JobMetrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """For Prometheus: how many jobs are in each phase."""
         family = GaugeMetricFamily("scaling_jobs", "Jobs by phase", labels=["phase"])
-        for phase, count in sorted(Tally(_phase(job) for job in self._jobs).items()):
+        for phase, count in sorted(Tally(_phase(job) for job in self._jobs.values()).items()):
             family.add_metric([phase], count)
         yield family
 

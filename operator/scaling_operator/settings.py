@@ -11,11 +11,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from scaling_api.driver import progress_path
 
-_LOG_FORMATS = ("auto", "json", "text")
+LogFormat = Literal["auto", "json", "text"]
+_LOG_FORMATS = get_args(LogFormat)
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -31,7 +32,7 @@ class Settings:
     https_port: int = 8443
     metrics_port: int = 8080
     leader_election: bool = True
-    log_format: str = "auto"
+    log_format: LogFormat = "auto"
     log_level: str = "INFO"
     kubeconfig: str | None = None
     # Replaces https://SERVICE.NAMESPACE.svc in what drivers are told, for an operator outside of the cluster.

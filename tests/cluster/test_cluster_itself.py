@@ -41,7 +41,7 @@ print("nodes", alive())
 @pytest.fixture(autouse=True)
 def _images(cluster: Access) -> None:
     if not cluster.has_images:
-        pytest.skip("this cluster has no scaling-runtime:test image")
+        pytest.skip("this cluster has no scaling-runtime:0.1.0 image")
 
 
 def phase_is(*phases: str) -> Callable[[Object], bool]:

@@ -33,7 +33,7 @@ class Access:
 
     @property
     def has_images(self) -> bool:
-        """Whether its nodes can run `scaling-runtime:test` and `scaling-operator:test`."""
+        """Whether its nodes can run `scaling-runtime:0.1.0` and `scaling-operator:0.1.0`."""
         nodes = self.client.list("nodes")
         names = [name for node in nodes for image in node["status"].get("images", []) for name in image["names"]]
         return self.own is not None or any(name.endswith(RUNTIME_IMAGE) for name in names)

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PAUSE_IMAGE = "docker.io/library/scaling-pause:test"
-RUNTIME_IMAGE = "scaling-runtime:test"
-OPERATOR_IMAGE = "scaling-operator:test"
+RUNTIME_IMAGE = "scaling-runtime:0.1.0"
+OPERATOR_IMAGE = "scaling-operator:0.1.0"
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SOURCE_FOLDERS = ("api", "operator", "training", "cli")
