@@ -159,6 +159,10 @@ async def test_verbs_and_their_refusals(cluster: Access, namespace: str) -> None
             f"{maps}/b", config_map("b", z="3"), content_type=APPLY_PATCH, params={"fieldManager": "test"}
         )
         assert version_of(applied) > version_of(patched)
+        short = await api.create(maps, config_map("c", w="4"), metadata_only=True)
+        assert key_of(short).name == "c"
+        assert "data" not in short
+        await api.delete(f"{maps}/c")
         listed = await api.list(maps, label_selector="test=yes", limit=1)
         assert [key_of(obj).name for obj in listed.items] == ["a", "b"]
         partial = await api.list(maps, label_selector="test=yes", metadata_only=True)

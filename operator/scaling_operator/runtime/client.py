@@ -28,6 +28,8 @@ REQUEST_TIMEOUT_S = 30.0
 WATCH_SILENCE_S = 150.0
 PAGE_SIZE = 500
 DEFAULT_QPS = 500.0
+# Enough to keep an API server busy; each one costs a TLS handshake and, at worst, 256 KiB of buffer.
+MAX_CONNECTIONS = 24
 
 _METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _METADATA_ONLY_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
@@ -57,7 +59,8 @@ class ApiClient:
     """Talks to one API server; use as an async context manager or call `close`.
 
     All methods raise subclasses of ApiError. `qps` bounds the requests per second from this side (None: no
-    bound; the server has its own flow control).
+    bound; the server has its own flow control), `max_connections` the requests under way at once, watches not
+    counted.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class ApiClient:
         *,
         qps: float | None = DEFAULT_QPS,
         request_timeout_s: float = REQUEST_TIMEOUT_S,
-        max_connections: int = 100,
+        max_connections: int = MAX_CONNECTIONS,
         user_agent: str = "scaling-operator",
     ) -> None:
         self._transport = Transport(
@@ -222,12 +225,21 @@ class ApiClient:
                     raise from_status(int(status.get("code") or 500), status)
                 yield event["type"], event["object"]
 
-    async def create(self, path: str, body: Object, *, params: Mapping[str, str] | None = None) -> Object:
+    async def create(
+        self,
+        path: str,
+        body: Object,
+        *,
+        params: Mapping[str, str] | None = None,
+        metadata_only: bool = False,
+    ) -> Object:
         """Create `body` in the collection `path` (or post it to a subresource) and return what was stored.
 
-        Raises AlreadyExistsError. After ServerUnavailableError the object may or may not exist.
+        `metadata_only` has the answer (here and below) without spec and status: less work for both ends, and
+        enough for a WriteTracker. Raises AlreadyExistsError. After ServerUnavailableError the object may or
+        may not exist.
         """
-        return await self._write("POST", path, "create", body, params=params)
+        return await self._write("POST", path, "create", body, params=params, metadata_only=metadata_only)
 
     async def replace(self, path: str, body: Object) -> Object:
         """Store `body` in place of the object; its resourceVersion, if any, must still be current.
@@ -243,6 +255,7 @@ class ApiClient:
         *,
         content_type: str = MERGE_PATCH,
         params: Mapping[str, str] | None = None,
+        metadata_only: bool = False,
     ) -> Object:
         """Patch the object; server-side apply takes APPLY_PATCH and `params` with fieldManager (and force)."""
         return await self._write(
@@ -253,6 +266,7 @@ class ApiClient:
             params=params,
             content_type=content_type,
             repeatable=content_type in _REPEATABLE_PATCHES,
+            metadata_only=metadata_only,
         )
 
     async def delete(
@@ -286,6 +300,7 @@ class ApiClient:
         params: Mapping[str, str] | None = None,
         content_type: str = JSON,
         repeatable: bool = False,
+        metadata_only: bool = False,
     ) -> Object:
         return await self._transport.request(
             Request(
@@ -295,6 +310,7 @@ class ApiClient:
                 params=params,
                 body=orjson.dumps(body),
                 content_type=content_type,
+                accept=_METADATA_ONLY if metadata_only else JSON,
                 repeatable=repeatable,
                 guard=self._write_guard,
             )

@@ -67,13 +67,14 @@ class Transport:
         self._bucket = TokenBucket(qps, burst=2 * qps) if qps else None
         self._timeout = aiohttp.ClientTimeout(total=request_timeout_s, sock_connect=CONNECT_TIMEOUT_S)
         self._max_connections = max_connections
-        self._session: aiohttp.ClientSession | None = None
+        # Watches have a pool without limit, lest they and the requests wait for each other's connections.
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        for session in self._sessions.values():
+            await session.close()
+        self._sessions.clear()
 
     async def request(self, request: Request) -> Object:
         """Send `request`, repeat it where that is harmless, and return the decoded answer.
@@ -135,7 +136,7 @@ class Transport:
         if request.guard is not None:
             request.guard()
         try:
-            response = await self._pool().request(
+            response = await self._pool(for_watches=request.verb == "watch").request(
                 request.method,
                 connection.server + request.path,
                 params=request.params,
@@ -153,11 +154,12 @@ class Transport:
         metrics.REST_REQUESTS.labels(str(response.status), request.method).inc()
         return response
 
-    def _pool(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
+    def _pool(self, *, for_watches: bool) -> aiohttp.ClientSession:
+        session = self._sessions.get(for_watches)
+        if session is None:
+            session = self._sessions[for_watches] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
-                    limit=self._max_connections,
+                    limit=0 if for_watches else self._max_connections,
                     # Below the API server's own idle limit, so that it is never the one to hang up first.
                     keepalive_timeout=60,
                     socket_factory=open_socket,
@@ -167,7 +169,7 @@ class Transport:
                 # Big watch events arrive in many reads; a larger buffer halves their number.
                 read_bufsize=2**18,
             )
-        return self._session
+        return session
 
 
 def _retry_wait_s(exc: ApiError, attempt: int, repeatable: bool) -> float | None:

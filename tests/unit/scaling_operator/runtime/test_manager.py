@@ -14,7 +14,7 @@ from scaling_operator.runtime.controller import Controller, Reconcile, Result
 from scaling_operator.runtime.health import HealthServer
 from scaling_operator.runtime.leader import LeaderElector, LeadershipLostError, LeaseTiming
 from scaling_operator.runtime.manager import Manager, TaskEndedError
-from scaling_operator.runtime.objects import Key, key_of
+from scaling_operator.runtime.objects import Key, Object, key_of
 from scaling_operator.runtime.reflector import Reflector, ReflectorTiming
 from scaling_operator.runtime.store import Store
 from scaling_operator.runtime.workqueue import WorkQueue
@@ -58,6 +58,7 @@ class Operator:
         reconcile: Reconcile | None = None,
         shutdown_grace_s: float = 5,
     ) -> None:
+        self.client = client
         self.reconciled: list[str] = []
         self.health = HealthServer(host="127.0.0.1", port=0)
         self.manager = Manager(health=self.health, elector=elector, shutdown_grace_s=shutdown_grace_s)
@@ -75,7 +76,10 @@ class Operator:
         return asyncio.create_task(self.manager.run())
 
     async def ready(self) -> tuple[int, str]:
-        url = f"http://127.0.0.1:{self.health.port}/readyz"
+        return await self.fetch("/readyz")
+
+    async def fetch(self, path: str) -> tuple[int, str]:
+        url = f"http://127.0.0.1:{self.health.port}{path}"
         async with aiohttp.ClientSession() as session, session.get(url) as response:
             return response.status, await response.text()
 
@@ -162,6 +166,50 @@ async def test_a_dead_task_ends_the_process(server: ScriptedServer, leader_only:
         with pytest.raises(ExceptionGroup) as caught:
             await asyncio.wait_for(op.manager.run(), 5)
     assert caught.group_contains(ValueError if dies else TaskEndedError)
+
+
+async def test_a_dead_watcher_ends_the_process(server: ScriptedServer) -> None:
+    def transform(obj: Object) -> Object:
+        raise ValueError("bug")
+
+    async with operator(server) as op:
+        reflector = Reflector(op.client, PODS, Store("others"), transform=transform, timing=QUICK)
+        op.manager.add_reflector(reflector)
+        with pytest.raises(ExceptionGroup) as caught:
+            await asyncio.wait_for(op.manager.run(), 5)
+    assert caught.group_contains(ValueError)
+
+
+SERIES = [
+    "controller_runtime_active_workers{",
+    "controller_runtime_max_concurrent_reconciles{",
+    "controller_runtime_reconcile_errors_total{",
+    'controller_runtime_reconcile_total{controller="pods",result="success"}',
+    "controller_runtime_reconcile_time_seconds_bucket{",
+    "event_loop_lag_seconds ",
+    "leader_election_master_status{",
+    "reflector_last_event_age_seconds{",
+    'rest_client_requests_total{code="200",method="GET"}',
+    'workqueue_adds_total{name="pods"}',
+    'workqueue_depth{name="pods"}',
+    "workqueue_longest_running_processor_seconds{",
+    "workqueue_queue_duration_seconds_bucket{",
+    "workqueue_retries_total{",
+    "workqueue_unfinished_work_seconds{",
+    "workqueue_work_duration_seconds_bucket{",
+]
+
+
+async def test_metrics_have_the_names_that_dashboards_know(server: ScriptedServer, leases: LeaseServer) -> None:
+    async with ApiClient(leases.connection()) as lease_client:
+        elector = LeaderElector(lease_client, namespace="ns", name="operator", timing=LEASE)
+        async with operator(server, elector=elector) as op:
+            task = op.start()
+            await until(lambda: len(op.reconciled) == 2)
+            _, text = await op.fetch("/metrics")
+            op.manager.stop()
+            await asyncio.wait_for(task, 5)
+    assert [series for series in SERIES if f"\n{series}" not in text] == []
 
 
 async def test_a_name_is_used_once(server: ScriptedServer) -> None:
