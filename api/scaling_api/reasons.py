@@ -1,65 +1,81 @@
-"""Every condition, reason and message that a person reads in a ScalingJob's status or events.
+"""Every condition and reason that a person reads in a ScalingJob's status or events.
 
-Each stands beside when it occurs. Messages are templates for str.format; one that reports a failure ends
-with what helps.
+Each carries when it occurs. The messages beside them are written where the facts are: one that reports a
+failure names what failed and ends with what helps.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Self
 
 
-class ConditionType(StrEnum):
+class Described(StrEnum):
+    """A word of the status with its meaning."""
+
+    description: str
+
+    def __new__(cls, value: str, description: str) -> Self:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.description = description
+        return member
+
+
+class ConditionType(Described):
     """Conditions of a job. Succeeded and Failed are terminal: once True they stay."""
 
-    ACCEPTED = "Accepted"  # True: the spec can be run. False: something only the operator can see is wrong.
-    CLUSTER_READY = "ClusterReady"  # True: head and at least `min` workers of each group are up.
-    RUNNING = "Running"  # True: the driver runs.
-    SUSPENDED = "Suspended"  # True: no pods are left and none will come until suspend is false.
-    UP_TO_DATE = "UpToDate"  # False: an edit waits for the next attempt.
-    SUCCEEDED = "Succeeded"
-    FAILED = "Failed"
+    ACCEPTED = "Accepted", "True: the spec can be run. False: something only the operator can see is wrong."
+    CLUSTER_READY = "ClusterReady", "True: head and at least `min` workers of each group are up."
+    RUNNING = "Running", "True: the driver runs."
+    SUSPENDED = "Suspended", "True: no pods are left and none will come until suspend is false."
+    UP_TO_DATE = "UpToDate", "False: an edit waits for the next attempt."
+    SUCCEEDED = "Succeeded", "True: the job has ended, with a result."
+    FAILED = "Failed", "True: the job has ended without a result; reason and message say why."
 
 
-class Failure(StrEnum):
+class Failure(Described):
     """Why an attempt, a pod or a job failed."""
 
-    USER_ERROR = "UserError"  # the driver refused: spec, code or data of the user
-    DRIVER_FAILED = "DriverFailed"  # the driver ended with an unlisted exit code
-    OUT_OF_MEMORY = "OutOfMemory"  # a container was OOM-killed, or Ray's memory monitor killed a worker
-    IMAGE_PULL_FAILED = "ImagePullFailed"  # ErrImagePull, ImagePullBackOff, InvalidImageName, ErrImageNeverPull
-    CONTAINER_CONFIG = "ContainerConfigError"  # CreateContainerConfigError: a Secret, key or claim is missing
-    UNSCHEDULABLE = "Unschedulable"  # no node fits
-    INIT_STUCK = "InitStuck"  # an init phase took longer than its limit
-    EVICTED = "Evicted"  # the kubelet evicted the pod (disk, memory)
-    PREEMPTED = "Preempted"  # the scheduler or a node shutdown took the pod
-    NODE_LOST = "NodeLost"  # the node stopped answering
-    POD_DELETED = "PodDeleted"  # somebody deleted the pod
-    RAY_RESTARTED = "RayContainerRestarted"  # the head's Ray container restarted: its cluster state is gone
-    STOPPED = "DriverStopped"  # the driver was asked to stop, not by suspension
-    DEADLINE_EXCEEDED = "DeadlineExceeded"  # activeDeadlineSeconds ran out
-    BACKOFF_LIMIT = "BackoffLimitExceeded"  # more failures than backoffLimit
-    INVALID_SPEC = "InvalidSpec"  # the API server accepted a spec that the models refuse
-    REFUSED_BY_API = "RefusedByAPIServer"  # admission, quota or Pod Security refused an object
+    USER_ERROR = "UserError", "The driver refused: spec, code or data of the user."
+    DRIVER_FAILED = "DriverFailed", "The driver ended with an unlisted exit code."
+    OUT_OF_MEMORY = "OutOfMemory", "A container was OOM-killed, or Ray's memory monitor killed a worker."
+    IMAGE_PULL_FAILED = (
+        "ImagePullFailed",
+        "ErrImagePull, ImagePullBackOff, InvalidImageName or ErrImageNeverPull.",
+    )
+    CONTAINER_CONFIG = "ContainerConfigError", "CreateContainerConfigError: a Secret, key or claim is missing."
+    UNSCHEDULABLE = "Unschedulable", "No node fits."
+    INIT_STUCK = "InitStuck", "An init phase took longer than its limit."
+    EVICTED = "Evicted", "The kubelet evicted the pod (disk, memory)."
+    PREEMPTED = "Preempted", "The scheduler or a node shutdown took the pod."
+    NODE_LOST = "NodeLost", "The node stopped answering."
+    POD_DELETED = "PodDeleted", "Somebody deleted the pod."
+    RAY_RESTARTED = "RayContainerRestarted", "The head's Ray container restarted: its cluster state is gone."
+    STOPPED = "DriverStopped", "The driver was asked to stop, not by suspension."
+    DEADLINE_EXCEEDED = "DeadlineExceeded", "activeDeadlineSeconds ran out."
+    BACKOFF_LIMIT = "BackoffLimitExceeded", "More failures than backoffLimit."
+    INVALID_SPEC = "InvalidSpec", "The API server accepted a spec that the operator's models refuse."
+    REFUSED_BY_API = "RefusedByAPIServer", "Admission, quota or Pod Security refused an object."
 
 
-class Reason(StrEnum):
+class Reason(Described):
     """Reasons of conditions and events that are not failures."""
 
-    VALID = "Valid"
-    WAITING_FOR_HEAD = "WaitingForHead"
-    WAITING_FOR_WORKERS = "WaitingForWorkers"
-    CLUSTER_READY = "ClusterReady"
-    DRIVER_RUNNING = "DriverRunning"
-    DRIVER_STARTING = "DriverStarting"
-    SUSPENDING = "Suspending"
-    SUSPENDED = "Suspended"
-    RESUMED = "Resumed"
-    ACTIVE = "Active"
-    ENDED = "Ended"
-    CURRENT = "Current"
-    EDIT_PENDING = "EditPending"
-    COMPLETED = "Completed"
-    ATTEMPT_STARTED = "AttemptStarted"
-    WORKER_REPLACED = "WorkerReplaced"
-    RETRYING = "Retrying"
+    VALID = "Valid", "The spec can be run."
+    WAITING_FOR_HEAD = "WaitingForHead", "The head pod is not up yet."
+    WAITING_FOR_WORKERS = "WaitingForWorkers", "Fewer than `min` workers of a group are up."
+    CLUSTER_READY = "ClusterReady", "Head and workers are up."
+    DRIVER_RUNNING = "DriverRunning", "The driver's container runs."
+    DRIVER_STARTING = "DriverStarting", "The driver's container has not started yet."
+    SUSPENDING = "Suspending", "The driver saves a checkpoint; then the pods go."
+    SUSPENDED = "Suspended", "All pods are gone."
+    RESUMED = "Resumed", "Suspend is false again: a new attempt goes on from the last checkpoint."
+    ACTIVE = "Active", "The job is not suspended."
+    ENDED = "Ended", "The job has ended."
+    CURRENT = "Current", "The running attempt has the current spec."
+    EDIT_PENDING = "EditPending", "An edit takes effect with the next attempt."
+    COMPLETED = "Completed", "All stages are done."
+    ATTEMPT_STARTED = "AttemptStarted", "A new attempt, with a Ray cluster of its own."
+    WORKER_REPLACED = "WorkerReplaced", "A lost worker pod got a successor."
+    RETRYING = "Retrying", "An attempt failed and another one follows after a pause."

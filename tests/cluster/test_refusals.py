@@ -1,0 +1,103 @@
+"""The API server's half of the refusals: the same cases as offline, the same verdict, the same field blamed.
+
+Nothing runs here; a control plane with the CRD is enough. Requests are dry runs with strict field validation,
+which is what `kubectl apply` asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cases.refusals import ACCEPTED, EDITS, REFUSED, Case, Change, Edit, minimal
+from tests.cluster.kube.access import Access
+from tests.cluster.kube.client import ApiError, Client, condition_status
+
+_CRD = Path(__file__).parents[2] / "manifests" / "crd.yaml"
+_KIND = "scalingjobs.scaling.dev"
+_STRICT = {"dryRun": "All", "fieldValidation": "Strict"}
+_REFUSALS = (400, 422)  # strict decoding; validation
+
+
+@pytest.fixture(scope="module")
+def server(client: Client) -> Client:
+    """A server that knows the CRD as it is in manifests/; that it takes it at all says the rules are cheap enough."""
+    (crd,) = client.apply_all(_CRD.read_text())
+    client.wait_for(
+        "customresourcedefinitions.apiextensions.k8s.io",
+        crd["metadata"]["name"],
+        None,
+        lambda found: condition_status(found, "Established") == "True",
+    )
+    return client
+
+
+def _post(server: Client, manifest: dict[str, Any]) -> dict[str, Any]:
+    return server.request("POST", server.path(_KIND, "default"), body=manifest, parameters=_STRICT)
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.id)
+def test_refused(case: Case, server: Client) -> None:
+    with pytest.raises(ApiError) as refusal:
+        _post(server, case.manifest())
+    assert refusal.value.code in _REFUSALS
+    # limits[memory] and limits.memory are both the server's; "ObjectMeta" is its name for metadata.
+    message = refusal.value.message.replace("limits[memory]", "limits.memory").replace("ObjectMeta.", "metadata.")
+    assert case.path in message
+    if case.same_words:
+        assert case.fragment in message
+
+
+@pytest.mark.parametrize(("id_", "change"), ACCEPTED, ids=[id_ for id_, _ in ACCEPTED])
+def test_accepted(id_: str, change: Change, server: Client) -> None:
+    manifest = minimal()
+    change(manifest)
+    assert _post(server, manifest)["metadata"]["name"] == manifest["metadata"]["name"]
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.id)
+def test_edit(edit: Edit, server: Client) -> None:
+    old, new = edit.manifests()
+    created = server.create(old, "default")
+    path = server.path(_KIND, "default", old["metadata"]["name"])
+    new["metadata"]["resourceVersion"] = created["metadata"]["resourceVersion"]
+    try:
+        if edit.fragment is None:
+            server.request("PUT", path, body=new, parameters=_STRICT)
+            return
+        with pytest.raises(ApiError, match=edit.fragment) as refusal:
+            server.request("PUT", path, body=new, parameters=_STRICT)
+        assert "spec: " in refusal.value.message
+    finally:
+        server.delete(_KIND, old["metadata"]["name"], "default")
+
+
+def test_the_stored_object_says_what_will_run(server: Client) -> None:
+    spec = _post(server, minimal())["spec"]
+    assert spec["training"] == {
+        "epochs": 2,
+        "batchSize": 128,
+        "seed": 0,
+        "optimizer": {"name": "adam", "learningRate": 0.001, "weightDecay": 0},
+        "schedule": {"name": "constant", "warmupFraction": 0},
+        "parallelism": {},
+        "checkpoint": {"everyEpochs": 1, "keep": 2},
+    }
+    assert spec["runPolicy"] == {"suspend": False, "backoffLimit": 3, "cleanPodPolicy": "All"}
+    (group,) = spec["cluster"]["workers"]
+    assert (group["name"], group["min"], group["max"], group["slots"]) == ("workers", 2, 2, 1)
+
+
+def test_kubectl_refuses_a_misspelt_field(server: Client, cluster: Access) -> None:
+    manifest = minimal()
+    manifest["spec"]["training"]["epoch"] = 3
+    text = cluster.kubectl("apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(manifest), check=False)
+    assert 'unknown field "spec.training.epoch"' in text
+
+
+def test_kubectl_explains_a_field(server: Client, kubectl: Callable[..., str]) -> None:
+    assert "Samples per optimizer step over all workers together." in kubectl("explain", "sj.spec.training.batchSize")
