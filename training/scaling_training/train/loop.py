@@ -9,6 +9,7 @@ done but whose row is missing (a stop came in between) is closed first after a r
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 
@@ -119,7 +120,7 @@ class _Loop:
             try:
                 result = train_step(setup, self._replica, batch, step=position.step, stop=stop)
             except LossNotFiniteError as error:
-                raise self._diverged(error) from error
+                raise self._diverged(f"training loss became {error} at", position.step + 1) from error
             position.cursor = batch.end
             position.step += 1
             position.epoch_loss_sum += result.loss_sum
@@ -184,6 +185,9 @@ class _Loop:
         counts = count(setup.task, validation.stretch(share, EVALUATION_BATCH), device=world.device)
         sum_in_place(world, counts.confusion)
         sum_in_place(world, counts.loss_sum)
+        if not math.isfinite(counts.loss_sum.item()):
+            # The last step spoilt the weights; the checkpoint before it is better than one with these.
+            raise self._diverged(f"validation loss became {counts.loss_sum.item()} after", self.position.step)
         if not world.is_first:
             return None
         preload.wait(preload.METRICS_MODULES)
@@ -224,14 +228,14 @@ class _Loop:
             )
         )
 
-    def _diverged(self, error: LossNotFiniteError) -> UserError:
-        training, position = self.setup.spec.training, self.position
-        rate = training.optimizer.learning_rate
+    def _diverged(self, what: str, step: int) -> UserError:
+        """``step`` counts from 1."""
+        rate = self.setup.spec.training.optimizer.learning_rate
+        epoch = -(-step // self.setup.order.steps_per_epoch)
         kept = f"; {self.keeper.latest.folder} is kept" if self.keeper.latest else ""
         return UserError(
-            f"the training loss became {error} at step {position.step + 1} (epoch {self.epochs_done + 1}): "
-            f"lower training.optimizer.learningRate ({rate:g}), or let it rise slowly "
-            f"by training.schedule.warmupFraction{kept}"
+            f"the {what} step {step} (epoch {epoch}): lower training.optimizer.learningRate ({rate:g}), "
+            f"or let it rise slowly by training.schedule.warmupFraction{kept}"
         )
 
 

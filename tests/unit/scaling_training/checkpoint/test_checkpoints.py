@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from scaling_training.checkpoint import CheckpointRef, Checkpoints, DamagedError, load_checkpoint
+from scaling_training.storage import Storage
+
+FILES = {"model.safetensors": b"weights" * 10, "training.pt": b"state"}
+
+
+def checkpoints(storage: Storage, attempt: int = 1, key: str = "key", keep: int = 10) -> Checkpoints:
+    return Checkpoints(storage, attempt=attempt, key=key, keep=keep)
+
+
+def saved(
+    to: Checkpoints, step: int, *, accuracy: float = 0.5, best: CheckpointRef | None = None, is_best: bool = False
+) -> CheckpointRef:
+    metrics = {"accuracy": accuracy}
+    return to.save(step, FILES, epoch=step // 10, metrics=metrics, best=best, is_best=is_best)
+
+
+def steps(storage: Storage, attempt: int = 1) -> list[str]:
+    return [name for name in storage.names(f"checkpoints/attempt-{attempt:04d}") if name.startswith("step")]
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path))
+
+
+def test_the_newest_is_found_with_what_was_saved(storage: Storage) -> None:
+    saved(checkpoints(storage), 10)
+    ref = saved(checkpoints(storage), 20)
+    loaded = checkpoints(storage).load_latest()
+
+    assert ref.folder == "checkpoints/attempt-0001/step-00000020"
+    assert loaded is not None
+    assert (loaded.ref, loaded.files, loaded.manifest.epoch) == (ref, FILES, 2)
+
+
+def test_nothing_saved_is_nothing_found(storage: Storage) -> None:
+    assert checkpoints(storage).latest_committed() is None
+    assert checkpoints(storage).base() is None
+
+
+def truncate(storage: Storage, folder: str) -> None:
+    storage.write(f"{folder}/model.safetensors", FILES["model.safetensors"][:-1])
+
+
+def flip(storage: Storage, folder: str) -> None:
+    data = bytearray(FILES["training.pt"])
+    data[2] ^= 1
+    storage.write(f"{folder}/training.pt", bytes(data))
+
+
+def lose_file(storage: Storage, folder: str) -> None:
+    storage.delete(f"{folder}/training.pt")
+
+
+def lose_manifest(storage: Storage, folder: str) -> None:
+    storage.delete(f"{folder}/MANIFEST.json")
+
+
+def truncate_manifest(storage: Storage, folder: str) -> None:
+    storage.write(f"{folder}/MANIFEST.json", storage.read(f"{folder}/MANIFEST.json")[:40])
+
+
+def foreign_manifest(storage: Storage, folder: str) -> None:
+    storage.write(f"{folder}/MANIFEST.json", b'["not", "ours"]')
+
+
+def later_format(storage: Storage, folder: str) -> None:
+    manifest = json.loads(storage.read(f"{folder}/MANIFEST.json"))
+    storage.write(f"{folder}/MANIFEST.json", json.dumps(manifest | {"format": 99}).encode())
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (truncate, "model.safetensors has 69 bytes instead of 70"),
+        (flip, "training.pt has another content"),
+        (lose_file, "training.pt is missing"),
+        (lose_manifest, "MANIFEST.json is missing, so it was never committed"),
+        (truncate_manifest, "MANIFEST.json is not readable"),
+        (foreign_manifest, "MANIFEST.json is not readable"),
+        (later_format, "MANIFEST.json has format 99"),
+    ],
+)
+def test_a_damaged_one_is_passed_over_with_a_warning_and_the_one_before_is_used(
+    storage: Storage, caplog: pytest.LogCaptureFixture, damage: object, complaint: str
+) -> None:
+    assert callable(damage)
+    before = saved(checkpoints(storage), 10)
+    newest = saved(checkpoints(storage), 20)
+    damage(storage, newest.folder)
+
+    with caplog.at_level(logging.WARNING):
+        assert checkpoints(storage).latest_committed() == before
+    assert newest.folder in caplog.text
+    assert complaint in caplog.text
+    with pytest.raises(DamagedError, match=complaint):
+        load_checkpoint(storage, newest)
+
+
+def test_retention_keeps_the_latest_and_the_best(storage: Storage) -> None:
+    kept = checkpoints(storage, keep=2)
+    best = saved(kept, 10, is_best=True)
+    for step in (20, 30, 40):
+        saved(kept, step, best=best)
+    assert steps(storage) == ["step-00000010", "step-00000030", "step-00000040"]
+
+
+def test_a_new_best_frees_the_old_one(storage: Storage) -> None:
+    kept = checkpoints(storage, keep=1)
+    old = saved(kept, 10, is_best=True)
+    saved(kept, 20, best=old)
+    saved(kept, 30, best=old, is_best=True)
+    assert steps(storage) == ["step-00000030"]
+
+
+def test_nothing_is_deleted_before_the_next_is_committed(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = checkpoints(storage, keep=1)
+    first = saved(kept, 10)
+    write = Storage.write
+
+    def killed_at_the_manifest(self: Storage, name: str, data: bytes) -> None:
+        if name.endswith("MANIFEST.json"):
+            raise KeyboardInterrupt
+        write(self, name, data)
+
+    monkeypatch.setattr(Storage, "write", killed_at_the_manifest)
+    with pytest.raises(KeyboardInterrupt):
+        saved(kept, 20)
+    assert checkpoints(storage).latest_committed() == first
+
+
+def test_a_leftover_of_the_same_step_is_replaced(storage: Storage) -> None:
+    ref = saved(checkpoints(storage), 10)
+    truncate(storage, ref.folder)
+    assert saved(checkpoints(storage), 10) == ref
+    assert checkpoints(storage).latest_committed() == ref
+
+
+def test_an_attempt_writes_to_its_own_folder_alone(storage: Storage) -> None:
+    old = checkpoints(storage, attempt=1, keep=1)
+    best = saved(old, 10, is_best=True)
+    saved(checkpoints(storage, attempt=2, keep=1), 20, best=best)
+    saved(checkpoints(storage, attempt=2, keep=1), 30, best=best)
+
+    assert steps(storage, 1) == ["step-00000010"]
+    assert steps(storage, 2) == ["step-00000030"]
+
+
+def test_the_base_is_the_newest_of_the_attempts_before(storage: Storage) -> None:
+    saved(checkpoints(storage, attempt=1), 10)
+    second = saved(checkpoints(storage, attempt=2), 5)
+    saved(checkpoints(storage, attempt=4), 40)
+    assert checkpoints(storage, attempt=3).base() == second
+
+
+def test_the_base_stays_the_same_though_a_frozen_attempt_goes_on_writing(storage: Storage) -> None:
+    first = saved(checkpoints(storage, attempt=1), 10)
+    assert checkpoints(storage, attempt=2).base() == first
+    saved(checkpoints(storage, attempt=1), 20)
+
+    restarted = checkpoints(storage, attempt=2)
+    assert restarted.base() == first
+    assert restarted.latest_committed(base=restarted.base()) == first
+
+
+def test_the_attempts_own_newest_is_preferred_to_its_base(storage: Storage) -> None:
+    base = saved(checkpoints(storage, attempt=1), 10)
+    own = saved(checkpoints(storage, attempt=2), 12)
+    assert checkpoints(storage, attempt=2).latest_committed(base=base) == own
+
+
+def test_a_damaged_base_gives_way_to_the_one_before_it(storage: Storage) -> None:
+    before = saved(checkpoints(storage, attempt=1), 10)
+    base = saved(checkpoints(storage, attempt=1), 20)
+    truncate(storage, base.folder)
+    assert checkpoints(storage, attempt=2).latest_committed(base=base) == before
+
+
+def test_a_checkpoint_of_other_work_is_not_resumed_from(storage: Storage) -> None:
+    saved(checkpoints(storage, attempt=1, key="narrow model"), 10)
+    assert checkpoints(storage, attempt=2, key="wide model").base() is None
+
+
+def test_another_runs_checkpoint_is_read_where_it_lies(tmp_path: Path) -> None:
+    earlier, later = Storage(str(tmp_path / "earlier")), Storage(str(tmp_path / "later"))
+    ref = saved(checkpoints(earlier), 10)
+    resume = CheckpointRef(ref.folder, ref.attempt, ref.step, root=earlier.root)
+    found = checkpoints(later).load_latest(base=checkpoints(later).base(resume))
+
+    assert found is not None
+    assert (found.ref, found.files) == (resume, FILES)
+    assert checkpoints(later).base() == resume
+
+
+def test_a_reference_survives_a_ledger() -> None:
+    ref = CheckpointRef("checkpoints/attempt-0001/step-00000010", 1, 10, "s3://bucket/run")
+    assert CheckpointRef.from_dict(json.loads(json.dumps(ref.to_dict()))) == ref
+    with pytest.raises(ValueError, match="not a checkpoint reference"):
+        CheckpointRef.from_dict({"folder": "x"})

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from scaling_api.spec import Augmentation
+from scaling_training.data.augment import AffineAugmentation, inverse_affine, is_identity
+
+EVERYTHING = Augmentation(rotation=15, shift=0.2, zoom=0.2, shear=10)
+
+
+def images(count: int, side: int = 12) -> torch.Tensor:
+    return torch.rand(count, 1, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_sample_looks_the_same_in_whatever_batch_it_comes() -> None:
+    augmentation = AffineAugmentation(EVERYTHING, seed=5, samples=40)
+    pictures = images(40)
+    together = augmentation.apply(pictures, 3, np.arange(40))
+    for batch in (np.array([17]), np.array([39, 17, 2]), np.arange(39, -1, -1)):
+        alone = AffineAugmentation(EVERYTHING, seed=5, samples=40).apply(pictures[batch], 3, batch)
+        torch.testing.assert_close(alone, together[batch], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("seed", "epoch"), [pytest.param(5, 4, id="another epoch"), pytest.param(6, 3, id="seed")])
+def test_it_looks_different_in(seed: int, epoch: int) -> None:
+    indices = np.arange(4)
+    first = AffineAugmentation(EVERYTHING, seed=5, samples=4).apply(images(4), 3, indices)
+    second = AffineAugmentation(EVERYTHING, seed=seed, samples=4).apply(images(4), epoch, indices)
+    assert all(not torch.equal(first[sample], second[sample]) for sample in range(4))
+
+
+def test_nothing_asked_is_nothing_changed() -> None:
+    assert is_identity(Augmentation())
+    assert not is_identity(Augmentation(shear=1))
+    unchanged = AffineAugmentation(Augmentation(), seed=0, samples=4).apply(images(4), 0, np.arange(4))
+    torch.testing.assert_close(unchanged, images(4))
+
+
+# Draws of 1 (never drawn, but the limit) ask for the largest change; 0.5 for none.
+NONE, MOST = 0.5, 1.0
+
+
+def resampled(spec: Augmentation, draws: list[float], picture: torch.Tensor) -> torch.Tensor:
+    height, width = picture.shape
+    matrix = inverse_affine(spec, np.array([draws]), height=height, width=width)
+    grid = torch.nn.functional.affine_grid(torch.from_numpy(matrix).float(), [1, 1, height, width], align_corners=False)
+    changed = torch.nn.functional.grid_sample(picture[None, None], grid, align_corners=False)
+    return changed[0, 0]
+
+
+def test_a_shift_moves_by_its_fraction_of_each_axis() -> None:
+    picture = torch.zeros(10, 20)
+    picture[4, 8] = 1.0
+    moved = resampled(Augmentation(shift=0.1), [NONE, MOST, MOST, NONE, NONE], picture)
+    assert moved.argmax().item() == 5 * 20 + 10
+
+
+def test_a_quarter_turn_turns_also_an_image_that_is_not_square() -> None:
+    picture = torch.zeros(9, 15)
+    picture[4, 10] = 1.0  # three right of the centre
+    turned = resampled(Augmentation(rotation=90), [MOST, NONE, NONE, NONE, NONE], picture)
+    assert turned.argmax().item() == 7 * 15 + 7  # three below it
+    assert turned.max().item() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_zoom_enlarges_about_the_centre() -> None:
+    picture = torch.zeros(11, 11)
+    picture[5, 7] = 1.0  # two right of the centre
+    enlarged = resampled(Augmentation(zoom=0.5), [NONE, NONE, NONE, MOST, NONE], picture)
+    assert enlarged.argmax().item() == 5 * 11 + 8  # three right of it
+
+
+def test_shear_moves_rows_along_x_in_proportion_to_their_height() -> None:
+    picture = torch.zeros(11, 11)
+    picture[8, 5] = 1.0  # three below the centre
+    sheared = resampled(Augmentation(shear=45), [NONE, NONE, NONE, NONE, MOST], picture)
+    assert sheared.argmax().item() == 8 * 11 + 8

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scaling_training.data.order import DataOrder, rank_slice
+
+# Recorded once: a change would make the checkpoints of earlier versions repeat and skip samples.
+EXPECTED_ORDER = [8, 1, 2, 4, 5, 6, 7, 3, 9, 0]
+
+
+@given(count=st.integers(0, 500), size=st.integers(1, 40))
+def test_slices_cover_a_batch_with_sizes_that_differ_by_at_most_one(count: int, size: int) -> None:
+    slices = [rank_slice(count, rank, size) for rank in range(size)]
+    sizes = [part.stop - part.start for part in slices]
+
+    assert [index for part in slices for index in range(part.start, part.stop)] == list(range(count))
+    assert max(sizes) - min(sizes) <= 1
+    assert sizes[0] == max(sizes)
+
+
+@given(
+    samples=st.integers(1, 60),
+    batch_size=st.integers(1, 70),
+    worlds=st.lists(st.integers(1, 7), min_size=1, max_size=8),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_every_sample_once_per_epoch_whatever_the_world_sizes_and_resumes(
+    samples: int, batch_size: int, worlds: list[int], seed: int
+) -> None:
+    epochs = 3
+    seen: list[list[int]] = [[] for _ in range(epochs)]
+    cursor, step = 0, 0
+    while cursor < samples * epochs:
+        # Each step a new group of processes of another size, which knows nothing but the cursor.
+        size = worlds[step % len(worlds)]
+        order = DataOrder(seed=seed, samples=samples, batch_size=batch_size)
+        batch = order.batch_at(cursor)
+        for rank in range(size):
+            seen[batch.epoch] += batch.indices[rank_slice(len(batch.indices), rank, size)].tolist()
+        cursor, step = batch.end, step + 1
+
+    assert all(sorted(epoch) == list(range(samples)) for epoch in seen)
+    assert step == epochs * order.steps_per_epoch
+
+
+def test_a_fresh_order_goes_on_exactly_where_another_stopped() -> None:
+    straight = DataOrder(seed=7, samples=100, batch_size=30)
+    cursor, batches = 0, []
+    for _ in range(8):
+        batch = straight.batch_at(cursor)
+        resumed = DataOrder(seed=7, samples=100, batch_size=30).batch_at(cursor)
+        np.testing.assert_array_equal(batch.indices, resumed.indices)
+        batches.append((batch.epoch, len(batch.indices), batch.ends_epoch))
+        cursor = batch.end
+
+    assert batches == [(epoch, size, size == 10) for epoch in (0, 1) for size in (30, 30, 30, 10)]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        pytest.param((0, 0), (0, 100), id="another epoch"),
+        pytest.param((0, 0), (1, 0), id="another seed"),
+    ],
+)
+def test_the_order_differs_with(first: tuple[int, int], second: tuple[int, int]) -> None:
+    def indices(seed: int, cursor: int) -> list[int]:
+        return [int(index) for index in DataOrder(seed=seed, samples=100, batch_size=100).batch_at(cursor).indices]
+
+    assert indices(*first) != indices(*second)
+
+
+def test_the_order_is_the_same_on_every_machine_and_version() -> None:
+    batch = DataOrder(seed=3, samples=10, batch_size=10).batch_at(10)
+    assert batch.indices.tolist() == EXPECTED_ORDER

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import sys
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from scaling_training.errors import UserError
+from scaling_training.storage import Storage
+
+
+@pytest.fixture(params=["path", "file-uri", "object-store"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    roots = {
+        "path": str(tmp_path / "run"),
+        "file-uri": f"file://{tmp_path}/run",
+        "object-store": f"memory://bucket-{uuid.uuid4().hex}/run",
+    }
+    return Storage(roots[request.param])
+
+
+def test_what_is_written_is_read_back_and_replaced(storage: Storage) -> None:
+    storage.write("a/b.bin", b"old")
+    storage.write("a/b.bin", b"new content")
+
+    assert storage.read("a/b.bin") == b"new content"
+    assert storage.size("a/b.bin") == 11
+    assert storage.exists("a/b.bin")
+
+
+def test_names_are_those_directly_in_the_folder(storage: Storage) -> None:
+    for name in ("top", "a/two", "a/one", "a/deep/three"):
+        storage.write(name, b"")
+
+    assert storage.names() == ["a", "top"]
+    assert storage.names("a") == ["deep", "one", "two"]
+    assert storage.names("nowhere") == []
+
+
+def test_a_missing_file_is_file_not_found(storage: Storage) -> None:
+    assert not storage.exists("nothing")
+    with pytest.raises(FileNotFoundError):
+        storage.read("nothing")
+
+
+def test_create_refuses_an_existing_name_and_leaves_it(storage: Storage) -> None:
+    assert storage.create("attempts/0001.json", b"first")
+    assert not storage.create("attempts/0001.json", b"second")
+    assert storage.read("attempts/0001.json") == b"first"
+
+
+def test_of_many_that_create_one_name_exactly_one_succeeds(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda number: storage.create("token", b"%d" % number), range(40)))
+
+    assert won.count(True) == 1
+    assert storage.read("token") == b"%d" % won.index(True)
+
+
+def test_create_is_exclusive_on_a_file_system_without_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(source: object, target: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", no_links)
+    storage = Storage(str(tmp_path))
+
+    assert storage.create("token", b"first")
+    assert not storage.create("token", b"second")
+    assert storage.read("token") == b"first"
+
+
+def test_delete_takes_files_and_folders_and_what_is_gone_already(storage: Storage) -> None:
+    storage.write("a/one", b"")
+    storage.write("a/b/two", b"")
+    storage.write("c", b"")
+    storage.delete("c")
+    storage.delete("c")
+    storage.delete("a", recursive=True)
+    storage.delete("a", recursive=True)
+
+    assert storage.names() == []
+
+
+def test_a_child_and_a_pickled_copy_see_the_same_files(storage: Storage) -> None:
+    storage.write("a/b", b"content")
+
+    assert storage.child("a").read("b") == b"content"
+    assert pickle.loads(pickle.dumps(storage)).read("a/b") == b"content"
+
+
+def test_addresses(tmp_path: Path) -> None:
+    assert Storage("s3-like").url("x").endswith("s3-like/x")
+    assert Storage("memory://bucket/run/").url("a/b") == "memory://bucket/run/a/b"
+    assert Storage("memory://bucket").local_path("a") is None
+    assert Storage(str(tmp_path)).local_path("a") == tmp_path / "a"
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../outside", "a/../../b"])
+def test_a_name_that_leaves_the_folder_is_refused(storage: Storage, name: str) -> None:
+    with pytest.raises(ValueError, match="not a relative path"):
+        storage.write(name, b"")
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_no_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage(str(tmp_path))
+    storage.write("file", b"old")
+
+    def interrupted(source: object, target: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        storage.write("file", b"new")
+
+    assert storage.read("file") == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        pytest.param(errno.EACCES, "is not writable", id="permission denied"),
+        pytest.param(errno.EROFS, "is not writable", id="read-only"),
+        pytest.param(errno.ENOSPC, "is full", id="disk full"),
+        pytest.param(errno.EDQUOT, "is full", id="quota exceeded"),
+    ],
+)
+def test_a_place_that_takes_no_file_is_the_users_to_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, sentence: str
+) -> None:
+    def refused(source: object, target: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(UserError, match=f"{tmp_path} {sentence}"):
+        Storage(str(tmp_path)).check_writable()
+
+
+def test_a_root_below_a_file_is_the_users_to_mend(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match="is not a folder"):
+        Storage(str(tmp_path / "file" / "run")).check_writable()
+
+
+def test_other_errors_of_the_store_pass_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(source: object, target: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "replace", away)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        Storage(str(tmp_path)).write("a", b"")
+
+
+def test_a_missing_driver_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(UserError, match=r"s3://bucket/x.*pip install s3fs"):
+        Storage("s3://bucket/x")
+
+
+def test_an_unknown_scheme_is_named() -> None:
+    with pytest.raises(UserError, match="nonsense:// is not known"):
+        Storage("nonsense://bucket")

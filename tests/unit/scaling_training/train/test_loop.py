@@ -1,0 +1,245 @@
+"""The loop in one process. `test_worlds` runs it in several."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from scaling_api.spec import ScalingJobSpec
+from scaling_training.checkpoint import CheckpointRef
+from scaling_training.data import TestAccess
+from scaling_training.errors import UserError
+from scaling_training.evaluate import evaluate
+from scaling_training.storage import Storage
+from scaling_training.train import TrainingProgress, TrainOutcome, World
+from scaling_training.train.history import Row, history_name, parse_rows
+from scaling_training.train.loop import train
+from tests.unit.scaling_training.builders import a_spec
+
+ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+STEPS = 6  # of a_spec(): two epochs of three steps
+
+
+def never() -> bool:
+    return False
+
+
+def trained(
+    root: Path,
+    spec: ScalingJobSpec | None = None,
+    *,
+    attempt: int = 1,
+    observer: Callable[[TrainingProgress], None] = lambda progress: None,
+    stop_requested: Callable[[], bool] = never,
+    resume: CheckpointRef | None = None,
+) -> TrainOutcome:
+    return train(
+        spec or a_spec(),
+        storage=Storage(str(root)),
+        attempt=attempt,
+        world=ALONE,
+        observer=observer,
+        stop_requested=stop_requested,
+        resume=resume,
+    )
+
+
+def stop_at(step: int) -> Callable[[], bool]:
+    """A stop that is asked for while step number ``step`` (from 1) is taken."""
+    asked = iter(range(1, 1000))
+    return lambda: next(asked) == step
+
+
+def weights(root: Path, outcome: TrainOutcome) -> bytes:
+    return Storage(str(root)).read(f"{outcome.checkpoint.folder}/model.safetensors")
+
+
+def curves(root: Path, outcome: TrainOutcome) -> list[Row]:
+    """The rows but for the time, which no two runs share."""
+    return rows_of(root, outcome.history)
+
+
+def rows_of(root: Path, history: str) -> list[Row]:
+    rows = parse_rows(Storage(str(root)).read(history))
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, list[Row]]:
+    """Weights and curves of a run that nothing disturbed."""
+    root = tmp_path_factory.mktemp("straight")
+    outcome = trained(root)
+    return weights(root, outcome), curves(root, outcome)
+
+
+def test_a_run_ends_with_curves_checkpoints_and_what_it_learned(tmp_path: Path) -> None:
+    spec = a_spec(epochs=4, batchSize=64, optimizer={"name": "adam", "learningRate": 0.03})
+    outcome = trained(tmp_path, spec)
+    rows = curves(tmp_path, outcome)
+
+    assert (outcome.stopped, outcome.epoch, outcome.step) == (False, 4, 80)
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert set(rows[0]) == {
+        *("epoch", "step", "trainLoss", "learningRate"),
+        *("valLoss", "valAccuracy", "valPrecision", "valRecall", "valF1"),
+    }
+    assert rows[-1]["trainLoss"] < rows[0]["trainLoss"] / 2
+    assert outcome.best is not None
+    test = evaluate(
+        spec, storage=Storage(str(tmp_path)), checkpoint=outcome.best, split="test", access=TestAccess("evaluate")
+    )
+    assert test.samples == 359
+    assert test.accuracy > 0.8  # 0.1 is chance
+    validation = evaluate(spec, storage=Storage(str(tmp_path)), checkpoint=outcome.best, split="validation")
+    assert validation.scalars() == pytest.approx(outcome.metrics)
+
+
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+def test_stopped_after_any_step_and_resumed_is_the_straight_run_bit_for_bit(
+    tmp_path: Path, straight: tuple[bytes, list[Row]], step: int
+) -> None:
+    stopped = trained(tmp_path, stop_requested=stop_at(step))
+    assert (stopped.stopped, stopped.step, stopped.checkpoint.step) == (True, step, step)
+
+    resumed = trained(tmp_path, attempt=2)
+    assert (resumed.stopped, resumed.step) == (False, STEPS)
+    assert (weights(tmp_path, resumed), curves(tmp_path, resumed)) == straight
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("same_attempt", [True, False], ids=["workers restarted", "new attempt"])
+@pytest.mark.parametrize("writes", [2, 5, 8, 11, 13, 16])
+def test_killed_at_any_write_and_resumed_is_the_straight_run_bit_for_bit(
+    tmp_path: Path,
+    straight: tuple[bytes, list[Row]],
+    monkeypatch: pytest.MonkeyPatch,
+    writes: int,
+    same_attempt: bool,
+) -> None:
+    left = iter(range(writes))
+    write = Storage.write
+
+    def write_or_die(self: Storage, name: str, data: bytes) -> None:
+        if next(left, None) is None:
+            raise Killed
+        write(self, name, data)
+
+    spec = a_spec(checkpoint={"everySteps": 2})
+    with monkeypatch.context() as patched:
+        patched.setattr(Storage, "write", write_or_die)
+        with pytest.raises(Killed):
+            trained(tmp_path, spec)
+    resumed = trained(tmp_path, spec, attempt=1 if same_attempt else 2)
+    assert (weights(tmp_path, resumed), curves(tmp_path, resumed)) == straight
+
+
+def test_a_finished_run_asked_again_has_nothing_left_to_do(tmp_path: Path) -> None:
+    first = trained(tmp_path)
+    again = trained(tmp_path, attempt=2)
+
+    assert again.first_step_at is None
+    assert (again.checkpoint, again.best, again.metrics) == (first.checkpoint, first.best, first.metrics)
+    assert curves(tmp_path, again) == curves(tmp_path, first)
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
+    tmp_path: Path, straight: tuple[bytes, list[Row]], caplog: pytest.LogCaptureFixture
+) -> None:
+    outcome = trained(tmp_path, stop_requested=stop_at(5))
+    (tmp_path / outcome.checkpoint.folder / "training.pt").write_bytes(b"")
+
+    seen: list[TrainingProgress] = []
+    with caplog.at_level(logging.WARNING):
+        resumed = trained(tmp_path, attempt=2, observer=seen.append)
+    assert seen[0].step == 3
+    assert "training.pt has 0 bytes" in caplog.text
+    assert (weights(tmp_path, resumed), curves(tmp_path, resumed)) == straight
+
+
+def test_another_runs_checkpoint_is_gone_on_from(tmp_path: Path, straight: tuple[bytes, list[Row]]) -> None:
+    earlier = trained(tmp_path / "earlier", stop_requested=stop_at(4))
+    assert earlier.best is not None
+    resume = CheckpointRef(earlier.checkpoint.folder, 1, 4, root=str(tmp_path / "earlier"))
+    resumed = trained(tmp_path / "later", resume=resume)
+
+    assert (weights(tmp_path / "later", resumed), curves(tmp_path / "later", resumed)) == straight
+
+
+def test_a_best_checkpoint_of_another_run_is_still_found(tmp_path: Path) -> None:
+    # A rate of almost 0 in the second epoch would not do: equal accuracy goes by loss. So: stop at the very end.
+    earlier = trained(tmp_path / "earlier")
+    assert earlier.best is not None
+    resume = CheckpointRef(earlier.checkpoint.folder, 1, STEPS, root=str(tmp_path / "earlier"))
+    later = trained(tmp_path / "later", resume=resume)
+
+    assert later.best is not None
+    assert later.best.root == str(tmp_path / "earlier")
+    found = evaluate(a_spec(), storage=Storage(str(tmp_path / "later")), checkpoint=later.best, split="validation")
+    assert found.scalars() == pytest.approx(earlier.metrics)
+
+
+def test_progress_is_told_from_the_start_to_the_end(tmp_path: Path) -> None:
+    seen: list[TrainingProgress] = []
+    outcome = trained(tmp_path, observer=seen.append)
+
+    assert (seen[0].step, seen[0].first_step_at) == (0, None)
+    assert (seen[1].step, seen[1].first_step_at) == (1, outcome.first_step_at)
+    assert [progress.step for progress in seen] == sorted(progress.step for progress in seen)
+    last = seen[-1]
+    assert (last.epoch, last.step, last.steps, last.percent, last.workers) == (2, STEPS, STEPS, 100.0, 1)
+    assert last.checkpoint == outcome.checkpoint.folder
+    assert {"trainLoss", "learningRate", "valAccuracy", "valLoss"} <= set(last.metrics)
+
+
+# With weight decay 1 and rate 10 each step multiplies the weights by -9, until they overflow.
+DIVERGING = {"optimizer": {"name": "sgd", "learningRate": 10.0, "weightDecay": 1.0}, "schedule": {"name": "constant"}}
+
+
+def test_a_training_loss_that_is_not_finite_ends_the_run_with_advice(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"training loss became (nan|inf) at step \d+ \(epoch 1\).*Rate \(10\)"):
+        trained(tmp_path, a_spec(batchSize=16, **DIVERGING))
+
+
+def test_weights_that_validate_to_nothing_are_not_saved_over_good_ones(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"validation loss became (nan|inf) after step \d+ ") as caught:
+        trained(tmp_path, a_spec(epochs=20, **DIVERGING))
+    kept = str(caught.value).rpartition("; ")[2].removesuffix(" is kept")
+    assert (tmp_path / kept / "MANIFEST.json").is_file()
+    assert all(math.isfinite(value) for row in rows_of(tmp_path, history_name(1)) for value in row.values())
+
+
+def test_checkpoints_come_when_they_are_due(tmp_path: Path) -> None:
+    trained(tmp_path, a_spec(epochs=3, checkpoint={"everyEpochs": 2, "everySteps": 4, "keep": 10}))
+    names = Storage(str(tmp_path)).names("checkpoints/attempt-0001")
+    # Step 4 and 8 by everySteps, 6 by everyEpochs, 9 because it is the end.
+    assert names == ["BASE.json", *(f"step-0000000{step}" for step in (4, 6, 8, 9))]
+
+
+def test_the_test_split_stays_shut_without_a_token(tmp_path: Path) -> None:
+    nowhere: Any = CheckpointRef("nowhere", 1, 1)
+    with pytest.raises(PermissionError, match="TestAccess"):
+        evaluate(a_spec(), storage=Storage(str(tmp_path)), checkpoint=nowhere, split="test")
+
+
+def test_evaluating_a_damaged_checkpoint_is_the_users_to_mend(tmp_path: Path) -> None:
+    outcome = trained(tmp_path, stop_requested=stop_at(1))
+    (tmp_path / outcome.checkpoint.folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"step-00000001 cannot be evaluated: model.safetensors"):
+        evaluate(a_spec(), storage=Storage(str(tmp_path)), checkpoint=outcome.checkpoint, split="validation")
+
+
+def test_a_checkpoint_of_another_width_does_not_fit(tmp_path: Path) -> None:
+    outcome = trained(tmp_path, stop_requested=stop_at(1))
+    spec = a_spec()
+    wide = spec.model_copy(update={"model": spec.model.model_copy(update={"width": 1.0})})
+    with pytest.raises(UserError, match=r"weights do not fit spec.model: size mismatch"):
+        evaluate(wide, storage=Storage(str(tmp_path)), checkpoint=outcome.checkpoint, split="validation")
