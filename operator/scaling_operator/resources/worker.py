@@ -32,11 +32,16 @@ def build_worker_template(job: ScalingJob, attempt: int, group: WorkerGroup, *, 
     """The template of the group's pods; `image` is used when the job names none."""
     size = node_size(group.resources)
     head = names.head_address(job.metadata.name, attempt, job.metadata.namespace or "")
+    steps = (RAISE_OPEN_FILES, _wait_for(head, PORT_GCS), _ray_start(head, size, group.slots))
     ray = build_container(
         job,
         CONTAINER_RAY,
         image=image,
-        command=["bash", "-c", "; ".join((RAISE_OPEN_FILES, _wait_for(head), _ray_start(head, size, group.slots)))],
+        command=[
+            "bash",
+            "-c",
+            "; ".join(steps),
+        ],
         env=ray_environment(
             job,
             attempt,
@@ -79,11 +84,11 @@ def worker_pod(
     return {**template, "metadata": {**metadata, "name": name, "labels": labels}}
 
 
-def _wait_for(head: str) -> str:
-    """A script that ends when the head's port takes connections, or with SIGTERM."""
+def _wait_for(host: str, port: int) -> str:
+    """A script that ends when the port takes connections, or with SIGTERM."""
     return (
         "trap 'exit 143' TERM; "
-        f"until (exec 3<>/dev/tcp/{head}/{PORT_GCS}) 2>/dev/null; do sleep 0.3 & wait $!; done; trap - TERM"
+        f"until (exec 3<>/dev/tcp/{host}/{port}) 2>/dev/null; do sleep 0.3 & wait $!; done; trap - TERM"
     )
 
 

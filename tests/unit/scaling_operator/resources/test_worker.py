@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from typing import Any
+
+import pytest
+
+from scaling_api.spec import ScalingJob
+from scaling_operator.resources.worker import PORT_RAYLET, _wait_for, build_worker_template
+from tests.unit.scaling_operator.builders import EVERY_OPTION, job
+
+
+def template(of: ScalingJob, group: int = 0) -> dict[str, Any]:
+    return build_worker_template(of, 2, of.spec.cluster.workers[group], image="runtime:1")
+
+
+def command(pod: dict[str, Any]) -> str:
+    text: str = pod["spec"]["containers"][0]["command"][2]
+    return text
+
+
+def environment(pod: dict[str, Any]) -> dict[str, Any]:
+    return {variable["name"]: variable.get("value") for variable in pod["spec"]["containers"][0]["env"]}
+
+
+def test_a_worker_joins_the_attempts_head_by_its_service() -> None:
+    pod = template(job())
+    assert "exec ray start --address=mnist-2.team.svc:6379 --block" in command(pod)
+    assert environment(pod)["RAY_ADDRESS"] == "mnist-2.team.svc:6379"
+    assert pod["spec"]["restartPolicy"] == "Never"
+
+
+@pytest.mark.parametrize(
+    ("group", "expected"),
+    [
+        pytest.param(0, ["--num-cpus=8", "--num-gpus=2", "--resources='{\"slot\":2}'"], id="gpus and two slots"),
+        pytest.param(1, ["--num-cpus=1", "--num-gpus=0", "--resources='{\"slot\":1}'"], id="half a cpu"),
+    ],
+)
+def test_a_worker_announces_what_its_group_offers(group: int, expected: list[str]) -> None:
+    for argument in expected:
+        assert argument in command(template(job(EVERY_OPTION), group))
+
+
+def test_there_are_cpus_for_every_slot_even_where_the_request_is_smaller() -> None:
+    workers = {"name": "w", "min": 1, "max": 1, "slots": 4, "resources": {"requests": {"cpu": "1"}}}
+    assert "--num-cpus=4" in command(template(job({"cluster": {"workers": [workers]}})))
+
+
+def test_ready_means_that_the_raylet_listens() -> None:
+    pod = template(job())
+    assert pod["spec"]["containers"][0]["readinessProbe"]["tcpSocket"] == {"port": PORT_RAYLET}
+    assert f"--node-manager-port={PORT_RAYLET}" in command(pod)
+
+
+def test_users_volumes_keep_their_paths_and_never_meet_the_operators_names() -> None:
+    pod = template(job(EVERY_OPTION))
+    volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
+    assert volumes["user-data"]["persistentVolumeClaim"] == {"claimName": "images", "readOnly": True}
+    assert volumes["user-tmp"]["secret"] == {"secretName": "keys"}
+    assert volumes["user-conf"]["configMap"] == {"name": "conf"}
+    assert "emptyDir" in volumes["tmp"]
+    mounts = {mount["name"]: mount for mount in pod["spec"]["containers"][0]["volumeMounts"]}
+    assert mounts["user-data"] == {"name": "user-data", "mountPath": "/data", "readOnly": True}
+
+
+@pytest.mark.parametrize(
+    ("resources", "slots", "threads"),
+    [
+        pytest.param({"limits": {"cpu": "8"}}, 2, "4", id="limit shared by two"),
+        pytest.param({"requests": {"cpu": "100m"}}, 1, "1", id="less than one cpu"),
+        pytest.param({"limits": {"memory": "1Gi"}}, 1, "1", id="no cpu figure"),
+    ],
+)
+def test_compute_threads_are_the_share_of_each_process(resources: Any, slots: int, threads: str) -> None:
+    workers = {"name": "w", "min": 1, "max": 1, "slots": slots, "resources": resources}
+    assert environment(template(job({"cluster": {"workers": [workers]}})))["OMP_NUM_THREADS"] == threads
+
+
+async def test_the_wait_ends_when_the_port_opens() -> None:
+    port = _free_port()
+    process = await _bash(f"echo waiting; {_wait_for('127.0.0.1', port)}; echo up")
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"waiting\n"
+    async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", port):
+        assert (await asyncio.wait_for(process.communicate(), 10))[0] == b"up\n"
+
+
+async def test_the_wait_ends_at_once_with_sigterm() -> None:
+    process = await _bash(f"trap 'exit 1' TERM; {_wait_for('127.0.0.1', _free_port()).replace('until', 'echo; until')}")
+    assert process.stdout is not None
+    await process.stdout.readline()
+    os.kill(process.pid, signal.SIGTERM)
+    assert await asyncio.wait_for(process.wait(), 5) == 143
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def _bash(script: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec("bash", "-c", script, stdout=asyncio.subprocess.PIPE)
