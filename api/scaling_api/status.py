@@ -45,6 +45,7 @@ class Attempt(Model):
     outcome: Literal["Succeeded", "Failed", "Suspended"] | None = Field(None, description="How it ended.")
     reason: Name | None = Field(None, description="Why it ended, in one word.")
     message: Sentence | None = Field(None, description="Why it ended, and what helps.")
+    digest: Name | None = Field(None, description="Digest of what it runs; an edit of that waits for the next one.")
 
 
 class WorkerGroupStatus(Model):

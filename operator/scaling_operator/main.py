@@ -85,6 +85,7 @@ def build_manager(client: ApiClient, settings: Settings) -> Manager:
     from scaling_api.driver import TOKEN_AUDIENCE
 
     from .events import EventRecorder
+    from .job_controller import JobController
     from .job_metrics import JobMetrics
     from .mirrors import build_mirrors
     from .runtime.health import HealthServer
@@ -118,6 +119,8 @@ def build_manager(client: ApiClient, settings: Settings) -> Manager:
     leader_client = client.guarded(elector.check) if elector is not None else client
     recorder = EventRecorder(leader_client, instance=elector.identity if elector is not None else "scaling-operator")
     manager.add_task("events", recorder.run, leader_only=True)
+    controller = JobController(leader_client, mirrors, recorder, settings, ca_bundle=lambda: certificate.bundle)
+    manager.add_controller(controller.build())
     return manager
 
 

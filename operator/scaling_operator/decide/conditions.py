@@ -1,0 +1,100 @@
+"""The conditions of a job, from facts. Whether they hold is decided elsewhere; here it is put into words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from scaling_api.driver import CONTAINER_DRIVER
+from scaling_api.reasons import ConditionType, Failure, Reason
+from scaling_api.spec import WorkerGroup
+
+from .clock import to_rfc3339
+from .failure import why_waiting
+from .types import Condition, PodView
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a condition says now; the time of its last change is added by `merged`."""
+
+    holds: bool
+    reason: str
+    message: str
+
+
+Verdicts = Mapping[ConditionType, Verdict]
+
+
+def merged(old: Mapping[str, Condition], verdicts: Verdicts, *, now: float) -> dict[str, Condition]:
+    """`old` with `verdicts` laid over it; a condition whose status stays keeps its time."""
+    result = dict(old)
+    for kind, verdict in verdicts.items():
+        status = "True" if verdict.holds else "False"
+        before = old.get(kind)
+        since = before.since if before is not None and before.status == status else to_rfc3339(now)
+        result[kind] = Condition("True" if verdict.holds else "False", verdict.reason, verdict.message, since)
+    return result
+
+
+def accepted(invalid: str | None) -> Verdict:
+    """Can the spec be run?"""
+    if invalid is not None:
+        return Verdict(False, Failure.INVALID_SPEC, invalid)
+    return Verdict(True, Reason.VALID, "The spec can be run.")
+
+
+def up_to_date(is_current: bool) -> Verdict:
+    """Does the running attempt have the current spec?"""
+    if is_current:
+        return Verdict(True, Reason.CURRENT, "The attempt runs the current spec.")
+    return Verdict(
+        False,
+        Reason.EDIT_PENDING,
+        "An edit takes effect with the next attempt; set runPolicy.suspend to true and back to false to have it now.",
+    )
+
+
+def cluster_ready(
+    groups: Sequence[WorkerGroup],
+    head: PodView | None,
+    alive: Mapping[str, Sequence[PodView]],
+    refusal: str | None,
+) -> Verdict:
+    """Are head and at least `min` workers of each group up?"""
+    if refusal is not None:
+        return Verdict(False, Failure.REFUSED_BY_API, refusal)
+    if head is None or head.phase != "Running":
+        trouble = why_waiting(head) if head is not None else None
+        if trouble is not None:
+            return Verdict(False, trouble.reason, trouble.message)
+        return Verdict(False, Reason.WAITING_FOR_HEAD, "The head pod is starting.")
+    missing: list[str] = []
+    for group in groups:
+        pods = alive.get(group.name, ())
+        ready = sum(pod.ready for pod in pods)
+        if ready >= group.min:
+            continue
+        for pod in pods:
+            trouble = None if pod.ready else why_waiting(pod)
+            if trouble is not None:
+                return Verdict(False, trouble.reason, trouble.message)
+        missing.append(f"{ready} of {group.min} workers of group {group.name} are ready")
+    if missing:
+        return Verdict(False, Reason.WAITING_FOR_WORKERS, "; ".join(missing) + ".")
+    count = sum(pod.ready for pods in alive.values() for pod in pods)
+    return Verdict(True, Reason.CLUSTER_READY, f"The head and {count} workers are up.")
+
+
+def running(head: PodView | None) -> Verdict:
+    """Does the driver run?"""
+    driver = head.containers.get(CONTAINER_DRIVER) if head is not None else None
+    if driver is not None and driver.state == "running":
+        return Verdict(True, Reason.DRIVER_RUNNING, "The driver runs.")
+    return Verdict(False, Reason.DRIVER_STARTING, "The driver has not started yet.")
+
+
+def ended(reason: str = Reason.ENDED, message: str = "There is no attempt at work.") -> dict[ConditionType, Verdict]:
+    """What an attempt's end means for the conditions that speak of one."""
+    verdict = Verdict(False, reason, message)
+    return {ConditionType.CLUSTER_READY: verdict, ConditionType.RUNNING: verdict}

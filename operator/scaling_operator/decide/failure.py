@@ -1,0 +1,124 @@
+"""Why did a pod end, and why does one not start?
+
+The most telling fact comes first: what the container says of itself (its own message, the out-of-memory
+killer), then what the node says of the pod (eviction), then who took the pod away (disruption), then the
+bare exit code. A waiting pod is no failure: its trouble is shown and it is given time.
+"""
+
+from __future__ import annotations
+
+import json
+
+from scaling_api.driver import CONTAINER_DRIVER, CONTAINER_RAY, ExitCode
+from scaling_api.reasons import Failure
+
+from .types import ContainerView, PodView, Trouble
+
+_IMAGE_REASONS = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
+)
+_CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError"})
+_FAILURES = {str(failure): failure for failure in Failure}
+_EXIT_KILLED = 137  # 128 + SIGKILL; with a memory limit this is the out-of-memory killer's mark
+
+_DISRUPTIONS = {
+    "PreemptionByScheduler": (Failure.PREEMPTED, "was preempted by a pod of higher priority"),
+    "DeletionByTaintManager": (Failure.NODE_LOST, "was on a node that stopped answering or was tainted"),
+    "EvictionByEvictionAPI": (Failure.EVICTED, "was evicted, as in draining its node"),
+    "DeletionByPodGC": (Failure.NODE_LOST, "was on a node that no longer exists"),
+    "TerminationByKubelet": (Failure.EVICTED, "was ended by its node"),
+}
+_POD_REASONS = {
+    "Evicted": (Failure.EVICTED, "was evicted by its node"),
+    "Preempting": (Failure.PREEMPTED, "was preempted on its node"),
+    "NodeLost": (Failure.NODE_LOST, "was on a node that stopped answering"),
+    "NodeShutdown": (Failure.PREEMPTED, "was on a node that shut down"),
+    "Terminated": (Failure.PREEMPTED, "was on a node that shut down"),
+}
+
+
+def why_ended(pod: PodView) -> Trouble:
+    """Why a pod that has ended, or is being taken away, did so."""
+    main = pod.containers.get(CONTAINER_DRIVER if pod.is_head else CONTAINER_RAY)
+    if main is not None and main.state == "terminated":
+        if told := _own_word(main):
+            return told
+        if main.exit_code == ExitCode.STOPPED:
+            return Trouble(Failure.STOPPED, f"the driver of {pod.name} was asked to stop and saved a checkpoint")
+    killed = [view.name for view in pod.containers.values() if _is_out_of_memory(view)]
+    if killed:
+        return Trouble(
+            Failure.OUT_OF_MEMORY,
+            f"container {killed[0]} of pod {pod.name} was killed for using more memory than its limit; raise "
+            f"resources.limits.memory of {'cluster.head' if pod.is_head else f'worker group {_group(pod)}'}",
+        )
+    if pod.disruption in _DISRUPTIONS:
+        reason, what = _DISRUPTIONS[pod.disruption]
+        return Trouble(reason, f"pod {pod.name} {what}")
+    if pod.reason in _POD_REASONS:
+        reason, what = _POD_REASONS[pod.reason]
+        return Trouble(reason, f"pod {pod.name} {what}" + (f": {pod.message}" if pod.message else ""))
+    if main is not None and main.exit_code is not None:
+        said = f": {main.message.strip()}" if main.message.strip() else ""
+        return Trouble(
+            Failure.DRIVER_FAILED,
+            f"container {main.name} of pod {pod.name} ended with exit code {main.exit_code}{said}",
+        )
+    return deleted(pod.name)
+
+
+def deleted(name: str) -> Trouble:
+    """A pod is gone and nobody said why."""
+    return Trouble(Failure.POD_DELETED, f"pod {name} was deleted, not by the operator")
+
+
+def why_waiting(pod: PodView) -> Trouble | None:
+    """What keeps a pod from starting, or None when nothing is known to."""
+    if pod.unschedulable:
+        return Trouble(
+            Failure.UNSCHEDULABLE,
+            f"no node takes pod {pod.name}: {pod.unschedulable}; lower its resources, add tolerations by "
+            "cluster.podOverrides, or add nodes",
+        )
+    for view in pod.containers.values():
+        if view.state != "waiting":
+            continue
+        if view.reason in _IMAGE_REASONS:
+            return Trouble(
+                Failure.IMAGE_PULL_FAILED,
+                f"the image of pod {pod.name} cannot be pulled ({view.reason}): {view.message}; check cluster.image "
+                "and cluster.imagePullSecrets",
+            )
+        if view.reason in _CONFIG_REASONS:
+            return Trouble(
+                Failure.CONTAINER_CONFIG,
+                f"container {view.name} of pod {pod.name} cannot be made: {view.message}; create what is missing",
+            )
+    return None
+
+
+def is_refusal(pod: PodView) -> bool:
+    """Whether the head's driver refused: what is wrong is the user's, and would be met again."""
+    driver = pod.containers.get(CONTAINER_DRIVER)
+    return driver is not None and driver.exit_code == ExitCode.REFUSED
+
+
+def _own_word(main: ContainerView) -> Trouble | None:
+    """What the driver left in its termination message."""
+    if main.exit_code == 0:
+        return None
+    try:
+        said = json.loads(main.message)
+        return Trouble(_FAILURES[said["reason"]], str(said["message"]))
+    except (ValueError, TypeError, KeyError):
+        if main.exit_code == ExitCode.REFUSED:
+            return Trouble(Failure.USER_ERROR, main.message.strip() or "the driver refused the job; see its log")
+        return None
+
+
+def _is_out_of_memory(view: ContainerView) -> bool:
+    return view.state == "terminated" and (view.reason == "OOMKilled" or view.exit_code == _EXIT_KILLED)
+
+
+def _group(pod: PodView) -> str:
+    return pod.slot.group if pod.slot is not None else "?"

@@ -1,0 +1,97 @@
+"""Which worker pods should there be?
+
+Each group has `max` slots. A slot's pod is the one of its persisted incarnation. If that pod is lost (ended, being
+taken away, or vanished), the slot's incarnation is raised; once that is persisted, the new pod is created, whether
+or not the old one is still terminating. A pod that did not live long is replaced after a pause that grows with the
+slot's losses, so that a bad image or node is no storm. Slots beyond `max` are emptied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from scaling_api import names
+from scaling_api.names import WorkerSlot
+from scaling_api.spec import WorkerGroup
+
+from .failure import deleted, why_ended
+from .types import Observed, PodView, Trouble
+
+# From one creation in a slot to the next, once its first pod is lost; what lived longer is replaced at once.
+FIRST_PAUSE_S = 5.0
+LONGEST_PAUSE_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A worker that is to be replaced, and why it was lost."""
+
+    slot: WorkerSlot
+    trouble: Trouble
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlan:
+    """`create` and `delete` hold for the persisted incarnations; `losses` raises some of them first."""
+
+    create: tuple[tuple[WorkerSlot, int], ...] = ()
+    delete: tuple[PodView, ...] = ()
+    losses: tuple[Loss, ...] = ()
+    look_again_s: float | None = None
+    alive: Mapping[str, tuple[PodView, ...]] = field(default_factory=dict)
+
+
+def plan_workers(
+    groups: Sequence[WorkerGroup], observed: Observed, job: str, attempt: int, *, now: float
+) -> WorkerPlan:
+    """The plan for all groups of the current attempt."""
+    incarnations = observed.memory.incarnations
+    pods = {(pod.slot, pod.incarnation): pod for pod in observed.workers(attempt)}
+    create: list[tuple[WorkerSlot, int]] = []
+    losses: list[Loss] = []
+    pauses: list[float] = []
+    alive: dict[str, tuple[PodView, ...]] = {}
+    wanted: set[tuple[WorkerSlot | None, int]] = set()
+    for group in groups:
+        living: list[PodView] = []
+        for index in range(group.max):
+            slot = WorkerSlot(group.name, index)
+            incarnation = incarnations.get(slot.key, 0)
+            wanted.add((slot, incarnation))
+            pod = pods.get((slot, incarnation))
+            if pod is not None and pod.is_alive:
+                living.append(pod)
+                continue
+            name = names.worker_pod(job, attempt, slot, incarnation)
+            if pod is None and name not in observed.vanished:
+                create.append((slot, incarnation))
+                continue
+            pause_s = _pause_s(pod, incarnation, now)
+            if pause_s > 0:
+                pauses.append(pause_s)
+            else:
+                losses.append(Loss(slot, why_ended(pod) if pod is not None else deleted(name)))
+        alive[group.name] = tuple(living)
+    surplus = [pod for key, pod in pods.items() if key not in wanted and not pod.terminating]
+    return WorkerPlan(
+        create=tuple(create),
+        delete=tuple(sorted(surplus, key=lambda pod: pod.name)),
+        losses=tuple(losses),
+        look_again_s=min(pauses, default=None),
+        alive=alive,
+    )
+
+
+def raised(incarnations: Mapping[str, int], losses: Sequence[Loss]) -> dict[str, int]:
+    """The incarnations after these losses."""
+    slots = {loss.slot.key for loss in losses}
+    return {**incarnations, **{key: incarnations.get(key, 0) + 1 for key in slots}}
+
+
+def _pause_s(pod: PodView | None, incarnation: int, now: float) -> float:
+    """Seconds until the pod's successor may come."""
+    if pod is None or incarnation == 0:
+        return 0.0
+    pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(incarnation - 1, 10))
+    return max(0.0, pod.created_at + pause_s - now)

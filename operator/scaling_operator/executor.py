@@ -1,0 +1,262 @@
+"""Carries out decisions: creates and deletes, and notes every write for the reconcile that follows.
+
+"Already exists" and "not found" are success, since names say whose an object is. Worker pods are created in batches
+that double (1, 2, 4, …), so that what the API server refuses is refused once and not five hundred times, and at
+most MAX_CREATES of them per call, so that a large job does not keep a worker of the queue from small ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from scaling_api import API_VERSION, PLURAL, names
+from scaling_api.names import WorkerSlot
+from scaling_api.spec import ScalingJob
+
+from .decide.types import Action, CreateWorkers, DeleteAttempt, DeleteJob, DeletePods, EnsureAttempt
+from .mirrors import Mirrors
+from .resources.attempt import AttemptObjects, render_attempt, worker_pod
+from .resources.secret import stored_worker_templates
+from .resources.service_account import build_service_account
+from .runtime.client import ApiClient, resource_path
+from .runtime.errors import AlreadyExistsError, ApiError, ConflictError, ForbiddenError, InvalidError, NotFoundError
+from .runtime.objects import Key, Object
+from .runtime.store import Store
+from .runtime.tracker import WriteTracker
+from .settings import Settings
+
+NETWORKING = "networking.k8s.io/v1"
+MAX_CREATES = 128
+LARGEST_BATCH = 32
+_DELETES_AT_ONCE = 32
+_TEMPLATES_KEPT = 1000
+
+
+class RefusedError(Exception):
+    """The API server refuses an object (quota, admission, Pod Security): only a person can change that."""
+
+
+class AttemptGoneError(Exception):
+    """The attempt's Secret is gone, and with it what its pods are made from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The job that actions are about; `manifest` is as cached, `job` as parsed."""
+
+    key: Key
+    manifest: Object
+    job: ScalingJob
+
+
+class Executor:
+    """`ca_bundle` gives the certificates that drivers shall trust."""
+
+    def __init__(
+        self,
+        client: ApiClient,
+        mirrors: Mirrors,
+        tracker: WriteTracker[Key],
+        settings: Settings,
+        *,
+        ca_bundle: Callable[[], str],
+    ) -> None:
+        self._client = client
+        self._mirrors = mirrors
+        self._tracker = tracker
+        self._settings = settings
+        self._ca_bundle = ca_bundle
+        self._templates: OrderedDict[tuple[str, int], dict[str, Object]] = OrderedDict()
+        self._accounts: set[str] = set()
+
+    async def run(self, target: Target, actions: Iterable[Action]) -> bool:
+        """Do what `actions` say, in order. False when some were left for the next reconcile.
+
+        Raises RefusedError, AttemptGoneError, or another ApiError.
+        """
+        complete = True
+        for action in actions:
+            match action:
+                case EnsureAttempt():
+                    await self._ensure(target, action)
+                case CreateWorkers():
+                    complete = await self._create_workers(target, action) and complete
+                case DeletePods():
+                    await self._delete_pods(target, action)
+                case DeleteAttempt():
+                    await self._delete_attempt(target, action.attempt)
+                case DeleteJob():
+                    await self._delete_job(target)
+                case _:
+                    assert_never(action)
+        return complete
+
+    async def _ensure(self, target: Target, action: EnsureAttempt) -> None:
+        rendered = await self._rendered(target, action)
+        namespace = target.key.namespace
+        others = []
+        if action.policy:
+            path = resource_path(NETWORKING, "networkpolicies", namespace)
+            others.append(self._create(target, path, rendered.network_policy, self._mirrors.network_policies))
+        if action.head:
+            await self._ensure_account(target)
+            pods = resource_path("v1", "pods", namespace)
+            others.append(self._create(target, pods, rendered.head, self._mirrors.pods))
+        await _all(others)
+        # Last: a Service without a head means that the head was there and is lost.
+        if action.service:
+            services = resource_path("v1", "services", namespace)
+            await self._create(target, services, rendered.service, self._mirrors.services)
+
+    async def _rendered(self, target: Target, action: EnsureAttempt) -> AttemptObjects:
+        """The attempt's objects; with a head to come, their Secret exists when this returns."""
+        rendered = render_attempt(
+            target.job,
+            attempt=action.attempt,
+            settings=self._settings,
+            ray_token=secrets.token_hex(32),
+            ca_bundle=self._ca_bundle(),
+        )
+        if not action.head:
+            return rendered
+        path = resource_path("v1", "secrets", target.key.namespace)
+        try:
+            await self._client.create(path, rendered.secret)
+            self._remember(target, action.attempt, rendered.worker_templates)
+        except AlreadyExistsError:
+            # Of an operator that ended in between. Its token and templates hold; its head's template is as good
+            # as ours, since no pod was made from it yet.
+            pass
+        except (ForbiddenError, InvalidError) as error:
+            raise RefusedError(_refusal(rendered.secret, error)) from error
+        return rendered
+
+    async def _create_workers(self, target: Target, action: CreateWorkers) -> bool:
+        templates = await self._worker_templates(target, action.attempt)
+        await self._ensure_account(target)
+        todo: Sequence[tuple[WorkerSlot, int]] = action.pods[:MAX_CREATES]
+        batch = 1
+        while todo:
+            await _all([self._create_worker(target, action.attempt, templates, *pod) for pod in todo[:batch]])
+            todo = todo[batch:]
+            batch = min(2 * batch, LARGEST_BATCH)
+        return len(action.pods) <= MAX_CREATES
+
+    async def _create_worker(
+        self, target: Target, attempt: int, templates: dict[str, Object], slot: WorkerSlot, incarnation: int
+    ) -> None:
+        try:
+            template = templates[slot.group]
+        except KeyError:
+            raise AttemptGoneError(f"the attempt has no template of group {slot.group}") from None
+        pod = worker_pod(template, job=target.job.metadata.name, attempt=attempt, slot=slot, incarnation=incarnation)
+        await self._create(target, resource_path("v1", "pods", target.key.namespace), pod, self._mirrors.pods)
+
+    async def _worker_templates(self, target: Target, attempt: int) -> dict[str, Object]:
+        """As rendered when the attempt began, maybe by an earlier version of the operator."""
+        known = self._templates.get((target.manifest["metadata"]["uid"], attempt))
+        if known is not None:
+            return known
+        name = names.ray_cluster(target.key.name, attempt)
+        try:
+            secret = await self._client.get(resource_path("v1", "secrets", target.key.namespace, name))
+            templates = stored_worker_templates(secret)
+        except (NotFoundError, KeyError, ValueError) as error:
+            raise AttemptGoneError(f"the Secret {name} with the attempt's token and templates is gone") from error
+        self._remember(target, attempt, templates)
+        return templates
+
+    def _remember(self, target: Target, attempt: int, templates: dict[str, Any]) -> None:
+        self._templates[target.manifest["metadata"]["uid"], attempt] = templates
+        while len(self._templates) > _TEMPLATES_KEPT:
+            self._templates.popitem(last=False)
+
+    async def _ensure_account(self, target: Target) -> None:
+        namespace = target.key.namespace
+        if target.job.spec.cluster.service_account_name is not None or namespace in self._accounts:
+            return
+        body = build_service_account(namespace)
+        try:
+            await self._client.create(resource_path("v1", "serviceaccounts", namespace), body)
+        except AlreadyExistsError:
+            pass
+        except (ForbiddenError, InvalidError) as error:
+            raise RefusedError(_refusal(body, error)) from error
+        self._accounts.add(namespace)
+
+    async def _create(self, target: Target, path: str, body: Object, store: Store) -> None:
+        try:
+            created = await self._client.create(path, body)
+        except AlreadyExistsError:
+            return
+        except (ForbiddenError, InvalidError) as error:
+            # The ServiceAccount may have been deleted: then it is made anew with the next try.
+            self._accounts.discard(target.key.namespace)
+            raise RefusedError(_refusal(body, error)) from error
+        self._tracker.record(target.key, store, created)
+
+    async def _delete_pods(self, target: Target, action: DeletePods) -> None:
+        for start in range(0, len(action.pods), _DELETES_AT_ONCE):
+            await _all(
+                [
+                    self._delete(
+                        target, "v1", "pods", name, self._mirrors.pods, uid=uid, grace_period_s=action.grace_period_s
+                    )
+                    for name, uid in action.pods[start : start + _DELETES_AT_ONCE]
+                ]
+            )
+
+    async def _delete_attempt(self, target: Target, attempt: int) -> None:
+        name = names.ray_cluster(target.key.name, attempt)
+        self._templates.pop((target.manifest["metadata"]["uid"], attempt), None)
+        await _all(
+            [
+                self._delete(target, "v1", "secrets", name, None),
+                self._delete(target, NETWORKING, "networkpolicies", name, self._mirrors.network_policies),
+            ]
+        )
+        await self._delete(target, "v1", "services", name, self._mirrors.services)
+
+    async def _delete_job(self, target: Target) -> None:
+        path = resource_path(API_VERSION, PLURAL, *target.key)
+        try:
+            await self._client.delete(path, uid=target.manifest["metadata"]["uid"], propagation="Background")
+        except (NotFoundError, ConflictError):
+            pass
+
+    async def _delete(
+        self,
+        target: Target,
+        group_version: str,
+        plural: str,
+        name: str,
+        store: Store | None,
+        *,
+        uid: str | None = None,
+        grace_period_s: int | None = None,
+    ) -> None:
+        path = resource_path(group_version, plural, target.key.namespace, name)
+        try:
+            answer = await self._client.delete(path, uid=uid, grace_period_s=grace_period_s)
+        except (NotFoundError, ConflictError):  # gone, or another one's
+            return
+        # While an object terminates the answer is the object; what is gone at once tells no version.
+        if store is not None and answer.get("kind") != "Status":
+            self._tracker.record(target.key, store, answer)
+
+
+async def _all(calls: Sequence[Any]) -> None:
+    """Await all calls, then raise the first refusal, else the first error: none is cut off half-way."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    errors = [result for result in results if isinstance(result, BaseException)]
+    if errors:
+        raise next((error for error in errors if not isinstance(error, ApiError)), errors[0])
+
+
+def _refusal(body: Object, error: ApiError) -> str:
+    return f"{body['kind']} {body['metadata']['name']} is refused: {error.message}"

@@ -1,0 +1,130 @@
+"""From the API's dictionaries to the values that policies read. Pure, and cheap: it runs for every pod event.
+
+A pod's view is computed once per version of the pod and remembered by it, because a job of 500 workers is looked
+at hundreds of times while its pods start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from scaling_api import names
+from scaling_api.names import WorkerSlot
+
+from .decide.clock import from_rfc3339
+from .decide.types import ContainerView, PodView
+from .runtime.objects import Object
+
+# A scheduler says "no" to many pods for a moment while nodes come and go.
+_MAX_MESSAGE = 400
+
+
+def observe_pod(pod: Object) -> PodView | None:
+    """The view of one of our pods; None for a pod that carries our label but not our names."""
+    metadata, status = pod["metadata"], pod.get("status") or {}
+    labels = metadata.get("labels") or {}
+    try:
+        attempt = int(labels[names.LABEL_ATTEMPT])
+        role = labels[names.LABEL_ROLE]
+        slot = None
+        if role == names.ROLE_WORKER:
+            slot = WorkerSlot(labels[names.LABEL_GROUP], int(labels[names.LABEL_INDEX]))
+        incarnation = int(labels.get(names.LABEL_INCARNATION) or 0)
+    except (KeyError, ValueError):
+        return None
+    conditions = {entry["type"]: entry for entry in status.get("conditions") or ()}
+    scheduled, disrupted = conditions.get("PodScheduled", {}), conditions.get("DisruptionTarget", {})
+    unschedulable = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
+    return PodView(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        attempt=attempt,
+        role=role,
+        slot=slot,
+        incarnation=incarnation,
+        phase=status.get("phase") or "Pending",
+        ready=conditions.get("Ready", {}).get("status") == "True",
+        terminating="deletionTimestamp" in metadata,
+        created_at=from_rfc3339(metadata["creationTimestamp"]),
+        node=pod.get("spec", {}).get("nodeName") or "",
+        reason=status.get("reason") or "",
+        message=(status.get("message") or "")[:_MAX_MESSAGE],
+        disruption=disrupted.get("reason", "") if disrupted.get("status") == "True" else "",
+        unschedulable=(scheduled.get("message") or "no reason given")[:_MAX_MESSAGE] if unschedulable else "",
+        containers=_containers(status),
+    )
+
+
+class PodViews:
+    """Views of pods by uid and version, so that an unchanged pod is not looked at twice."""
+
+    def __init__(self) -> None:
+        self._views: dict[str, tuple[str, PodView | None]] = {}
+
+    def view(self, pod: Object) -> PodView | None:
+        """The view of `pod`, computed or remembered."""
+        metadata = pod["metadata"]
+        known = self._views.get(metadata["uid"])
+        if known is not None and known[0] == metadata["resourceVersion"]:
+            return known[1]
+        view = observe_pod(pod)
+        self._views[metadata["uid"]] = (metadata["resourceVersion"], view)
+        return view
+
+    def forget(self, pod: Object) -> None:
+        """The pod is gone."""
+        self._views.pop(pod["metadata"]["uid"], None)
+
+
+def attempts_of(objects: Iterable[Object]) -> frozenset[int]:
+    """The attempts that these Services or NetworkPolicies belong to; those on their way out do not count."""
+    found = set()
+    for item in objects:
+        metadata = item["metadata"]
+        label = (metadata.get("labels") or {}).get(names.LABEL_ATTEMPT, "")
+        if label.isdigit() and "deletionTimestamp" not in metadata:
+            found.add(int(label))
+    return frozenset(found)
+
+
+def spec_digest(spec: Mapping[str, Any]) -> str:
+    """Digest of what a running job may not change: all but runPolicy and the groups' min and max."""
+    frozen = {key: value for key, value in spec.items() if key != "runPolicy"}
+    cluster = frozen.get("cluster")
+    if isinstance(cluster, Mapping) and isinstance(cluster.get("workers"), list):
+        groups = [
+            {key: value for key, value in group.items() if key not in ("min", "max")} for group in cluster["workers"]
+        ]
+        frozen["cluster"] = {**cluster, "workers": groups}
+    canonical = json.dumps(frozen, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _containers(status: Mapping[str, Any]) -> dict[str, ContainerView]:
+    entries = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+    return {entry["name"]: _container(entry) for entry in entries}
+
+
+def _container(entry: Mapping[str, Any]) -> ContainerView:
+    state = entry.get("state") or {}
+    kind: Literal["waiting", "running", "terminated"] = "waiting"
+    if "terminated" in state:
+        kind = "terminated"
+    elif "running" in state:
+        kind = "running"
+    detail = state.get(kind) or {}
+    # Of a container that was restarted, the last end is what tells why.
+    last = (entry.get("lastState") or {}).get("terminated") or {}
+    restarts = entry.get("restartCount") or 0
+    shown = last if kind == "running" and restarts and last else detail
+    return ContainerView(
+        name=entry["name"],
+        state=kind,
+        reason=shown.get("reason") or "",
+        message=(shown.get("message") or "")[: 3 * _MAX_MESSAGE],
+        exit_code=detail.get("exitCode"),
+        restarts=restarts,
+    )
