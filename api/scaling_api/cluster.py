@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 
 from scaling_api.base import Model, Rule
 from scaling_api.constraints import KeyedBy, Pattern
+from scaling_api.driver import ENV_RAY_ADDRESS, HOME
 from scaling_api.quantities import parse_quantity
 from scaling_api.scalars import (
     GROUP_NAME,
@@ -20,6 +21,9 @@ from scaling_api.scalars import (
 )
 
 _STANDARD_RESOURCES = ("cpu", "memory", "ephemeral-storage")
+# What the operator tells Ray about the pod; an other value would make it another pod.
+_RESERVED_ENV = (ENV_RAY_ADDRESS, "RAY_PORT", "RAY_NODE_TYPE_NAME", "RAY_CLOUD_INSTANCE_ID")
+_RESERVED_ENV_PREFIXES = ("RAY_AUTH_", "RAY_CLUSTER_", "SCALING_")
 _IMAGE = Pattern(r"[a-zA-Z0-9][-a-zA-Z0-9_.:/@]*", "an image reference, such as registry.example.com/team/runtime:1.2")
 _ENV_NAME = Pattern(
     r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable: use letters, digits and underscores, not beginning with a digit"
@@ -151,7 +155,8 @@ class EnvVar(Model):
     """An environment variable of every Ray and driver container."""
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=128), _ENV_NAME] = Field(
-        description="Name, unique in the job; RAY_AUTH_ and SCALING_ are the operator's."
+        description=f"Name, unique in the job. The operator's own: {', '.join(_RESERVED_ENV)}, and what begins with "
+        f"{', '.join(_RESERVED_ENV_PREFIXES)}."
     )
     value: Annotated[str, StringConstraints(max_length=4096)] | None = Field(None, description="A literal value.")
     secret_key_ref: SecretKey | None = Field(None, description="A value from a Secret.")
@@ -163,9 +168,10 @@ class EnvVar(Model):
             field="",
         ),
         Rule(
-            "!self.name.startsWith('RAY_AUTH_') && !self.name.startsWith('SCALING_')",
-            lambda self: not self.name.startswith(("RAY_AUTH_", "SCALING_")),
-            "variable {name} is set by the operator; choose a name that starts with neither RAY_AUTH_ nor SCALING_",
+            f"!(self.name in {list(_RESERVED_ENV)})"
+            + "".join(f" && !self.name.startsWith('{prefix}')" for prefix in _RESERVED_ENV_PREFIXES),
+            lambda self: self.name not in _RESERVED_ENV and not self.name.startswith(_RESERVED_ENV_PREFIXES),
+            "variable {name} is set by the operator; choose another name",
             field="name",
         ),
     )
@@ -178,7 +184,7 @@ class Volume(Model):
         description="Name of the volume, unique in the job."
     )
     mount_path: Annotated[str, StringConstraints(min_length=2, max_length=512), _MOUNT_PATH] = Field(
-        description="Where it appears, unique in the job; /scaling, /tmp and /dev are the operator's."
+        description=f"Where it appears, unique in the job; /scaling, /tmp, /dev and {HOME} are the operator's."
     )
     read_only: bool = Field(False, description="Mount it read-only.")
     claim_name: ObjectName | None = Field(None, description="A PersistentVolumeClaim.")
@@ -192,10 +198,10 @@ class Volume(Model):
             field="",
         ),
         Rule(
-            "!self.mountPath.matches('^/(scaling|tmp|dev)(/|$)')",
-            lambda self: self.mount_path.split("/")[1] not in ("scaling", "tmp", "dev"),
-            "volume {name}: mountPath {mountPath} lies in /scaling, /tmp or /dev, which the operator mounts; "
-            "choose another",
+            f"!self.mountPath.matches('^/(scaling|tmp|dev)(/|$)') && self.mountPath != '{HOME}'",
+            lambda self: self.mount_path.split("/")[1] not in ("scaling", "tmp", "dev") and self.mount_path != HOME,
+            "volume {name}: mountPath {mountPath} is not free: the operator mounts /scaling, /tmp, /dev with all below "
+            f"them and {HOME}; choose another",
             field="mountPath",
         ),
     )

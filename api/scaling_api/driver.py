@@ -63,6 +63,7 @@ ENV_RAY_ADDRESS = "RAY_ADDRESS"  # host:port of the GCS; absent: start Ray on th
 STORAGE_MOUNT = "/scaling/storage"
 CONFIG_MOUNT = "/scaling/config"  # manifest.json and ca.crt, from the attempt's Secret (driver container only)
 TOKEN_MOUNT = "/scaling/token"  # the projected token (driver container only)
+HOME = "/home/scaling"  # the user's home in every container: writable, empty, gone with the pod
 TERMINATION_LOG = "/dev/termination-log"
 SECRET_KEY_RAY_TOKEN = "ray-token"
 SECRET_KEY_MANIFEST = "manifest.json"

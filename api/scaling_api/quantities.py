@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 
+from scaling_api.scalars import QUANTITY
+
+_FORM = re.compile(QUANTITY.regex)
 _SUFFIXES = {
     "m": Decimal("0.001"),
     "": Decimal(1),
@@ -23,10 +27,9 @@ _SUFFIXES = {
 def parse_quantity(text: str) -> Decimal:
     """The number that a quantity stands for, in its base unit (cores, bytes, pieces).
 
-    Raises ValueError for anything that the spec's pattern would not have let through.
+    Raises ValueError for what the spec's pattern does not let through.
     """
-    digits = text.rstrip("mkMGTPi")
-    try:
-        return Decimal(digits) * _SUFFIXES[text[len(digits) :]]
-    except (KeyError, ArithmeticError):
-        raise ValueError(f'"{text}" is not a quantity such as 500m, 2 or 4Gi') from None
+    if not _FORM.fullmatch(text):
+        raise ValueError(QUANTITY.message(text))
+    number = text.rstrip("".join(_SUFFIXES))
+    return Decimal(number) * _SUFFIXES[text[len(number) :]]

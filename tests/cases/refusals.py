@@ -283,6 +283,13 @@ RULES = (
         True,
     ),
     Case(
+        "env of Ray's address",
+        cluster(env=[{"name": "RAY_ADDRESS", "value": "1.2.3.4:6379"}]),
+        f"{_CLUSTER}.env[0].name",
+        "variable RAY_ADDRESS is set by the operator; choose another name",
+        True,
+    ),
+    Case(
         "env of Ray's authentication",
         cluster(env=[{"name": "RAY_AUTH_TOKEN", "value": "x"}]),
         f"{_CLUSTER}.env[0].name",
@@ -321,7 +328,14 @@ RULES = (
         "volume over the operator's own",
         volume(claimName="a", mountPath="/tmp/data"),
         f"{_CLUSTER}.volumes[0].mountPath",
-        "mountPath /tmp/data lies in /scaling, /tmp or /dev",
+        "mountPath /tmp/data is not free: the operator mounts /scaling, /tmp, /dev",
+        True,
+    ),
+    Case(
+        "volume over the home folder",
+        volume(claimName="a", mountPath="/home/scaling"),
+        f"{_CLUSTER}.volumes[0].mountPath",
+        "mountPath /home/scaling is not free",
         True,
     ),
     Case(
@@ -516,6 +530,8 @@ ACCEPTED = (
     ("an empty value", env(value="")),
     ("a value from a Secret", env(secretKeyRef={"name": "hub", "key": "token"})),
     ("a volume in a hidden folder", volume(secretName="aws", mountPath="/home/me/.aws", readOnly=True)),
+    ("a volume in the home folder", volume(secretName="aws", mountPath="/home/scaling/.aws")),
+    ("a variable of Ray that is the user's", cluster(env=[{"name": "RAY_BACKEND_LOG_LEVEL", "value": "debug"}])),
     ("podOverrides of any shape", cluster(podOverrides={"spec": {"nodeSelector": {"a": "b"}}, "x": [None, 1.5]})),
     ("every policy", put("spec.runPolicy", {"suspend": True, "backoffLimit": 0, "cleanPodPolicy": "None"})),
 )

@@ -1,0 +1,98 @@
+"""The fields that a user can write, frozen: a new one is a promise and should be a conscious act.
+
+Change the list together with the models; removing or renaming a field breaks manifests that exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from scaling_api.crd import schema
+
+_SPEC = """
+    spec.cluster
+    spec.cluster.env[]
+    spec.cluster.env[].name
+    spec.cluster.env[].secretKeyRef
+    spec.cluster.env[].secretKeyRef.key
+    spec.cluster.env[].secretKeyRef.name
+    spec.cluster.env[].value
+    spec.cluster.head
+    spec.cluster.head.resources
+    spec.cluster.head.resources.limits[]
+    spec.cluster.head.resources.requests[]
+    spec.cluster.image
+    spec.cluster.imagePullPolicy
+    spec.cluster.imagePullSecrets[]
+    spec.cluster.podOverrides
+    spec.cluster.serviceAccountName
+    spec.cluster.volumes[]
+    spec.cluster.volumes[].claimName
+    spec.cluster.volumes[].configMapName
+    spec.cluster.volumes[].mountPath
+    spec.cluster.volumes[].name
+    spec.cluster.volumes[].readOnly
+    spec.cluster.volumes[].secretName
+    spec.cluster.workers[]
+    spec.cluster.workers[].max
+    spec.cluster.workers[].min
+    spec.cluster.workers[].name
+    spec.cluster.workers[].resources
+    spec.cluster.workers[].resources.limits[]
+    spec.cluster.workers[].resources.requests[]
+    spec.cluster.workers[].slots
+    spec.dataset
+    spec.dataset.augmentation
+    spec.dataset.augmentation.rotation
+    spec.dataset.augmentation.shear
+    spec.dataset.augmentation.shift
+    spec.dataset.augmentation.zoom
+    spec.dataset.name
+    spec.model
+    spec.model.name
+    spec.model.width
+    spec.runPolicy
+    spec.runPolicy.activeDeadlineSeconds
+    spec.runPolicy.backoffLimit
+    spec.runPolicy.cleanPodPolicy
+    spec.runPolicy.suspend
+    spec.runPolicy.ttlSecondsAfterFinished
+    spec.storage
+    spec.storage.claimName
+    spec.storage.resumeFrom
+    spec.storage.secretRef
+    spec.storage.secretRef.name
+    spec.storage.uri
+    spec.training
+    spec.training.batchSize
+    spec.training.checkpoint
+    spec.training.checkpoint.everyEpochs
+    spec.training.checkpoint.everySteps
+    spec.training.checkpoint.keep
+    spec.training.epochs
+    spec.training.optimizer
+    spec.training.optimizer.learningRate
+    spec.training.optimizer.momentum
+    spec.training.optimizer.name
+    spec.training.optimizer.weightDecay
+    spec.training.parallelism
+    spec.training.parallelism.data
+    spec.training.schedule
+    spec.training.schedule.name
+    spec.training.schedule.warmupFraction
+    spec.training.seed
+"""
+
+
+def _fields(path: str, node: dict[str, Any]) -> Iterator[str]:
+    for name, child in node.get("properties", {}).items():
+        field, inner = f"{path}.{name}", child
+        while "items" in inner or "additionalProperties" in inner:
+            field, inner = f"{field}[]", inner.get("items") or inner["additionalProperties"]
+        yield field
+        yield from _fields(field, inner)
+
+
+def test_the_spec_has_these_fields() -> None:
+    assert sorted(_fields("spec", schema()["properties"]["spec"])) == _SPEC.split()

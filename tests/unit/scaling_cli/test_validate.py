@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from scaling_cli.main import main
+
+_RIGHT = """\
+apiVersion: scaling.dev/v1alpha1
+kind: ScalingJob
+metadata: {name: mnist}
+spec:
+  storage: {claimName: runs}
+  model: {name: small-cnn}
+  dataset: {name: digits}
+  training:
+    epochs: 2
+"""
+_WRONG = _RIGHT.replace("    epochs: 2", "    epoch: 2\n    batchSize: 0")
+_CLAIM = "apiVersion: v1\nkind: PersistentVolumeClaim\n"
+
+
+def _file(tmp_path: Path, text: str, name: str = "job.yaml") -> str:
+    path = tmp_path / name
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_right_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = _file(tmp_path, _RIGHT)
+    assert main(["validate", file]) == 0
+    assert capsys.readouterr().out == f"{file}:1: OK: ScalingJob mnist\n"
+
+
+def test_a_line_per_problem_in_the_order_of_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = _file(tmp_path, _WRONG)
+    assert main(["validate", file]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        f"{file}:9: spec.training.epoch: unknown field; did you mean epochs?",
+        f"{file}:10: spec.training.batchSize: must be at least 1, not 0",
+    ]
+
+
+def test_several_files_and_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = _file(tmp_path, f"{_CLAIM}---\n{_RIGHT}", "one.yaml")
+    two = _file(tmp_path, _WRONG, "two.yaml")
+    assert main(["validate", one, two]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [f"{one}:1: PersistentVolumeClaim: not checked", f"{one}:4: OK: ScalingJob mnist"]
+    assert len(lines) == 4
+
+
+def test_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(_WRONG))
+    assert main(["validate", "-"]) == 1
+    assert capsys.readouterr().out.startswith("<stdin>:9: spec.training.epoch")
+
+
+def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = _file(tmp_path, _WRONG)
+    assert main(["validate", "--output", "json", file]) == 1
+    (record,) = json.loads(capsys.readouterr().out)
+    assert (record["file"], record["name"], record["valid"]) == (file, "mnist", False)
+    assert record["problems"][0] == {
+        "line": 9,
+        "field": "spec.training.epoch",
+        "message": "unknown field",
+        "suggestion": "did you mean epochs?",
+    }
+
+
+def test_for_this_machine_no_storage_is_needed(tmp_path: Path) -> None:
+    file = _file(tmp_path, _RIGHT.replace("  storage: {claimName: runs}\n", ""))
+    assert main(["validate", file]) == 1
+    assert main(["validate", "--local", file]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no such file"),
+        ("", "is empty"),
+        ("a: [", "not YAML"),
+        (_CLAIM, "holds no ScalingJob; it holds PersistentVolumeClaim"),
+    ],
+)
+def test_what_cannot_be_checked_is_one_line_on_stderr(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, message: str
+) -> None:
+    file = str(tmp_path / "job.yaml") if text is None else _file(tmp_path, text)
+    assert main(["validate", file]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("scalingjob: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
