@@ -28,6 +28,9 @@ _TEMPORARY = ".tmp-"
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
+# How a store answers a conditional PUT that came second: in AWS's words, or as an HTTP status.
+_CAME_SECOND = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 
 
 class Storage:
@@ -121,7 +124,8 @@ class _Local:
         return self._root / name
 
     def read(self, name: str) -> bytes:
-        return self.local_path(name).read_bytes()
+        with _explained(self._shown):
+            return self.local_path(name).read_bytes()
 
     def write(self, name: str, data: bytes) -> None:
         self._place(name, data, lambda temporary, target: os.replace(temporary, target))
@@ -211,8 +215,16 @@ def _explained(shown: str) -> Iterator[None]:
             raise UserError(f"storage {shown} is full: free some space or name another place") from error
         if error.errno in _REFUSED or isinstance(error, PermissionError):
             raise UserError(
-                f"storage {shown} is not writable ({error.strerror or error}); "
-                "name a place that this user may write to, or correct its permissions or credentials"
+                f"storage {shown} refuses access ({error.strerror or error}); "
+                "name a place that this user may read and write, or correct its permissions or credentials"
+            ) from error
+        raise
+    except Exception as error:
+        # The stores' own libraries say so with exceptions of theirs, which are not to be imported here.
+        if type(error).__name__ in _NO_CREDENTIALS:
+            raise UserError(
+                f"storage {shown} needs credentials ({error}); name a Secret that holds them in "
+                "spec.storage.secretRef, or set them in the environment"
             ) from error
         raise
 
@@ -242,7 +254,8 @@ class _Remote:
         return f"{self._root.rstrip('/')}/{name}" if name else self._root
 
     def read(self, name: str) -> bytes:
-        data: bytes = self._fs.cat_file(self._path(name))
+        with _explained(self._shown):
+            data: bytes = self._fs.cat_file(self._path(name))
         return data
 
     def write(self, name: str, data: bytes) -> None:
@@ -255,20 +268,23 @@ class _Remote:
             self._put(name, data, "create")
         except FileExistsError:
             return False
+        except Exception as error:
+            if _came_second(error):
+                return False
+            raise
         return True
 
     def _put(self, name: str, data: bytes, mode: str) -> None:
-        path = self._path(name)
         try:
             with _explained(self._shown):
-                self._fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-                self._fs.pipe_file(path, data, mode=mode)
+                self._fs.pipe_file(self._path(name), data, mode=mode)
         except FileNotFoundError as error:
             raise UserError(f"storage {self._shown} does not exist; create the bucket or name another") from error
 
     def names(self, name: str) -> Iterator[str]:
         try:
-            entries = self._fs.ls(self._path(name), detail=False)
+            with _explained(self._shown):
+                entries = self._fs.ls(self._path(name), detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return iter(())
         # An object store may list the folder's own marker among its content.
@@ -276,11 +292,20 @@ class _Remote:
         return iter(found)
 
     def exists(self, name: str) -> bool:
-        return bool(self._fs.exists(self._path(name)))
+        with _explained(self._shown):
+            return bool(self._fs.exists(self._path(name)))
 
     def delete(self, name: str, recursive: bool) -> None:
         with _explained(self._shown), suppress(FileNotFoundError):
             self._fs.rm(self._path(name), recursive=recursive)
 
     def size(self, name: str) -> int:
-        return int(self._fs.size(self._path(name)))
+        with _explained(self._shown):
+            return int(self._fs.size(self._path(name)))
+
+
+def _came_second(error: BaseException) -> bool:
+    """Whether a store refused a conditional PUT because the name was taken meanwhile."""
+    response = getattr(error.__cause__, "response", None)
+    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else getattr(error, "code", None)
+    return str(code) in _CAME_SECOND

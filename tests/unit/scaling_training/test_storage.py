@@ -7,6 +7,7 @@ import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -127,8 +128,8 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_rest(tmp_path: Path, mo
 @pytest.mark.parametrize(
     ("code", "sentence"),
     [
-        pytest.param(errno.EACCES, "is not writable", id="permission denied"),
-        pytest.param(errno.EROFS, "is not writable", id="read-only"),
+        pytest.param(errno.EACCES, "refuses access", id="permission denied"),
+        pytest.param(errno.EROFS, "refuses access", id="read-only"),
         pytest.param(errno.ENOSPC, "is full", id="disk full"),
         pytest.param(errno.EDQUOT, "is full", id="quota exceeded"),
     ],
@@ -168,3 +169,48 @@ def test_a_missing_driver_package_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_unknown_scheme_is_named() -> None:
     with pytest.raises(UserError, match="nonsense:// is not known"):
         Storage("nonsense://bucket")
+
+
+class NoCredentialsError(Exception):
+    """As botocore's."""
+
+
+class AwsError(Exception):
+    """As botocore's ClientError."""
+
+    response: ClassVar = {"Error": {"Code": "PreconditionFailed"}}
+
+
+def refusing(storage: Storage, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """From now on the object store answers a PUT with this error."""
+
+    def put(path: str, value: bytes, mode: str) -> None:
+        raise error
+
+    filesystem = storage._backend._fs  # type: ignore[union-attr]
+    monkeypatch.setattr(filesystem, "pipe_file", put)
+
+
+def test_a_conditional_put_that_comes_second_created_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage(f"memory://bucket-{uuid.uuid4().hex}")
+    error = OSError(errno.EINVAL, "At least one of the pre-conditions you specified did not hold")
+    error.__cause__ = AwsError()
+    refusing(storage, monkeypatch, error)
+    assert not storage.create("token", b"")
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        pytest.param(FileNotFoundError("NoSuchBucket"), "does not exist; create the bucket", id="no bucket"),
+        pytest.param(PermissionError("AccessDenied"), "refuses access .AccessDenied.", id="denied"),
+        pytest.param(NoCredentialsError("Unable to locate credentials"), "needs credentials", id="no credentials"),
+    ],
+)
+def test_what_an_object_store_refuses_is_the_users_to_mend(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, sentence: str
+) -> None:
+    storage = Storage(f"memory://bucket-{uuid.uuid4().hex}")
+    refusing(storage, monkeypatch, error)
+    with pytest.raises(UserError, match=sentence):
+        storage.check_writable()
