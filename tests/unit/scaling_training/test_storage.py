@@ -97,8 +97,16 @@ def test_a_child_and_a_pickled_copy_see_the_same_files(storage: Storage) -> None
     assert pickle.loads(pickle.dumps(storage)).read("a/b") == b"content"
 
 
+def test_a_relative_root_stays_the_same_folder_in_a_process_started_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pickled = pickle.dumps(Storage("runs/one"))
+    monkeypatch.chdir("/")
+    assert pickle.loads(pickled).root == str(tmp_path / "runs/one")
+
+
 def test_addresses(tmp_path: Path) -> None:
-    assert Storage("s3-like").url("x").endswith("s3-like/x")
     assert Storage("memory://bucket/run/").url("a/b") == "memory://bucket/run/a/b"
     assert Storage("memory://bucket").local_path("a") is None
     assert Storage(str(tmp_path)).local_path("a") == tmp_path / "a"
