@@ -8,8 +8,7 @@ import torch
 from scaling_api.spec import ModelSpec
 from scaling_training.data.batches import Batch
 from scaling_training.errors import UserError
-from scaling_training.models import MODELS, build_task
-from scaling_training.registry import table
+from scaling_training.models import build_task
 
 
 def built(shape: tuple[int, int, int] = (1, 28, 28), seed: int = 0, **spec: Any) -> torch.nn.Module:
@@ -58,9 +57,3 @@ def test_a_tasks_loss_is_the_sum_over_samples() -> None:
 
     torch.testing.assert_close(task.loss_sum(logits, batch), expected)
     assert task.predictions(logits).tolist() == [0, 2]
-
-
-def test_two_records_of_one_name_are_an_error() -> None:
-    record = MODELS["small-cnn"]
-    with pytest.raises(ValueError, match="two records have one name"):
-        table(record, record)
