@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scaling_training.data.order import DataOrder, rank_slice
@@ -11,6 +11,7 @@ from scaling_training.data.order import DataOrder, rank_slice
 EXPECTED_ORDER = [8, 1, 2, 4, 5, 6, 7, 3, 9, 0]
 
 
+@settings(deadline=None)
 @given(count=st.integers(0, 500), size=st.integers(1, 40))
 def test_slices_cover_a_batch_with_sizes_that_differ_by_at_most_one(count: int, size: int) -> None:
     slices = [rank_slice(count, rank, size) for rank in range(size)]
@@ -21,6 +22,7 @@ def test_slices_cover_a_batch_with_sizes_that_differ_by_at_most_one(count: int, 
     assert sizes[0] == max(sizes)
 
 
+@settings(deadline=None)
 @given(
     samples=st.integers(1, 60),
     batch_size=st.integers(1, 70),

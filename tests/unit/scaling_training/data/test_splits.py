@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scaling_training.data.splits import Fractions, stratified_split
@@ -11,6 +11,7 @@ from scaling_training.errors import UserError
 FRACTIONS = Fractions(train=0.7, validation=0.1, test=0.2)
 
 
+@settings(deadline=None)
 @given(counts=st.lists(st.integers(10, 60), min_size=1, max_size=5), seed=st.integers(0, 2**32 - 1))
 def test_each_index_is_in_one_part_and_each_class_in_proportion(counts: list[int], seed: int) -> None:
     labels = np.repeat(np.arange(len(counts)), counts)
