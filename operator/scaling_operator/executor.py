@@ -1,6 +1,8 @@
 """Carries out decisions: creates and deletes, and notes every write for the reconcile that follows.
 
-"Already exists" and "not found" are success, since names say whose an object is. Worker pods are created in batches
+"Not found" on deletion is success, and so is "already exists" on creation when the object is this job's: names are
+derived, so an object of ours under that name is the one that was asked for. One of somebody else's is most often
+left over from an earlier job of the same name, and has to go first. Worker pods are created in batches
 that double (1, 2, 4, …), so that what the API server refuses is refused once and not five hundred times, and at
 most MAX_CREATES of them per call, so that a large job does not keep a worker of the queue from small ones.
 """
@@ -41,8 +43,16 @@ class RefusedError(Exception):
     """The API server refuses an object (quota, admission, Pod Security): only a person can change that."""
 
 
+class NameTakenError(Exception):
+    """An object of that name exists and is not this job's."""
+
+
 class AttemptGoneError(Exception):
     """The attempt's Secret is gone, and with it what its pods are made from."""
+
+    def __init__(self, attempt: int, message: str) -> None:
+        super().__init__(message)
+        self.attempt = attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +87,7 @@ class Executor:
     async def run(self, target: Target, actions: Iterable[Action]) -> bool:
         """Do what `actions` say, in order. False when some were left for the next reconcile.
 
-        Raises RefusedError, AttemptGoneError, or another ApiError.
+        Raises RefusedError, NameTakenError, AttemptGoneError, or another ApiError.
         """
         complete = True
         for action in actions:
@@ -97,24 +107,11 @@ class Executor:
         return complete
 
     async def _ensure(self, target: Target, action: EnsureAttempt) -> None:
-        rendered = await self._rendered(target, action)
-        namespace = target.key.namespace
-        others = []
-        if action.policy:
-            path = resource_path(NETWORKING, "networkpolicies", namespace)
-            others.append(self._create(target, path, rendered.network_policy, self._mirrors.network_policies))
-        if action.head:
-            await self._ensure_account(target)
-            pods = resource_path("v1", "pods", namespace)
-            others.append(self._create(target, pods, rendered.head, self._mirrors.pods))
-        await _all(others)
-        # Last: a Service without a head means that the head was there and is lost.
-        if action.service:
-            services = resource_path("v1", "services", namespace)
-            await self._create(target, services, rendered.service, self._mirrors.services)
+        """The order tells what exists: no Secret without a policy, no Service without a head.
 
-    async def _rendered(self, target: Target, action: EnsureAttempt) -> AttemptObjects:
-        """The attempt's objects; with a head to come, their Secret exists when this returns."""
+        So the cache, which holds no Secrets, shows what has to be deleted in the end; and a Service without a
+        head means that the head was there and is lost.
+        """
         rendered = render_attempt(
             target.job,
             attempt=action.attempt,
@@ -122,19 +119,24 @@ class Executor:
             ray_token=secrets.token_hex(32),
             ca_bundle=self._ca_bundle(),
         )
-        if not action.head:
-            return rendered
+        namespace, mirrors = target.key.namespace, self._mirrors
+        if action.policy:
+            path = resource_path(NETWORKING, "networkpolicies", namespace)
+            await self._create(target, path, rendered.network_policy, mirrors.network_policies)
+        if action.head:
+            await self._ensure_account(target)
+            await self._create_secret(target, action.attempt, rendered)
+            await self._create(target, resource_path("v1", "pods", namespace), rendered.head, mirrors.pods)
+        if action.service:
+            path = resource_path("v1", "services", namespace)
+            await self._create(target, path, rendered.service, mirrors.services)
+
+    async def _create_secret(self, target: Target, attempt: int, rendered: AttemptObjects) -> None:
         path = resource_path("v1", "secrets", target.key.namespace)
-        try:
-            await self._client.create(path, rendered.secret)
-            self._remember(target, action.attempt, rendered.worker_templates)
-        except AlreadyExistsError:
-            # Of an operator that ended in between. Its token and templates hold; its head's template is as good
-            # as ours, since no pod was made from it yet.
-            pass
-        except (ForbiddenError, InvalidError) as error:
-            raise RefusedError(_refusal(rendered.secret, error)) from error
-        return rendered
+        if await self._create(target, path, rendered.secret, None):
+            self._remember(target, attempt, rendered.worker_templates)
+        # Else it is of an operator that ended in between: its token and templates hold. The head's template is as
+        # good as ours, since no pod was made from it yet.
 
     async def _create_workers(self, target: Target, action: CreateWorkers) -> bool:
         templates = await self._worker_templates(target, action.attempt)
@@ -153,7 +155,8 @@ class Executor:
         try:
             template = templates[slot.group]
         except KeyError:
-            raise AttemptGoneError(f"the attempt has no template of group {slot.group}") from None
+            message = f"the Secret of attempt {attempt} has no template of worker group {slot.group}"
+            raise AttemptGoneError(attempt, message) from None
         pod = worker_pod(template, job=target.job.metadata.name, attempt=attempt, slot=slot, incarnation=incarnation)
         await self._create(target, resource_path("v1", "pods", target.key.namespace), pod, self._mirrors.pods)
 
@@ -167,7 +170,8 @@ class Executor:
             secret = await self._client.get(resource_path("v1", "secrets", target.key.namespace, name))
             templates = stored_worker_templates(secret)
         except (NotFoundError, KeyError, ValueError) as error:
-            raise AttemptGoneError(f"the Secret {name} with the attempt's token and templates is gone") from error
+            message = f"the Secret {name} with token and templates of attempt {attempt} is gone"
+            raise AttemptGoneError(attempt, message) from error
         self._remember(target, attempt, templates)
         return templates
 
@@ -189,16 +193,37 @@ class Executor:
             raise RefusedError(_refusal(body, error)) from error
         self._accounts.add(namespace)
 
-    async def _create(self, target: Target, path: str, body: Object, store: Store) -> None:
+    async def _create(self, target: Target, path: str, body: Object, store: Store | None) -> bool:
+        """Have `body` exist; False when it did before. `store` is the cache that will show it, if any."""
         try:
             created = await self._client.create(path, body)
-        except AlreadyExistsError:
-            return
+        except AlreadyExistsError as error:
+            await self._check_owner(target, path, body, store, error)
+            return False
         except (ForbiddenError, InvalidError) as error:
             # The ServiceAccount may have been deleted: then it is made anew with the next try.
             self._accounts.discard(target.key.namespace)
             raise RefusedError(_refusal(body, error)) from error
-        self._tracker.record(target.key, store, created)
+        if store is not None:
+            self._tracker.record(target.key, store, created)
+        return True
+
+    async def _check_owner(
+        self, target: Target, path: str, body: Object, store: Store | None, error: AlreadyExistsError
+    ) -> None:
+        name = body["metadata"]["name"]
+        found = store.get(target.key.namespace, name) if store is not None else None
+        if found is None:  # not in the cache yet, or a Secret
+            try:
+                found = await self._client.get(f"{path}/{name}", metadata_only=True)
+            except NotFoundError:
+                raise error from None  # gone just now: the next try creates it
+        uid = target.manifest["metadata"]["uid"]
+        if all(owner["uid"] != uid for owner in found["metadata"].get("ownerReferences") or ()):
+            raise NameTakenError(
+                f"{body['kind']} {name} exists and is not this job's; if an earlier job of this name was deleted "
+                "just now, it goes by itself"
+            )
 
     async def _delete_pods(self, target: Target, action: DeletePods) -> None:
         for start in range(0, len(action.pods), _DELETES_AT_ONCE):
@@ -214,13 +239,14 @@ class Executor:
     async def _delete_attempt(self, target: Target, attempt: int) -> None:
         name = names.ray_cluster(target.key.name, attempt)
         self._templates.pop((target.manifest["metadata"]["uid"], attempt), None)
+        # The Secret is in no cache: as long as it may exist, something that is in one has to.
+        await self._delete(target, "v1", "secrets", name, None)
         await _all(
             [
-                self._delete(target, "v1", "secrets", name, None),
                 self._delete(target, NETWORKING, "networkpolicies", name, self._mirrors.network_policies),
+                self._delete(target, "v1", "services", name, self._mirrors.services),
             ]
         )
-        await self._delete(target, "v1", "services", name, self._mirrors.services)
 
     async def _delete_job(self, target: Target) -> None:
         path = resource_path(API_VERSION, PLURAL, *target.key)

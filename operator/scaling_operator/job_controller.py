@@ -24,7 +24,7 @@ from .decide import Decision, Job, Observed, decide
 from .decide.conditions import accepted, merged
 from .decide.status import FIELDS, patch, remember, render
 from .events import EventRecorder
-from .executor import AttemptGoneError, Executor, RefusedError, Target
+from .executor import AttemptGoneError, Executor, NameTakenError, RefusedError, Target
 from .mirrors import Mirrors
 from .observe import PodViews, attempts_of, spec_digest
 from .resources.overrides import check_overrides
@@ -45,6 +45,7 @@ SETTLE_S = 0.1
 # Counters in the status (how many workers are ready) may lag by so much.
 COUNTERS_EVERY_S = 10.0
 REFUSED_RETRY_S = 15.0
+NAME_TAKEN_RETRY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,9 @@ class JobController:
         self._queue: WorkQueue[Key] = WorkQueue("scalingjob")
         self._views = PodViews()
         self._parsed: dict[Key, _Parsed] = {}
-        self._vanished: dict[str, set[str]] = {}
+        # By the job's uid: pods that are gone with the time of their creation, and attempts that cannot go on.
+        self._vanished: dict[str, dict[str, float]] = {}
+        self._unusable: dict[str, dict[int, str]] = {}
         self._refusals: dict[Key, str] = {}
         self._written_at: dict[Key, float] = {}
 
@@ -126,11 +129,14 @@ class JobController:
         try:
             complete = await self._executor.run(target, decision.actions)
         except RefusedError as refusal:
-            again_s = self._refused(key, str(refusal))
+            self._refused(key, str(refusal))
+            again_s = REFUSED_RETRY_S
+        except NameTakenError as taken:
+            self._refused(key, str(taken))
+            again_s = NAME_TAKEN_RETRY_S
         except AttemptGoneError as gone:
-            # The head cannot outlive its cluster's token for long: deleting it leads to a new attempt.
-            logger.warning("the attempt cannot go on: %s", gone)
-            await self._end_attempt(target, decision)
+            self._unusable[target.manifest["metadata"]["uid"]] = {gone.attempt: str(gone)}
+            self._queue.add(key)
         else:
             self._refusals.pop(key, None)
             if not complete:
@@ -161,15 +167,8 @@ class JobController:
             self._recorder.record(target.manifest, event.type, event.reason, event.message)
         if "attempt" in changes:  # names carry the attempt: those of an earlier one say nothing any more
             self._vanished.pop(target.manifest["metadata"]["uid"], None)
+            self._unusable.pop(target.manifest["metadata"]["uid"], None)
         return None
-
-    async def _end_attempt(self, target: Target, decision: Decision) -> None:
-        attempt = (decision.status or {}).get("attempt") or 1
-        name = names.head_pod(target.key.name, attempt)
-        try:
-            await self._client.delete(resource_path("v1", "pods", target.key.namespace, name))
-        except NotFoundError:
-            pass
 
     async def _reject(self, key: Key, manifest: Object, sentence: str) -> Result:
         """The models cannot read the spec: say so, and leave alone what may be running."""
@@ -178,7 +177,7 @@ class JobController:
         verdicts = {ConditionType.ACCEPTED: accepted(sentence)}
         memory = replace(memory, conditions=merged(memory.conditions, verdicts, now=self._clock()))
         generation = manifest["metadata"].get("generation", 0)
-        kept = {name: status.get(name) for name in FIELDS}
+        kept = {name: status.get(name) for name in FIELDS} | {"phase": status.get("phase") or "Pending"}
         rendered = render(memory, phase="Pending", generation=generation, groups=None, workers=None)
         changes = patch(status, {**kept, **{name: rendered[name] for name in ("conditions", "observedGeneration")}})
         if changes:
@@ -196,10 +195,11 @@ class JobController:
             memory=remember(status),
             digest=parsed.digest,
             pods=tuple(view for view in views if view is not None),
-            vanished=frozenset(self._vanished.get(uid, ())),
+            vanished=self._vanished.get(uid, {}),
             services=attempts_of(mirrors.services.by_index(BY_OWNER, uid)),
             policies=attempts_of(mirrors.network_policies.by_index(BY_OWNER, uid)),
             refusal=self._refusals.get(key),
+            unusable=self._unusable.get(uid, {}),
         )
 
     def _parse(self, key: Key, manifest: Object) -> _Parsed:
@@ -213,23 +213,27 @@ class JobController:
         self._parsed[key] = parsed
         return parsed
 
-    def _refused(self, key: Key, sentence: str) -> float:
+    def _refused(self, key: Key, sentence: str) -> None:
         if self._refusals.get(key) != sentence:
             logger.warning("%s", sentence)
             self._refusals[key] = sentence
             self._queue.add(key)  # the next look shows it in the status
-        return REFUSED_RETRY_S
 
     def _on_job(self, change: Change, old: Object | None, new: Object | None) -> None:
         found = new or old
         assert found is not None
+        if new is None:
+            self._vanished.pop(found["metadata"]["uid"], None)
+            self._unusable.pop(found["metadata"]["uid"], None)
         self._queue.add(key_of(found))
 
     def _on_pod(self, change: Change, old: Object | None, new: Object | None) -> None:
         if new is None and old is not None:
+            view = self._views.view(old)
             self._views.forget(old)
             for uid in _owner_uids(old):
-                self._vanished.setdefault(uid, set()).add(old["metadata"]["name"])
+                if view is not None and self._exists(old, uid):
+                    self._vanished.setdefault(uid, {})[view.name] = view.created_at
         self._on_owned(change, old, new)
 
     def _on_owned(self, change: Change, old: Object | None, new: Object | None) -> None:
@@ -239,10 +243,14 @@ class JobController:
         if name:
             self._queue.add_after(Key(found["metadata"].get("namespace", ""), name), SETTLE_S)
 
+    def _exists(self, pod: Object, job_uid: str) -> bool:
+        """Whether the pod's job still does: when it goes, so do its pods, and there is nothing to remember."""
+        labels = pod["metadata"].get("labels") or {}
+        job = self._mirrors.jobs.get(pod["metadata"].get("namespace", ""), labels.get(names.LABEL_JOB, ""))
+        return job is not None and job["metadata"]["uid"] == job_uid
+
     def _forget(self, key: Key) -> None:
-        parsed = self._parsed.pop(key, None)
-        if parsed is not None:
-            self._vanished.pop(parsed.version[0], None)
+        self._parsed.pop(key, None)
         self._refusals.pop(key, None)
         self._written_at.pop(key, None)
         self._tracker.forget(key)

@@ -49,7 +49,9 @@ def observe_pod(pod: Object) -> PodView | None:
         ready=conditions.get("Ready", {}).get("status") == "True",
         terminating="deletionTimestamp" in metadata,
         created_at=from_rfc3339(metadata["creationTimestamp"]),
-        node=pod.get("spec", {}).get("nodeName") or "",
+        scheduled_at=_moment(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None,
+        is_set_up=conditions.get("PodReadyToStartContainers", {}).get("status") != "False",
+        gone_by=_moment(metadata.get("deletionTimestamp")),
         reason=status.get("reason") or "",
         message=(status.get("message") or "")[:_MAX_MESSAGE],
         disruption=disrupted.get("reason", "") if disrupted.get("status") == "True" else "",
@@ -127,4 +129,9 @@ def _container(entry: Mapping[str, Any]) -> ContainerView:
         message=(shown.get("message") or "")[: 3 * _MAX_MESSAGE],
         exit_code=detail.get("exitCode"),
         restarts=restarts,
+        started_at=_moment(detail.get("startedAt")) if kind == "running" else None,
     )
+
+
+def _moment(text: str | None) -> float | None:
+    return from_rfc3339(text) if text else None

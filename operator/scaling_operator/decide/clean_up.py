@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from .types import Action, DeleteAttempt, DeletePods, Observed
+from scaling_api.driver import CONTAINER_DRIVER
+
+from .types import Action, DeleteAttempt, DeletePods, Observed, PodView
 
 CleanPodPolicy = Literal["All", "Running", "None"]
 
@@ -21,11 +23,17 @@ def clean_up(observed: Observed, *, except_attempt: int | None = None, policy: C
     pods = tuple(
         (pod.name, pod.uid)
         for pod in observed.pods
-        if pod.attempt != except_attempt and not pod.terminating and not (policy == "Running" and pod.is_over)
+        if pod.attempt != except_attempt and not pod.terminating and not (policy == "Running" and _ends_by_itself(pod))
     )
     actions: list[Action] = [DeletePods(pods)] if pods else []
     attempts = (observed.services | observed.policies) - {except_attempt}
     return actions + [DeleteAttempt(attempt) for attempt in sorted(attempts)]
+
+
+def _ends_by_itself(pod: PodView) -> bool:
+    # Once the driver has ended, the kubelet takes some seconds to stop the Ray container beside it.
+    driver = pod.containers.get(CONTAINER_DRIVER)
+    return pod.is_over or (driver is not None and driver.state == "terminated")
 
 
 def is_clean(observed: Observed) -> bool:

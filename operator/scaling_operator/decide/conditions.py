@@ -60,12 +60,14 @@ def cluster_ready(
     head: PodView | None,
     alive: Mapping[str, Sequence[PodView]],
     refusal: str | None,
+    *,
+    now: float,
 ) -> Verdict:
     """Are head and at least `min` workers of each group up?"""
     if refusal is not None:
         return Verdict(False, Failure.REFUSED_BY_API, refusal)
     if head is None or head.phase != "Running":
-        trouble = why_waiting(head) if head is not None else None
+        trouble = why_waiting(head, now=now) if head is not None else None
         if trouble is not None:
             return Verdict(False, trouble.reason, trouble.message)
         return Verdict(False, Reason.WAITING_FOR_HEAD, "The head pod is starting.")
@@ -76,7 +78,7 @@ def cluster_ready(
         if ready >= group.min:
             continue
         for pod in pods:
-            trouble = None if pod.ready else why_waiting(pod)
+            trouble = None if pod.ready else why_waiting(pod, now=now)
             if trouble is not None:
                 return Verdict(False, trouble.reason, trouble.message)
         missing.append(f"{ready} of {group.min} workers of group {group.name} are ready")

@@ -1,8 +1,9 @@
 """Why did a pod end, and why does one not start?
 
-The most telling fact comes first: what the container says of itself (its own message, the out-of-memory
-killer), then what the node says of the pod (eviction), then who took the pod away (disruption), then the
-bare exit code. A waiting pod is no failure: its trouble is shown and it is given time.
+The most telling fact comes first: what the driver says of itself, then the out-of-memory killer, then who took
+the pod away (disruption), then what the node says of it (eviction), then the bare exit code. That of SIGKILL comes
+last because everything that is taken away may end with it. A waiting pod is no failure: its trouble is shown and
+it is given time.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ _IMAGE_REASONS = frozenset(
 )
 _CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError"})
 _FAILURES = {str(failure): failure for failure in Failure}
-_EXIT_KILLED = 137  # 128 + SIGKILL; with a memory limit this is the out-of-memory killer's mark
+_EXIT_KILLED = 137  # 128 + SIGKILL: the mark of the out-of-memory killer, when nobody else took the pod away
+# The scheduler says "no" to many pods for a moment, while other pods or nodes come and go.
+UNSCHEDULABLE_AFTER_S = 10.0
 
 _DISRUPTIONS = {
     "PreemptionByScheduler": (Failure.PREEMPTED, "was preempted by a pod of higher priority"),
@@ -45,19 +48,19 @@ def why_ended(pod: PodView) -> Trouble:
             return told
         if main.exit_code == ExitCode.STOPPED:
             return Trouble(Failure.STOPPED, f"the driver of {pod.name} was asked to stop and saved a checkpoint")
-    killed = [view.name for view in pod.containers.values() if _is_out_of_memory(view)]
-    if killed:
-        return Trouble(
-            Failure.OUT_OF_MEMORY,
-            f"container {killed[0]} of pod {pod.name} was killed for using more memory than its limit; raise "
-            f"resources.limits.memory of {'cluster.head' if pod.is_head else f'worker group {_group(pod)}'}",
-        )
+    for view in pod.containers.values():
+        if view.state == "terminated" and view.reason == "OOMKilled":
+            return _out_of_memory(pod, view, "was killed for using more memory than its limit")
     if pod.disruption in _DISRUPTIONS:
         reason, what = _DISRUPTIONS[pod.disruption]
         return Trouble(reason, f"pod {pod.name} {what}")
     if pod.reason in _POD_REASONS:
         reason, what = _POD_REASONS[pod.reason]
         return Trouble(reason, f"pod {pod.name} {what}" + (f": {pod.message}" if pod.message else ""))
+    if pod.terminating:
+        return deleted(pod.name)
+    if main is not None and main.exit_code == _EXIT_KILLED:
+        return _out_of_memory(pod, main, "was killed (exit code 137), most likely for lack of memory")
     if main is not None and main.exit_code is not None:
         said = f": {main.message.strip()}" if main.message.strip() else ""
         return Trouble(
@@ -72,9 +75,9 @@ def deleted(name: str) -> Trouble:
     return Trouble(Failure.POD_DELETED, f"pod {name} was deleted, not by the operator")
 
 
-def why_waiting(pod: PodView) -> Trouble | None:
+def why_waiting(pod: PodView, *, now: float) -> Trouble | None:
     """What keeps a pod from starting, or None when nothing is known to."""
-    if pod.unschedulable:
+    if pod.unschedulable and now >= pod.created_at + UNSCHEDULABLE_AFTER_S:
         return Trouble(
             Failure.UNSCHEDULABLE,
             f"no node takes pod {pod.name}: {pod.unschedulable}; lower its resources, add tolerations by "
@@ -97,6 +100,12 @@ def why_waiting(pod: PodView) -> Trouble | None:
     return None
 
 
+def known_in_s(pod: PodView, *, now: float) -> float | None:
+    """Seconds until `why_waiting` may have another answer although the pod stays as it is."""
+    left_s = pod.created_at + UNSCHEDULABLE_AFTER_S - now
+    return left_s if pod.unschedulable and left_s > 0 else None
+
+
 def is_refusal(pod: PodView) -> bool:
     """Whether the head's driver refused: what is wrong is the user's, and would be met again."""
     driver = pod.containers.get(CONTAINER_DRIVER)
@@ -116,9 +125,10 @@ def _own_word(main: ContainerView) -> Trouble | None:
         return None
 
 
-def _is_out_of_memory(view: ContainerView) -> bool:
-    return view.state == "terminated" and (view.reason == "OOMKilled" or view.exit_code == _EXIT_KILLED)
-
-
-def _group(pod: PodView) -> str:
-    return pod.slot.group if pod.slot is not None else "?"
+def _out_of_memory(pod: PodView, view: ContainerView, what: str) -> Trouble:
+    where = f"cluster.workers[{pod.slot.group}]" if pod.slot is not None else "cluster.head"
+    return Trouble(
+        Failure.OUT_OF_MEMORY,
+        f"container {view.name} of pod {pod.name} {what}; raise {where}.resources.limits.memory or lower "
+        "training.batchSize",
+    )

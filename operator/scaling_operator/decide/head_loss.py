@@ -6,6 +6,10 @@ driver has ended with 0, although the kubelet needs some seconds more to stop Ra
 
 That the head was created is told by the attempt's Service, which is created after it: no head but a Service
 means that the head was deleted.
+
+What hangs while it starts is told by what it waits for. Volumes and network get START_LIMIT_S from the moment it
+has a node, the driver gets it from the moment Ray runs (they share an image). In between lies the pull of the
+image, which may take as long as it takes.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from scaling_api.reasons import Failure
 from .failure import deleted, is_refusal, why_ended, why_waiting
 from .types import Observed, PodView, Trouble
 
-# A head on a node, with its image there, has started by then, or something in it hangs.
+# What takes longer hangs.
 START_LIMIT_S = 600.0
 
 
@@ -55,6 +59,8 @@ HeadVerdict: TypeAlias = HeadFine | HeadMissing | HeadSucceeded | HeadLost
 def judge_head(observed: Observed, job: str, attempt: int, *, now: float) -> HeadVerdict:
     """The verdict on the current attempt's head."""
     head = observed.head(attempt)
+    if attempt in observed.unusable:
+        return HeadLost(Trouble(Failure.OBJECTS_GONE, observed.unusable[attempt]))
     if head is None:
         name = names.head_pod(job, attempt)
         was_there = attempt in observed.services or name in observed.vanished
@@ -68,7 +74,7 @@ def judge_head(observed: Observed, job: str, attempt: int, *, now: float) -> Hea
         return HeadLost(why_ended(head))
     if trouble := _ray_restarted(head):
         return HeadLost(trouble)
-    return _still_starting(head, driver is not None and driver.state == "running", now)
+    return _still_starting(head, now)
 
 
 def _ray_restarted(head: PodView) -> Trouble | None:
@@ -83,16 +89,30 @@ def _ray_restarted(head: PodView) -> Trouble | None:
     )
 
 
-def _still_starting(head: PodView, running: bool, now: float) -> HeadVerdict:
-    if running or not head.node or why_waiting(head) is not None:
+def _still_starting(head: PodView, now: float) -> HeadVerdict:
+    waiting = _waits_since(head)
+    if waiting is None or why_waiting(head, now=now) is not None:
         return HeadFine()
-    left_s = head.created_at + START_LIMIT_S - now
+    since, what = waiting
+    left_s = since + START_LIMIT_S - now
     if left_s > 0:
         return HeadFine(look_again_s=left_s)
     return HeadLost(
         Trouble(
             Failure.INIT_STUCK,
-            f"pod {head.name} has not started its containers within {START_LIMIT_S:.0f} s; "
-            f"kubectl describe pod {head.name} tells what it waits for",
+            f"pod {head.name} has waited for {what} for {START_LIMIT_S:.0f} s; "
+            f"kubectl describe pod {head.name} tells what is wrong",
         )
     )
+
+
+def _waits_since(head: PodView) -> tuple[float, str] | None:
+    """Since when the head waits for something that has a limit, and for what."""
+    driver, ray = head.containers.get(CONTAINER_DRIVER), head.containers.get(CONTAINER_RAY)
+    if driver is not None and driver.state == "running":
+        return None
+    if ray is not None and ray.started_at is not None:
+        return ray.started_at, "its driver to start"
+    if head.scheduled_at is not None and not head.is_set_up:
+        return head.scheduled_at, "its volumes and network"
+    return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 from scaling_api.driver import CONTAINER_DRIVER
 from scaling_api.reasons import ConditionType, Failure, Reason
@@ -19,6 +20,7 @@ from .backoff import pause_after
 from .clean_up import clean_up, is_clean
 from .conditions import Verdict
 from .deadline import deadline_left_s
+from .failure import known_in_s
 from .head_loss import HeadFine, HeadLost, HeadMissing, HeadSucceeded, judge_head
 from .status import is_urgent, render, summarise
 from .ttl import time_to_live_s
@@ -41,6 +43,8 @@ from .workers import WorkerPlan, plan_workers, raised
 
 # Time for the driver to save a checkpoint when the job is suspended.
 SUSPEND_GRACE_S = 120
+# A head that still terminates so long after its grace period is on a node that does not answer.
+GIVE_UP_ON_HEAD_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +147,8 @@ def _during(job: Job, observed: Observed, current: AttemptRecord, now: float) ->
     old = clean_up(observed, except_attempt=current.number)
     suspending = _is_suspending(memory)
     head = observed.head(current.number)
-    if suspending and _driver_may_run(head):
-        return _stop_driver(memory, head, old)
+    if suspending and _driver_may_run(head, now):
+        return _stop_driver(memory, head, old, now)
     verdict = judge_head(observed, job.name, current.number, now=now)
     if isinstance(verdict, HeadSucceeded):
         event = Event("Normal", Reason.COMPLETED, f"Attempt {current.number} has done the job's work.")
@@ -173,7 +177,7 @@ def _at_work(job: Job, observed: Observed, current: AttemptRecord, head_missing:
     memory, groups, number = observed.memory, job.spec.cluster.workers, current.number
     plan = plan_workers(groups, observed, job.name, number, now=now)
     head = observed.head(number)
-    ready = conditions.cluster_ready(groups, head, plan.alive, observed.refusal)
+    ready = conditions.cluster_ready(groups, head, plan.alive, observed.refusal, now=now)
     running = conditions.running(head)
     verdicts = {
         ConditionType.CLUSTER_READY: ready,
@@ -188,7 +192,8 @@ def _at_work(job: Job, observed: Observed, current: AttemptRecord, head_missing:
     memory = replace(memory, incarnations=raised(memory.incarnations, plan.losses))
     phase = _phase(ready, running, number, memory)
     actions = _actions(observed, number, head_missing, plan)
-    return _Outcome(_noted(memory, verdicts, now), phase, actions, events, plan.look_again_s, plan.alive)
+    again_s = _sooner(plan.look_again_s, *(known_in_s(pod, now=now) for pod in observed.pods))
+    return _Outcome(_noted(memory, verdicts, now), phase, actions, events, again_s, plan.alive)
 
 
 def _actions(observed: Observed, attempt: int, head_missing: bool, plan: WorkerPlan) -> list[Action]:
@@ -214,10 +219,11 @@ def _phase(ready: Verdict, running: Verdict, attempt: int, memory: Memory) -> st
     return "Pending" if ready.reason in _FAILURES else "Starting"
 
 
-def _stop_driver(memory: Memory, head: PodView | None, old: Sequence[Action]) -> _Outcome:
+def _stop_driver(memory: Memory, head: PodView, old: Sequence[Action], now: float) -> _Outcome:
     """Suspension is persisted: end the driver and wait for it. The workers stay until it has saved."""
-    stop = [] if head is None or head.terminating else [DeletePods(((head.name, head.uid),), SUSPEND_GRACE_S)]
-    return _Outcome(memory, "Suspending", [*old, *stop])
+    stop = [] if head.terminating else [DeletePods(((head.name, head.uid),), SUSPEND_GRACE_S)]
+    again_s = head.gone_by + GIVE_UP_ON_HEAD_S - now if head.gone_by is not None else None
+    return _Outcome(memory, "Suspending", [*old, *stop], look_again_s=again_s)
 
 
 def _lost(job: Job, memory: Memory, verdict: HeadLost, old: Sequence[Action], now: float) -> _Outcome:
@@ -245,8 +251,10 @@ def _past_deadline(job: Job, memory: Memory, actions: Sequence[Action], now: flo
     return _Outcome(attempts.fail_job(memory, trouble, now=now), "Failed", actions, [event])
 
 
-def _driver_may_run(head: PodView | None) -> bool:
+def _driver_may_run(head: PodView | None, now: float) -> TypeGuard[PodView]:
     if head is None or head.is_over:
+        return False
+    if head.gone_by is not None and now >= head.gone_by + GIVE_UP_ON_HEAD_S:
         return False
     driver = head.containers.get(CONTAINER_DRIVER)
     return driver is None or driver.state != "terminated"

@@ -33,6 +33,8 @@ class ContainerView:
     message: str = ""
     exit_code: int | None = None
     restarts: int = 0
+    # When its present run began; None unless it runs.
+    started_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,12 @@ class PodView:
     ready: bool = False
     terminating: bool = False
     created_at: float = 0.0
-    node: str = ""
+    # When it got its node; None while it has none.
+    scheduled_at: float | None = None
+    # False while its volumes or network are being prepared.
+    is_set_up: bool = True
+    # While it terminates: when its grace period is over.
+    gone_by: float | None = None
     reason: str = ""
     message: str = ""
     # The reason of a true DisruptionTarget condition: who takes the pod away.
@@ -141,19 +148,20 @@ class Memory:
 class Observed:
     """The job's surroundings at one moment.
 
-    `vanished` are pods that were there and are gone without having been seen to end. `services` and `policies`
+    `vanished` are pods that were there and are gone, with the time of their creation. `services` and `policies`
     are attempts whose Service or NetworkPolicy exists. `refusal` is what the API server last said to a create
-    that it refused for good.
+    that it refused for good. `unusable` are attempts that cannot go on, with a sentence saying why.
     """
 
     generation: int
     memory: Memory
     digest: str
     pods: tuple[PodView, ...] = ()
-    vanished: frozenset[str] = frozenset()
+    vanished: Mapping[str, float] = field(default_factory=dict)
     services: frozenset[int] = frozenset()
     policies: frozenset[int] = frozenset()
     refusal: str | None = None
+    unusable: Mapping[int, str] = field(default_factory=dict)
 
     def head(self, attempt: int) -> PodView | None:
         """The attempt's head pod, if it exists."""

@@ -64,10 +64,11 @@ def plan_workers(
                 living.append(pod)
                 continue
             name = names.worker_pod(job, attempt, slot, incarnation)
-            if pod is None and name not in observed.vanished:
+            created_at = pod.created_at if pod is not None else observed.vanished.get(name)
+            if created_at is None:
                 create.append((slot, incarnation))
                 continue
-            pause_s = _pause_s(pod, incarnation, now)
+            pause_s = _pause_s(created_at, incarnation, now)
             if pause_s > 0:
                 pauses.append(pause_s)
             else:
@@ -89,9 +90,9 @@ def raised(incarnations: Mapping[str, int], losses: Sequence[Loss]) -> dict[str,
     return {**incarnations, **{key: incarnations.get(key, 0) + 1 for key in slots}}
 
 
-def _pause_s(pod: PodView | None, incarnation: int, now: float) -> float:
-    """Seconds until the pod's successor may come."""
-    if pod is None or incarnation == 0:
+def _pause_s(created_at: float, incarnation: int, now: float) -> float:
+    """Seconds until the successor of a pod that was created then may come."""
+    if incarnation == 0:
         return 0.0
     pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(incarnation - 1, 10))
-    return max(0.0, pod.created_at + pause_s - now)
+    return max(0.0, created_at + pause_s - now)
