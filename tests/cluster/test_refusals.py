@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import yaml
 
+from scaling_api.validation import check, check_edit
+from tests.cases.mutations import manifest as random_manifest
 from tests.cases.refusals import ACCEPTED, EDITS, REFUSED, Case, Change, Edit, minimal
 from tests.cluster.kube.access import Access
 from tests.cluster.kube.client import ApiError, Client, condition_status
@@ -20,6 +23,9 @@ from tests.cluster.kube.client import ApiError, Client, condition_status
 _CRD = Path(__file__).parents[2] / "manifests" / "crd.yaml"
 _KIND = "scalingjobs.scaling.dev"
 _STRICT = {"dryRun": "All", "fieldValidation": "Strict"}
+_SEED = 3
+_RANDOM_MANIFESTS = 400
+_RANDOM_EDITS = 100
 _REFUSALS = (400, 422)  # strict decoding; validation
 
 
@@ -74,6 +80,48 @@ def test_edit(edit: Edit, server: Client) -> None:
         assert "spec: " in refusal.value.message
     finally:
         server.delete(_KIND, old["metadata"]["name"], "default")
+
+
+def _refusal(server: Client, method: str, path: str, manifest: dict[str, Any]) -> str | None:
+    """What the server has against a manifest."""
+    try:
+        server.request(method, path, body=manifest, parameters=_STRICT)
+    except ApiError as error:
+        return error.message
+    return None
+
+
+def test_the_same_verdict_on_manifests_that_nobody_thought_of(server: Client) -> None:
+    random = Random(_SEED)
+    accepted = 0
+    for _ in range(_RANDOM_MANIFESTS):
+        manifest = random_manifest(random)
+        refusal = _refusal(server, "POST", server.path(_KIND, "default"), manifest)
+        problems = [str(problem) for problem in check(manifest)]
+        assert (refusal is None) is (problems == []), (manifest, refusal, problems)
+        accepted += refusal is None
+    assert 0.2 < accepted / _RANDOM_MANIFESTS < 0.8
+
+
+def test_the_same_verdict_on_edits_that_nobody_thought_of(server: Client) -> None:
+    random = Random(_SEED)
+    refused = compared = 0
+    while compared < _RANDOM_EDITS:
+        old, new = random_manifest(random), random_manifest(random)
+        old["metadata"]["name"] = new["metadata"]["name"] = "edited"
+        section = random.choice(sorted(new["spec"]))
+        new["spec"] = {**old["spec"], section: new["spec"][section]}
+        if check(old) or check(new):
+            continue
+        created = server.create(old, "default")
+        new["metadata"]["resourceVersion"] = created["metadata"]["resourceVersion"]
+        refusal = _refusal(server, "PUT", server.path(_KIND, "default", "edited"), new)
+        server.delete(_KIND, "edited", "default")
+        problems = [str(problem) for problem in check_edit(old, new)]
+        assert (refusal is None) is (problems == []), (old, new, refusal, problems)
+        refused += refusal is not None
+        compared += 1
+    assert 0 < refused < compared
 
 
 def test_the_stored_object_says_what_will_run(server: Client) -> None:
