@@ -161,18 +161,16 @@ class _PodTimes:
         self._thread.start()
 
     def _read(self) -> None:
-        try:
-            for line in self._reply.iter_lines(chunk_size=None):
-                event = json.loads(line)
-                if event["type"] == "ADDED":
-                    self._times[event["object"]["metadata"]["name"]] = time.monotonic()
-        except (requests.RequestException, AttributeError, ValueError):
-            if not self._stopped.is_set():
-                raise
+        for line in self._reply.iter_lines(chunk_size=None):
+            if self._stopped.is_set():
+                return
+            event = json.loads(line)
+            if event["type"] == "ADDED":
+                self._times[event["object"]["metadata"]["name"]] = time.monotonic()
 
     def stop(self) -> list[float]:
+        # Closing a stream that another thread reads would wait for that thread; it ends with the process.
         self._stopped.set()
-        self._reply.close()
         return list(self._times.values())
 
 
