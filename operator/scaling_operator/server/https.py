@@ -33,13 +33,16 @@ class HttpsServer:
         """Serve until cancelled; requests under way may end. Raises OSError when the port cannot be had."""
         app = web.Application(client_max_size=MAX_BODY_BYTES)
         app.add_routes(self._routes)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, keepalive_timeout=KEEPALIVE_S)
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            keepalive_timeout=KEEPALIVE_S,
+            shutdown_timeout=SHUTDOWN_S,
+        )
         await runner.setup()
         try:
-            site = web.TCPSite(
-                runner, self.host, self.port, ssl_context=self._context, shutdown_timeout=SHUTDOWN_S, backlog=512
-            )
-            await site.start()
+            await web.TCPSite(runner, self.host, self.port, ssl_context=self._context, backlog=512).start()
             self.port = runner.addresses[0][1]
             self.started.set()
             await asyncio.Event().wait()

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import asyncio
+import ssl
+from base64 import b64encode
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+
+from scaling_operator.runtime.client import ApiClient
+from scaling_operator.runtime.connection import ConfigurationError
+from scaling_operator.server.certs import (
+    CA_LIFETIME,
+    CA_SECRET,
+    LEAF_LIFETIME,
+    Authority,
+    ServingCertificate,
+    ensure_authority,
+)
+from tests.unit.scaling_operator.runtime.scripted_server import ScriptedServer, answer, failure
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+HOSTS = ["scaling-operator.scaling-system.svc", "localhost"]
+SECRETS = "/api/v1/namespaces/system/secrets"
+SECRET = f"{SECRETS}/{CA_SECRET}"
+
+
+def verify(bundle: str, chain: str, host: str, at: datetime) -> None:
+    leaf, *intermediates = x509.load_pem_x509_certificates(chain.encode())
+    trusted = Store(x509.load_pem_x509_certificates(bundle.encode()))
+    PolicyBuilder().store(trusted).time(at).build_server_verifier(x509.DNSName(host)).verify(leaf, intermediates)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_client_that_trusts_the_bundle_accepts_the_leaf(host: str) -> None:
+    authority = Authority.create(NOW)
+    leaf = authority.issue(HOSTS, NOW)
+    verify(authority.bundle, leaf.chain, host, NOW)
+    verify(authority.bundle, leaf.chain, host, NOW - timedelta(minutes=4))
+    verify(authority.bundle, leaf.chain, host, NOW + LEAF_LIFETIME - timedelta(seconds=1))
+
+
+@pytest.mark.parametrize(
+    ("host", "at"),
+    [
+        pytest.param("other.svc", NOW, id="another name"),
+        pytest.param(HOSTS[0], NOW + LEAF_LIFETIME + timedelta(seconds=1), id="expired"),
+        pytest.param(HOSTS[0], NOW - timedelta(minutes=6), id="from the future"),
+    ],
+)
+def test_a_client_refuses_the_leaf_otherwise(host: str, at: datetime) -> None:
+    authority = Authority.create(NOW)
+    with pytest.raises(VerificationError):
+        verify(authority.bundle, authority.issue(HOSTS, NOW).chain, host, at)
+
+
+def test_a_client_of_another_authority_refuses_the_leaf() -> None:
+    with pytest.raises(VerificationError):
+        verify(Authority.create(NOW).bundle, Authority.create(NOW).issue(HOSTS, NOW).chain, HOSTS[0], NOW)
+
+
+def test_leaves_can_be_issued_for_most_of_the_authoritys_life() -> None:
+    authority = Authority.create(NOW)
+    late = NOW + CA_LIFETIME - LEAF_LIFETIME
+    verify(authority.bundle, authority.issue(HOSTS, late).chain, HOSTS[0], late)
+
+
+def test_a_bundle_of_two_lets_clients_trust_the_next_authority_early() -> None:
+    old, new = Authority.create(NOW), Authority.create(NOW)
+    bundle = old.bundle + new.bundle
+    for authority in (old, new):
+        verify(bundle, authority.issue(HOSTS, NOW).chain, HOSTS[0], NOW)
+
+
+def test_an_authority_survives_its_secret() -> None:
+    authority = Authority.create(NOW)
+    read = Authority.from_secret(authority.to_secret("system"))
+    assert read.bundle == authority.bundle
+    verify(authority.bundle, read.issue(HOSTS, NOW).chain, HOSTS[0], NOW)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        pytest.param({"tls.key": None}, "no usable CA", id="no key"),
+        pytest.param({"tls.crt": "not PEM"}, "no usable CA", id="no certificate"),
+        pytest.param({"tls.key": Authority.create(NOW).to_secret("x")["data"]["tls.key"]}, "not the", id="other key"),
+        pytest.param({"ca.crt": Authority.create(NOW).to_secret("x")["data"]["ca.crt"]}, "not among", id="not trusted"),
+    ],
+)
+def test_a_secret_that_holds_no_usable_authority_is_named(changes: dict[str, str | None], sentence: str) -> None:
+    secret = Authority.create(NOW).to_secret("system")
+    for key, value in changes.items():
+        if value is None:
+            del secret["data"][key]
+        else:
+            secret["data"][key] = value if len(value) > 100 else b64encode(value.encode()).decode()
+    with pytest.raises(ConfigurationError, match=f"system/{CA_SECRET}.*{sentence}"):
+        Authority.from_secret(secret)
+
+
+async def test_the_first_replica_makes_the_authority_and_the_second_reads_it() -> None:
+    async with ScriptedServer() as server, ApiClient(server.connection()) as client:
+        server.on("GET", SECRET, failure(404, "NotFound"))
+        server.on("POST", SECRETS, answer({}))
+        made = await ensure_authority(client, "system")
+        (create,) = server.requests("POST")
+        server.on("GET", SECRET, answer(create.body))
+        assert (await ensure_authority(client, "system")).bundle == made.bundle
+        assert len(server.requests("POST")) == 1
+
+
+async def test_of_two_replicas_that_start_together_one_yields() -> None:
+    other = Authority.create(NOW)
+    async with ScriptedServer() as server, ApiClient(server.connection()) as client:
+        server.on("GET", SECRET, failure(404, "NotFound"), answer(other.to_secret("system")))
+        server.on("POST", SECRETS, failure(409, "AlreadyExists"))
+        assert (await ensure_authority(client, "system")).bundle == other.bundle
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = datetime.now(UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+async def test_new_connections_get_the_renewed_certificate_without_a_restart() -> None:
+    clock, authority = Clock(), Authority.create(datetime.now(UTC))
+
+    async def load() -> Authority:
+        return authority
+
+    certificate = ServingCertificate(load, ["localhost"], clock=clock)
+    assert certificate.problem() is not None
+    await certificate.renew()
+    assert certificate.bundle == authority.bundle
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=certificate.context)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        first = await _serial(port, certificate.bundle)
+        assert await _serial(port, certificate.bundle) == first
+        await certificate.renew()
+        assert await _serial(port, certificate.bundle) != first
+
+
+async def test_the_leaf_is_due_at_two_thirds_of_its_life() -> None:
+    clock, authority = Clock(), Authority.create(datetime.now(UTC))
+
+    async def load() -> Authority:
+        return authority
+
+    certificate = ServingCertificate(load, ["localhost"], clock=clock)
+    assert certificate.renew_in_s() == 0
+    await certificate.renew()
+    assert certificate.renew_in_s() == timedelta(days=20).total_seconds()
+    clock.now += timedelta(days=20, seconds=1)
+    assert certificate.renew_in_s() == 0
+    assert certificate.problem() is None
+    clock.now += timedelta(days=10)
+    assert certificate.problem() == "the certificate has expired"
+
+
+async def test_an_unusable_authority_ends_the_process_at_the_start() -> None:
+    async def load() -> Authority:
+        raise ConfigurationError("the Secret holds no CA")
+
+    with pytest.raises(ConfigurationError, match="holds no CA"):
+        await ServingCertificate(load, ["localhost"]).run()
+
+
+async def _serial(port: int, bundle: str) -> Any:
+    context = ssl.create_default_context(cadata=bundle)
+    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="localhost")
+    try:
+        return writer.get_extra_info("peercert")["serialNumber"]
+    finally:
+        writer.close()

@@ -1,0 +1,228 @@
+"""The endpoint over real HTTPS, with an API server that answers as scripted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+import pytest
+
+from scaling_api.driver import TOKEN_AUDIENCE, progress_path
+from scaling_operator.runtime.client import ApiClient
+from scaling_operator.runtime.store import Store
+from scaling_operator.server.certs import Authority, ServingCertificate
+from scaling_operator.server.https import HttpsServer
+from scaling_operator.server.progress import MAX_BODY_BYTES, ProgressEndpoint
+from scaling_operator.server.tokens import TokenReviewer
+from tests.unit.scaling_operator.runtime.scripted_server import Answer, ScriptedServer, answer, drop, failure
+from tests.unit.scaling_operator.server.test_tokens import REVIEWS, TOKEN, reviewed
+
+STATUS = "/apis/scaling.dev/v1alpha1/namespaces/team/scalingjobs/mnist/status"
+JOB = {
+    "apiVersion": "scaling.dev/v1alpha1",
+    "kind": "ScalingJob",
+    "metadata": {"name": "mnist", "namespace": "team", "uid": "job-uid", "resourceVersion": "5"},
+    "status": {"attempt": 1, "phase": "Running"},
+}
+POD = {
+    "metadata": {
+        "name": "mnist-1-head",
+        "namespace": "team",
+        "uid": "pod-uid",
+        "resourceVersion": "6",
+        "labels": {"scaling.dev/job": "mnist", "scaling.dev/attempt": "1", "scaling.dev/role": "head"},
+        "ownerReferences": [{"uid": "job-uid", "controller": True}],
+    }
+}
+STORED = {
+    **JOB,
+    "metadata": {**JOB["metadata"], "resourceVersion": "9", "managedFields": [{}]},  # type: ignore[dict-item]
+    "status": {"attempt": 1, "phase": "Running", "accuracy": "0.97"},
+}
+REPORT: dict[str, Any] = {
+    "attempt": 1,
+    "accuracy": "0.97",
+    "progress": {"stage": "train", "percent": 40.0, "updatedAt": "2030-01-01T00:00:00Z"},
+    "stages": [{"name": "train", "state": "Running"}],
+}
+
+
+class Operator:
+    """The endpoint on a port, and the driver's side of the connection."""
+
+    def __init__(self, api: ScriptedServer, jobs: Store, pods: Store, url: str, session: aiohttp.ClientSession) -> None:
+        self.api, self.jobs, self.pods = api, jobs, pods
+        self._url, self._session = url, session
+
+    async def post(
+        self, body: Any = REPORT, *, token: str = TOKEN, job: str = "mnist", **options: Any
+    ) -> tuple[int, str, str | None]:
+        """Status, sentence and Retry-After of the answer."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        options = {"json": body} | options
+        async with self._session.post(self._url + progress_path("team", job), headers=headers, **options) as response:
+            return response.status, (await response.json())["message"], response.headers.get("Retry-After")
+
+
+@pytest.fixture
+async def operator() -> AsyncIterator[Operator]:
+    authority = Authority.create(datetime.now(UTC))
+
+    async def load() -> Authority:
+        return authority
+
+    certificate = ServingCertificate(load, ["localhost"])
+    await certificate.renew()
+    jobs, pods = Store("test-jobs"), Store("test-pods")
+    jobs.replace([JOB], 6)
+    pods.replace([POD], 6)
+    async with ScriptedServer() as api, ApiClient(api.connection()) as client:
+        api.on("POST", REVIEWS, reviewed())
+        api.on("PATCH", STATUS, answer(STORED))
+        endpoint = ProgressEndpoint(client, TokenReviewer(client, TOKEN_AUDIENCE), jobs=jobs, pods=pods)
+        server = HttpsServer(endpoint.routes(), certificate.context, host="127.0.0.1", port=0)
+        serving = asyncio.create_task(server.run())
+        await asyncio.wait_for(server.started.wait(), 5)
+        connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cadata=certificate.bundle))
+        async with aiohttp.ClientSession(connector=connector) as session:
+            yield Operator(api, jobs, pods, f"https://localhost:{server.port}", session)
+        serving.cancel()
+        await asyncio.wait({serving})
+
+
+async def test_a_report_is_in_the_status_before_it_is_answered(operator: Operator) -> None:
+    assert await operator.post() == (200, "stored", None)
+    (patch,) = operator.api.requests("PATCH")
+    assert patch.query == {"fieldManager": "scaling-progress", "force": "true"}
+    assert patch.headers["Content-Type"] == "application/apply-patch+yaml"
+    assert patch.body["metadata"] == {"name": "mnist", "namespace": "team", "uid": "job-uid"}
+    fields = patch.body["status"]
+    assert fields["progress"]["percent"] == 40.0
+    assert fields["reportedAttempt"] == 1
+    assert "attempt" not in fields
+
+
+async def test_this_replica_sees_what_it_stored_at_once(operator: Operator) -> None:
+    await operator.post()
+    seen = operator.jobs.get("team", "mnist")
+    assert seen is not None
+    assert seen["status"]["accuracy"] == "0.97"
+    assert "managedFields" not in seen["metadata"]
+
+
+@pytest.mark.parametrize(
+    ("review", "code"),
+    [
+        pytest.param(reviewed(audiences=["other"]), 401, id="token for another audience"),
+        pytest.param(reviewed(authenticated=False), 401, id="expired token, or deleted pod"),
+        pytest.param(drop(), 503, id="API server away"),
+        pytest.param(failure(500, "InternalError"), 503, id="API server in trouble"),
+    ],
+)
+async def test_the_token_decides_before_anything_is_written(operator: Operator, review: Answer, code: int) -> None:
+    operator.api.on("POST", REVIEWS, review)
+    status, sentence, retry_after = await operator.post()
+    assert status == code
+    assert sentence
+    assert (retry_after is not None) == (code == 503)
+    assert operator.api.requests("PATCH") == []
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "named"),
+    [
+        pytest.param({**REPORT, "attempt": 2}, 403, "attempt 2", id="a pod of another attempt"),
+        pytest.param({**REPORT, "attempt": 0}, 422, "attempt", id="attempt out of range"),
+        pytest.param({**REPORT, "accurracy": "1"}, 422, "accurracy", id="misspelt field"),
+        pytest.param({**REPORT, "accuracy": 0.97}, 422, "accuracy", id="number for a string"),
+        pytest.param([], 422, "report", id="not a map"),
+        pytest.param({**REPORT, "reportedAttempt": 7}, 200, "stored", id="its own word on the attempt is ignored"),
+    ],
+)
+async def test_the_body_is_checked_strictly(operator: Operator, body: Any, code: int, named: str) -> None:
+    status, sentence, _ = await operator.post(body)
+    assert (status, named in sentence) == (code, True), sentence
+    for patch in operator.api.requests("PATCH"):
+        assert patch.body["status"]["reportedAttempt"] == 1
+
+
+async def test_garbage_is_refused(operator: Operator) -> None:
+    assert (await operator.post(json=None, data=b"\xff{not json"))[0] == 400
+
+
+async def test_a_huge_body_is_refused_and_not_decoded(operator: Operator) -> None:
+    assert (await operator.post(json=None, data=b"[" * (MAX_BODY_BYTES + 1)))[0] == 413
+
+
+@pytest.mark.parametrize("token", ["", " "], ids=["no header", "no token"])
+async def test_a_request_without_a_token_is_refused(operator: Operator, token: str) -> None:
+    assert (await operator.post(token=token))[0] == 401
+    assert operator.api.received == []
+
+
+async def test_an_unknown_job_is_refused(operator: Operator) -> None:
+    assert (await operator.post(job="other"))[0] == 403
+
+
+async def test_a_deleted_pod_cannot_report(operator: Operator) -> None:
+    operator.pods.replace([{**POD, "metadata": {**POD["metadata"], "uid": "successor"}}], 7, force=True)
+    assert (await operator.post())[0] == 403
+
+
+@pytest.mark.parametrize("store", ["jobs", "pods"])
+async def test_what_the_cache_does_not_show_yet_is_tried_again(operator: Operator, store: str) -> None:
+    stale = {"jobs": [{**JOB, "status": {}}], "pods": []}[store]
+    getattr(operator, store).replace(stale, 7, force=True)
+    status, _, retry_after = await operator.post()
+    assert (status, retry_after) == (503, "2")
+
+
+async def test_nothing_is_believed_before_the_first_list(operator: Operator) -> None:
+    operator.pods.has_synced = False
+    assert (await operator.post())[0] == 503
+
+
+@pytest.mark.parametrize(
+    ("reply", "code", "again"),
+    [
+        pytest.param(failure(404, "NotFound"), 404, None, id="job deleted meanwhile"),
+        pytest.param(failure(409, "Conflict"), 409, None, id="another job of that name"),
+        pytest.param(failure(422, "Invalid", "status.stages: too many"), 422, None, id="the CRD refuses it"),
+        pytest.param(failure(503, "ServiceUnavailable"), 503, "2", id="API server away"),
+        pytest.param(failure(429, "TooManyRequests", retry_after_s=77), 503, "77", id="API server sheds load"),
+        pytest.param(failure(403, "Forbidden"), 503, "2", id="right missing"),
+    ],
+)
+async def test_a_failed_write_is_never_answered_with_200(
+    operator: Operator, reply: Answer, code: int, again: str | None
+) -> None:
+    operator.api.on("PATCH", STATUS, reply)
+    status, _, retry_after = await operator.post()
+    assert (status, retry_after) == (code, again)
+
+
+async def test_a_job_that_reports_too_often_is_told_when_to_come_again(operator: Operator) -> None:
+    answers = [await operator.post() for _ in range(6)]
+    assert [status for status, _, _ in answers] == [200] * 4 + [429] * 2
+    assert answers[-1][2] is not None
+    finished = {**REPORT, "stages": [{"name": "train", "state": "Succeeded"}]}
+    assert (await operator.post(finished))[0] == 200
+
+
+async def test_one_review_serves_many_reports(operator: Operator) -> None:
+    for _ in range(3):
+        await operator.post()
+    assert len(operator.api.requests("POST")) == 1
+
+
+async def test_no_token_reaches_the_log(operator: Operator, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    operator.api.on("POST", REVIEWS, reviewed(authenticated=False))
+    await operator.post()
+    assert TOKEN not in caplog.text
+    assert "refused" in caplog.text
