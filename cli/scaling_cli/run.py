@@ -1,0 +1,160 @@
+"""`scalingjob run`: a job on this machine, by the same driver as on a cluster.
+
+Everything goes into one run folder. A run that was interrupted, or killed, goes on with --resume: finished
+stages are taken from the folder's ledger, an unfinished training from its last checkpoint. An edited manifest
+runs again only what depends on the edit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scaling_api.spec import ScalingJob
+from scaling_cli.errors import UsageError
+from scaling_cli.manifest import load_job
+
+if TYPE_CHECKING:
+    from scaling_training.driver import Ending, ShowMaker
+    from scaling_training.progress.model import ProgressModel
+    from scaling_training.progress.show import Show
+
+RUNS = "runs"
+EXIT_FAILED = 1
+EXIT_REFUSED = 2
+EXIT_INTERRUPTED = 130
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("file", metavar="FILE", help="a manifest; - reads standard input")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--run-dir", metavar="DIR", help=f"folder of the run, new or empty (default: {RUNS}/NAME-TIME)")
+    place.add_argument("--resume", metavar="DIR", help="go on with an earlier run's folder")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="training processes, instead of training.parallelism.data"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the job; returns the exit code, raises UsageError for what can be seen before it starts."""
+    from scaling_training.timeline import Timeline
+
+    timeline = Timeline()
+    job = load_job(args.file, on_cluster=False)
+    if args.workers is not None:
+        job = _with_workers(job, args.workers)
+    folder = _resumed(args.resume) if args.resume else _new(args.run_dir, job.metadata.name)
+
+    from scaling_training.driver import Settings, drive
+    from scaling_training.errors import UserError
+    from scaling_training.ledger import latest_attempt
+    from scaling_training.storage import Storage
+
+    try:
+        storage = Storage(str(folder))
+        settings = Settings(
+            job=job,
+            storage=storage,
+            attempt=latest_attempt(storage) + 1,
+            storage_root=str(folder.parent),
+            timeline=timeline,
+        )
+        ending = drive(settings, [_show_maker(folder)])
+    except UserError as error:
+        raise UsageError(str(error)) from error
+    return _finish(ending, args, folder)
+
+
+def _with_workers(job: ScalingJob, workers: int) -> ScalingJob:
+    batch = job.spec.training.batch_size
+    if not 1 <= workers <= batch:
+        raise UsageError(
+            f"--workers is {workers}; it must be at least 1 and at most training.batchSize ({batch}), "
+            "because each process needs a sample per step"
+        )
+    training = job.spec.training
+    parallelism = training.parallelism.model_copy(update={"data": workers})
+    changed = training.model_copy(update={"parallelism": parallelism})
+    return job.model_copy(update={"spec": job.spec.model_copy(update={"training": changed})})
+
+
+def _resumed(named: str) -> Path:
+    folder = Path(named)
+    if not folder.is_dir():
+        raise UsageError(f"--resume {named}: no such folder; name the folder of an earlier run, e.g. {_latest_run()}")
+    if not (folder / "attempts").is_dir():
+        raise UsageError(f"--resume {named} is no run folder: it has no attempts/; name one below {RUNS}/")
+    return folder.resolve()
+
+
+def _latest_run() -> str:
+    found = sorted(Path(RUNS).glob("*/attempts"), key=lambda path: path.stat().st_mtime)
+    return str(found[-1].parent) if found else f"{RUNS}/NAME-TIME"
+
+
+def _new(named: str | None, job: str) -> Path:
+    folder = Path(named) if named else Path(RUNS) / f"{job}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
+    if (folder / "attempts").is_dir():
+        raise UsageError(f"--run-dir {folder} holds a run already: go on with it by --resume {folder}, or name another")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"--run-dir {folder} is not an empty folder; name a new one")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be made: {error.strerror}; name another place by --run-dir") from error
+    return folder.resolve()
+
+
+def _show_maker(folder: Path) -> ShowMaker:
+    """Live bars on a terminal, lines elsewhere."""
+
+    def make(model: ProgressModel, on_superseded: Callable[[], None]) -> Show:
+        from scaling_training.report.summary import shown_path
+
+        print(f"run folder: {shown_path(str(folder))}", file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            from rich.console import Console
+
+            from scaling_training.progress.terminal import TerminalShow
+
+            return TerminalShow(model, Console(stderr=True))
+        from scaling_training.progress.lines import LineShow
+
+        return LineShow(model, lambda line: print(line, file=sys.stderr, flush=True))
+
+    return make
+
+
+def _finish(ending: Ending, args: argparse.Namespace, folder: Path) -> int:
+    """The last words and the exit code."""
+    from scaling_api.driver import ExitCode
+    from scaling_training.report.summary import print_summary, shown_path
+
+    if ending.result is not None:
+        from rich.console import Console
+
+        print_summary(Console(), ending.result)
+        return 0
+    again = f"scalingjob run {shlex.quote(args.file)} --resume {shlex.quote(shown_path(str(folder)))}"
+    if args.workers is not None:
+        again += f" --workers {args.workers}"
+    message = ending.termination.message if ending.termination else "the run failed"
+    if ending.code == ExitCode.STOPPED:
+        print(f"{_sentence(message)} Go on with: {again}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    if ending.code == ExitCode.REFUSED:
+        print(f"scalingjob: {message}", file=sys.stderr)
+        return EXIT_REFUSED
+    print(f"scalingjob: {message}\nTry again from the last checkpoint with: {again}", file=sys.stderr)
+    return EXIT_FAILED
+
+
+def _sentence(text: str) -> str:
+    return re.sub(r"[.!]?$", ".", text[:1].upper() + text[1:], count=1)

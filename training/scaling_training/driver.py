@@ -1,0 +1,322 @@
+"""The driver: works through a job's stages and says how they ended.
+
+`scaling-driver` is the main process of the head pod. It reads its inputs from the environment (scaling_api.driver
+names the variables) and answers with an exit code and a termination message. `scalingjob run` calls `drive`
+with settings of its own.
+
+A first SIGTERM or SIGINT asks for a stop: training saves a checkpoint and the driver ends with STOPPED. A second
+one ends it at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from scaling_api import driver as contract
+from scaling_api.driver import ExitCode, Termination
+from scaling_api.reasons import Failure
+from scaling_api.spec import ScalingJob
+from scaling_api.status import Artifact, Result
+from scaling_training.engine import EngineError
+from scaling_training.engine.launch import RayEngine
+from scaling_training.engine.run import StoppedError, Watch
+from scaling_training.errors import UserError
+from scaling_training.ledger import AttemptTakenError, Ledger, Record, SupersededError
+from scaling_training.progress import ProgressModel
+from scaling_training.progress.show import Show
+from scaling_training.stages import STAGES
+from scaling_training.stages.base import Run
+from scaling_training.stages.pipeline import run_stages
+from scaling_training.storage import Storage
+from scaling_training.timeline import Timeline
+from scaling_training.train.types import TrainingProgress
+
+log = logging.getLogger("scaling_training.driver")
+
+RESULT = "result.json"
+FAILED = 1
+_MESSAGE_LIMIT = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a driver is told."""
+
+    job: ScalingJob
+    storage: Storage
+    attempt: int
+    storage_root: str | None = None  # what resumeFrom is relative to
+    ray_address: str | None = None  # None: start Ray on this machine
+    timeline: Timeline = field(default_factory=Timeline)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ended."""
+
+    code: int
+    termination: Termination | None = None
+    result: Mapping[str, Any] | None = None
+
+
+ShowMaker = Callable[[ProgressModel, Callable[[], None]], Show]
+
+
+def drive(settings: Settings, shows: Sequence[ShowMaker]) -> Ending:
+    """Run the job's stages in this process; call it from the main thread, because it handles signals.
+
+    Each of ``shows`` is made with the progress and with a function to call when it hears that this driver may
+    have been superseded.
+    """
+    stop = _Stop()
+    model = ProgressModel(settings.job.metadata.name, settings.attempt, [stage.name for stage in STAGES])
+    previous = _previous(settings)
+    ledger = Ledger(settings.storage, attempt=settings.attempt, previous=previous)
+    running = [make(model, lambda: _confirm_superseded(ledger, stop)) for make in shows]
+    with stop:
+        for show in running:
+            show.start()
+        try:
+            ending = _ending(lambda: _run(settings, ledger, model, stop, previous), stop)
+        finally:
+            if not model.snapshot().ended:
+                model.finish(None)
+            for show in running:
+                show.close()
+    return ending
+
+
+def _run(settings: Settings, ledger: Ledger, model: ProgressModel, stop: _Stop, previous: Storage | None) -> Ending:
+    timeline, storage, attempt = settings.timeline, settings.storage, settings.attempt
+    timeline.mark("driverStarted")
+    storage.check_writable()
+    ledger.claim({})
+    written_first_step = threading.Event()
+
+    def progress(training: TrainingProgress) -> None:
+        model.training(training)
+        if training.first_step_at is not None and not written_first_step.is_set():
+            written_first_step.set()
+            _write_timeline(storage, attempt, timeline)
+
+    run = Run(
+        job=settings.job.metadata.name,
+        spec=settings.job.spec,
+        storage=storage,
+        attempt=attempt,
+        previous=previous,
+        engine=RayEngine(settings.job.spec, settings.ray_address),
+        watch=Watch(progress=progress, say=model.say, mark=timeline.mark, stop_requested=stop.requested.is_set),
+    )
+    records = run_stages(STAGES, run, ledger, model)
+    timeline.mark("stagesDone")
+    result = _result(settings, records)
+    ledger.publish(RESULT, json.dumps(result, indent=1).encode())
+    _write_timeline(storage, attempt, timeline)
+    model.finish(_status_result(result, storage), accuracy=result["metrics"]["test"]["accuracy"])
+    return Ending(ExitCode.SUCCEEDED, result=result)
+
+
+def _write_timeline(storage: Storage, attempt: int, timeline: Timeline) -> None:
+    storage.write(f"timeline/attempt-{attempt:04d}.json", timeline.to_bytes())
+
+
+def _result(settings: Settings, records: Mapping[str, Record]) -> dict[str, Any]:
+    """What result.json holds; artifacts by their full address."""
+    report, train, storage = records["report"].output, records["train"].output, settings.storage
+    artifacts = {name: storage.url(path) for name, path in report["artifacts"].items()}
+    return {
+        "job": settings.job.metadata.name,
+        "attempt": settings.attempt,
+        "metrics": report["metrics"],
+        "artifacts": {**artifacts, "result": storage.url(RESULT)},
+        "stages": [
+            {
+                "name": name,
+                "state": record.state,
+                "startedAt": record.started_at,
+                "finishedAt": record.finished_at,
+                "digest": record.digest,
+            }
+            for name, record in records.items()
+        ],
+        "training": {
+            "epochs": train["epoch"],
+            "steps": train["step"],
+            "seconds": round(train["seconds"], 3),
+            "checkpoint": (train["best"] or train["checkpoint"])["folder"],
+        },
+    }
+
+
+def _status_result(result: Mapping[str, Any], storage: Storage) -> Result:
+    return Result(
+        metrics=dict(result["metrics"]["test"]),
+        artifacts=[
+            Artifact(name=name, uri=uri, size_bytes=_size(storage, uri)) for name, uri in result["artifacts"].items()
+        ],
+    )
+
+
+def _size(storage: Storage, uri: str) -> int | None:
+    name = uri.removeprefix(storage.url()).lstrip("/")
+    files = [f"{name}/{file}" for file in storage.names(name)] or [name]
+    try:
+        return sum(storage.size(file) for file in files)
+    except OSError:
+        return None
+
+
+def _previous(settings: Settings) -> Storage | None:
+    named = settings.job.spec.storage.resume_from if settings.job.spec.storage else None
+    if named is None:
+        return None
+    root = settings.storage_root
+    return Storage(f"{root.rstrip('/')}/{named}" if root else named)
+
+
+def _ending(run: Callable[[], Ending], stop: _Stop) -> Ending:
+    """Every way in which a run can end, as an exit code and a sentence."""
+    try:
+        return run()
+    except UserError as error:
+        return _badly(ExitCode.REFUSED, Failure.USER_ERROR, str(error))
+    except StoppedError:
+        if stop.superseded:
+            return _badly(ExitCode.STOPPED, Failure.STOPPED, stop.superseded)
+        return _badly(ExitCode.STOPPED, Failure.STOPPED, "stopped on request; the last checkpoint is saved")
+    except SupersededError as error:
+        return _badly(ExitCode.STOPPED, Failure.STOPPED, str(error))
+    except EngineError as error:
+        return _badly(FAILED, error.reason, str(error))
+    except AttemptTakenError as error:
+        return _badly(FAILED, Failure.DRIVER_FAILED, str(error))
+    except SystemExit:
+        # Ray's own answer to a SIGTERM that came while it was starting.
+        return _badly(ExitCode.STOPPED, Failure.STOPPED, "stopped on request before training began")
+    except MemoryError:
+        return _badly(FAILED, Failure.OUT_OF_MEMORY, "the driver ran out of memory: raise spec.cluster.head's limit")
+    except Exception as error:
+        log.exception("The driver failed")
+        return _badly(FAILED, Failure.DRIVER_FAILED, f"{type(error).__name__}: {error}")
+
+
+def _badly(code: int, reason: Failure, message: str) -> Ending:
+    return Ending(code, Termination(reason=reason, message=message[:_MESSAGE_LIMIT]))
+
+
+def _confirm_superseded(ledger: Ledger, stop: _Stop) -> None:
+    try:
+        ledger.check()
+    except SupersededError as error:
+        stop.superseded = str(error)
+        stop.requested.set()
+    except Exception as error:
+        log.warning("The ledger could not be asked for a later attempt: %s", error)
+
+
+class _Stop:
+    """The wish to stop, from a signal or from a later attempt."""
+
+    def __init__(self) -> None:
+        self.requested = threading.Event()
+        self.superseded = ""
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> _Stop:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested.is_set():
+            os._exit(128 + number)
+        self.requested.set()
+
+
+def settings_from_environment(environment: Mapping[str, str]) -> Settings:
+    """What the operator says; UserError names a variable that is missing or a manifest that is wrong."""
+
+    def value(name: str) -> str:
+        found = environment.get(name)
+        if not found:
+            raise UserError(f"{name} is not set: scaling-driver runs in pods of the operator; use scalingjob run here")
+        return found
+
+    path = Path(value(contract.ENV_SPEC))
+    try:
+        job = ScalingJob.model_validate_json(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is no ScalingJob that this version reads: {error}") from error
+    return Settings(
+        job=job,
+        storage=Storage(value(contract.ENV_RUN_DIR)),
+        attempt=int(value(contract.ENV_ATTEMPT)),
+        storage_root=environment.get(contract.ENV_STORAGE_ROOT),
+        ray_address=environment.get(contract.ENV_RAY_ADDRESS),
+    )
+
+
+def main() -> int:
+    """Entry point of the head pod's driver container."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        settings = settings_from_environment(os.environ)
+        ending = drive(settings, _shows(os.environ))
+    except UserError as error:
+        ending = _badly(ExitCode.REFUSED, Failure.USER_ERROR, str(error))
+    if ending.termination is not None:
+        log.error("%s: %s", ending.termination.reason, ending.termination.message)
+        _write_termination(ending.termination)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Nothing is left to do, and Python's own ending takes a second over Ray's and torch's threads.
+    os._exit(int(ending.code))
+
+
+def _shows(environment: Mapping[str, str]) -> list[ShowMaker]:
+    from scaling_training.progress.lines import LineShow
+
+    def lines(model: ProgressModel, on_refused: Callable[[], None]) -> Show:
+        return LineShow(model, lambda line: log.info("%s", line))
+
+    url = environment.get(contract.ENV_PROGRESS_URL)
+    if not url:
+        return [lines]
+    from scaling_training.progress.https import Endpoint, HttpsShow
+
+    endpoint = Endpoint(
+        url=url,
+        ca=Path(environment[contract.ENV_PROGRESS_CA]),
+        token=Path(environment[contract.ENV_PROGRESS_TOKEN]),
+    )
+
+    def https(model: ProgressModel, on_refused: Callable[[], None]) -> Show:
+        return HttpsShow(model, endpoint, on_refused)
+
+    return [lines, https]
+
+
+def _write_termination(termination: Termination) -> None:
+    try:
+        Path(contract.TERMINATION_LOG).write_text(termination.model_dump_json(by_alias=True))
+    except OSError as error:
+        log.warning("The termination message could not be written: %s", error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Training on Ray, from nothing: connect to the cluster or start one here, train, leave nothing behind."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from contextlib import AbstractContextManager
+from importlib import import_module
+
+from scaling_api.driver import RAY_RESOURCE_SLOT
+from scaling_api.spec import ScalingJobSpec
+from scaling_training.engine import session
+from scaling_training.engine.run import Watch, run_training
+from scaling_training.engine.sizing import plan_workers
+from scaling_training.engine.worker import WorkerTask
+from scaling_training.train.types import TrainOutcome
+
+# What Ray Train takes 2 s to import. That runs on a thread, beside Ray's own start.
+_MODULES = ("scaling_training.engine.trainer", "scaling_training.engine.policies", "scaling_training.engine.supervisor")
+
+
+class RayEngine:
+    """The engine on the Ray cluster at ``address``, or on one of our own on this machine when that is None."""
+
+    def __init__(self, spec: ScalingJobSpec, address: str | None) -> None:
+        self._spec = spec
+        self._address = address
+
+    def __call__(self, task: WorkerTask, watch: Watch) -> TrainOutcome:
+        """Train; see `run_training` for what is raised."""
+        session.tune_environment()
+        local = self._address is None
+        sizing = plan_workers(self._spec, on_cluster=not local, local_gpus=session.local_gpus() if local else 0)
+        if local:
+            session.share_cores(sizing.wanted)
+        imports = threading.Thread(target=_import_all, name="import-ray-train", daemon=True)
+        imports.start()
+        watch.say("starting Ray" if local else "connecting to Ray")
+        connection: AbstractContextManager[None] = (
+            session.attached(self._address)
+            if self._address is not None
+            else session.local(sizing.most, sizing.gpus_per_worker * sizing.most)
+        )
+        resources = {RAY_RESOURCE_SLOT: 1.0}
+        if sizing.gpus_per_worker:
+            resources["GPU"] = float(sizing.gpus_per_worker)
+        with connection, tempfile.TemporaryDirectory(prefix="scaling-train-") as scratch:
+            watch.mark("rayReady")
+            imports.join()
+            session.silence_logs()
+            watch.mark("trainImported")
+            watch.say("starting the training processes")
+            return run_training(task, sizing=sizing, resources=resources, scratch=scratch, watch=watch)
+
+
+def _import_all() -> None:
+    for module in _MODULES:
+        import_module(module)

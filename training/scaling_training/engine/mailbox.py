@@ -1,0 +1,52 @@
+"""Where rank 0's training thread and the driver meet.
+
+The module lives in the worker's process. The training thread leaves its latest progress here; the driver takes
+it by a call to the worker's actor and, on the same way back, leaves its wish to stop. So it takes no actor of
+its own, a process that would cost a second of start-up and a hundred megabytes, and nothing ever waits: each
+progress is complete in itself, and one that is overwritten does no harm.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from scaling_training.train.types import TrainingProgress
+
+
+@dataclass(slots=True)
+class Letter:
+    """What the driver gets: the latest progress and when this process passed which point (Unix time)."""
+
+    progress: TrainingProgress | None = None
+    marks: dict[str, float] = field(default_factory=dict)
+
+
+_lock = threading.Lock()
+_letter = Letter()
+_stop = threading.Event()
+
+
+def mark(name: str, at: float) -> None:
+    """Note when this process passed a point."""
+    with _lock:
+        _letter.marks.setdefault(name, at)
+
+
+def post(progress: TrainingProgress) -> None:
+    """Leave the latest progress; returns at once."""
+    with _lock:
+        _letter.progress = progress
+
+
+def exchange(stop: bool) -> Letter:
+    """The driver's side: take what is there, and say whether training shall stop."""
+    if stop:
+        _stop.set()
+    with _lock:
+        return Letter(_letter.progress, dict(_letter.marks))
+
+
+def stop_requested() -> bool:
+    """Whether the driver wants training to stop; returns at once."""
+    return _stop.is_set()

@@ -1,0 +1,151 @@
+"""Ray Train's two decisions, made by our own rules: how many workers, and what to do after a failure."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+from ray.train.v2._internal.exceptions import (
+    UserExceptionWithTraceback,
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+)
+from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
+from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision, ScalingDecision, ScalingPolicy
+from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
+
+from scaling_api.driver import RAY_RESOURCE_SLOT
+from scaling_training.engine.failures import Cause, Kind, RestartBudget, cause_of, most_telling
+from scaling_training.engine.sizing import Sizing
+
+log = logging.getLogger(__name__)
+
+# How long an elastic group waits for all the workers that the spec promises before it starts with fewer: about
+# what a replacement pod takes to come up.
+PATIENCE_S = 15.0
+
+
+class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
+    """As many workers as there are slots, between the sizing's bounds.
+
+    A running group is left alone here: it grows by saving a checkpoint and starting anew, which is the
+    engine's business, and shrinks by losing a worker.
+    """
+
+    def __init__(self, scaling_config: Any, *, sizing: Sizing, waiting: Callable[[int], None]) -> None:
+        super().__init__(scaling_config)
+        self._sizing = sizing
+        self._waiting = waiting
+        self._since: float | None = None
+
+    def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
+        """Start when enough slots are there; the controller asks again at once after a Noop."""
+        now = time.monotonic()
+        self._since = self._since or now
+        slots = count_slots()
+        workers = workers_for(slots, self._sizing, waited_s=now - self._since)
+        if workers is None:
+            self._waiting(slots)
+            time.sleep(0.2)
+            return NoopDecision()
+        self._since = None
+        return ResizeDecision(
+            num_workers=workers, resources_per_worker=self.scaling_config._resources_per_worker_not_none
+        )
+
+    def make_decision_for_running_worker_group(
+        self, worker_group_state: Any, worker_group_status: Any
+    ) -> ScalingDecision:
+        """Leave it alone."""
+        return NoopDecision()
+
+    def _get_num_workers_for_resource_request(self) -> int:
+        return self._sizing.least
+
+    # No autoscaler is asked for nodes, so its coordinator, an actor, is not started.
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Nothing to register."""
+
+    async def before_controller_shutdown(self) -> None:
+        """Nothing to cancel."""
+
+    def before_controller_abort(self) -> None:
+        """Nothing to cancel."""
+
+
+def workers_for(slots: int, sizing: Sizing, *, waited_s: float) -> int | None:
+    """How many workers to start on so many slots; None: wait."""
+    if slots >= sizing.wanted:
+        return min(slots, sizing.most)
+    if slots >= sizing.least and waited_s >= PATIENCE_S:
+        return slots
+    return None
+
+
+def count_slots() -> int:
+    """Slots on the nodes that are alive."""
+    return sum(int(node["Resources"].get(RAY_RESOURCE_SLOT, 0)) for node in ray.nodes() if node["Alive"])
+
+
+class BudgetPolicy(FailurePolicy):  # type: ignore[misc]
+    """Restarts the group while the budget lasts, and remembers the cause that ended it."""
+
+    def __init__(
+        self,
+        failure_config: Any,
+        *,
+        budget: RestartBudget,
+        gained: Callable[[], tuple[int, str | None]],
+        restarting: Callable[[Cause], None],
+    ) -> None:
+        super().__init__(failure_config)
+        self._budget = budget
+        self._gained = gained
+        self._restarting = restarting
+        self.final: Cause | None = None
+
+    def make_decision(self, training_failed_error: BaseException) -> FailureDecision:
+        """Retry or raise."""
+        cause = group_cause(training_failed_error)
+        steps_gained, checkpoint = self._gained()
+        if self._budget.spend(cause, steps_gained=steps_gained, checkpoint=checkpoint):
+            log.warning("Restarting the training processes: %s", cause.sentence)
+            self._restarting(cause)
+            return FailureDecision.RETRY
+        self.final = cause
+        return FailureDecision.RAISE
+
+
+def group_cause(error: BaseException) -> Cause:
+    """The cause of a worker group's end, from what Ray reports."""
+    if isinstance(error, WorkerGroupError):
+        return most_telling(cause_of(_bare(failure), rank=rank) for rank, failure in error.worker_failures.items())
+    if isinstance(error, PreemptionError):
+        return Cause(Kind.LOST, "a node is being taken away")
+    if isinstance(error, ControllerError):
+        failure = error.controller_failure
+        if isinstance(failure, WorkerGroupStartupTimeoutError):
+            return Cause(Kind.NO_ROOM, "not all workers have a free slot yet")
+        chain = [failure, failure.__cause__] if failure.__cause__ else [failure]
+        if isinstance(failure, WorkerGroupStartupFailedError) or any(isinstance(link, RayActorError) for link in chain):
+            return Cause(Kind.LOST, "a training process was lost while the group started")
+        return cause_of(_bare(failure))
+    return cause_of(error)
+
+
+def _bare(error: BaseException) -> BaseException:
+    """The error itself, out of Ray's wrappers."""
+    if isinstance(error, UserExceptionWithTraceback):
+        base: BaseException = error._base_exc
+        return base
+    if isinstance(error, WorkerHealthCheckFailedError):
+        inner: BaseException = error.health_check_failure
+        return inner
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, BaseException) else error

@@ -1,0 +1,184 @@
+"""One training, from a connected Ray to its outcome.
+
+The controller runs on a thread of its own; the caller's thread watches it, so that signals are handled, a wish
+to stop is passed on, and an elastic group that could grow is asked to save and is started anew, larger.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from scaling_training.engine.errors import EngineError
+from scaling_training.engine.failures import Cause, Kind, RestartBudget, final_sentence
+from scaling_training.engine.mailbox import Letter
+from scaling_training.engine.sizing import Sizing
+from scaling_training.engine.worker import WorkerTask, outcome_from_dict, run
+from scaling_training.errors import UserError
+from scaling_training.train.types import TrainingProgress, TrainOutcome
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.05
+# A checkpoint takes seconds; the pod's grace period is 120 s.
+SAVE_LIMIT_S = 90.0
+# A group grows at most so often, because each time costs a restart.
+GROW_INTERVAL_S = 30.0
+SLOTS_INTERVAL_S = 3.0
+
+
+class StoppedError(Exception):
+    """Training ended early because it was asked to; what was committed is in storage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """How the engine speaks to whoever started it; called from several threads."""
+
+    progress: Callable[[TrainingProgress], None]
+    say: Callable[[str], None]  # one sentence on what is waited for or went wrong; "" when all is well
+    mark: Callable[..., None]  # a point in time was passed: its name and, unless it is now, Unix time
+    stop_requested: Callable[[], bool]
+
+
+def run_training(
+    task: WorkerTask, *, sizing: Sizing, resources: dict[str, float], scratch: str, watch: Watch
+) -> TrainOutcome:
+    """Train to the end and return the outcome.
+
+    Raises StoppedError after a stop, UserError for what the user must mend, EngineError when the training
+    processes cannot be kept alive.
+    """
+    budget = RestartBudget()
+    while True:
+        group = _Group(task, sizing, resources, scratch, watch, budget)
+        outcome = group.run()
+        if not outcome.stopped:
+            return outcome
+        if watch.stop_requested():
+            raise StoppedError
+        log.info("Starting the training processes anew: there is room for more")
+
+
+class _Group:
+    """The worker groups of one controller."""
+
+    def __init__(
+        self,
+        task: WorkerTask,
+        sizing: Sizing,
+        resources: dict[str, float],
+        scratch: str,
+        watch: Watch,
+        budget: RestartBudget,
+    ) -> None:
+        from scaling_training.engine.policies import BudgetPolicy
+        from scaling_training.engine.supervisor import Supervisor
+
+        self._task = task
+        self._sizing = sizing
+        self._resources = resources
+        self._scratch = scratch
+        self._watch = watch
+        self._budget = budget
+        # Of the group at work: what it started from and how far it is.
+        self._base: TrainingProgress | None = None
+        self._latest: TrainingProgress | None = None
+        self._supervisor = Supervisor(self._deliver, watch.mark)
+        self._failures: BudgetPolicy | None = None
+        self._value: dict[str, Any] | None = None
+        self._error: BaseException | None = None
+
+    def run(self) -> TrainOutcome:
+        """Until the controller ends or a stop can wait no longer."""
+        thread = threading.Thread(target=self._fit, name="ray-train", daemon=True)
+        thread.start()
+        stopped_at: float | None = None
+        looked_at = time.monotonic()
+        while thread.is_alive():
+            thread.join(TICK_S)
+            now = time.monotonic()
+            if stopped_at is None and self._watch.stop_requested():
+                stopped_at = now
+                self._supervisor.request_stop()
+            if stopped_at is not None and (self._latest is None or now - stopped_at > SAVE_LIMIT_S):
+                # No process trains yet, or one hangs: there is nothing (more) to save.
+                raise StoppedError
+            if now - looked_at >= SLOTS_INTERVAL_S:
+                looked_at = now
+                if self._may_grow(now):
+                    self._supervisor.request_stop()
+        return self._outcome()
+
+    def _outcome(self) -> TrainOutcome:
+        final = self._failures.final if self._failures else None
+        if final is not None and final.kind is Kind.USER:
+            raise UserError(final.sentence)
+        if final is not None:
+            raise EngineError(*final_sentence(final, self._budget.in_a_row))
+        if self._error is not None:
+            raise EngineError(f"Ray Train failed: {type(self._error).__name__}: {self._error}") from self._error
+        if self._value is None:
+            raise EngineError("Ray Train ended without an outcome")
+        return outcome_from_dict(self._value)
+
+    def _fit(self) -> None:
+        try:
+            from scaling_training.engine.policies import BudgetPolicy, SlotPolicy
+            from scaling_training.engine.trainer import InProcessTrainer
+
+            def failure_policy(config: Any) -> BudgetPolicy:
+                self._failures = BudgetPolicy(
+                    config, budget=self._budget, gained=self._gained, restarting=self._restarting
+                )
+                return self._failures
+
+            trainer = InProcessTrainer(
+                functools.partial(run, self._task),
+                workers=self._sizing.least,
+                resources_per_worker=self._resources,
+                scratch=self._scratch,
+                supervisor=self._supervisor,
+                scaling_policy=lambda config: SlotPolicy(config, sizing=self._sizing, waiting=self._waiting),
+                failure_policy=failure_policy,
+            )
+            self._watch.mark("controllerStarted", time.time())
+            self._value = trainer.fit().return_value
+        except BaseException as error:
+            self._error = error
+
+    def _deliver(self, letter: Letter) -> None:
+        for name, at in letter.marks.items():
+            self._watch.mark(name, at)
+        if letter.progress is not None:
+            if self._base is None:
+                self._base = letter.progress
+                self._watch.say("")
+            self._latest = letter.progress
+            self._watch.progress(letter.progress)
+
+    def _gained(self) -> tuple[int, str | None]:
+        if self._base is None or self._latest is None:
+            return 0, None
+        return self._latest.step - self._base.step, self._latest.checkpoint
+
+    def _restarting(self, cause: Cause) -> None:
+        self._base = self._latest = None
+        self._watch.say(f"restarting from the last checkpoint: {cause.sentence}")
+
+    def _waiting(self, slots: int) -> None:
+        needed = self._sizing.wanted if slots >= self._sizing.least else self._sizing.least
+        self._watch.say(f"waiting for workers: {slots} of {needed} slots are there")
+
+    def _may_grow(self, now: float) -> bool:
+        started_at, workers = self._supervisor.started_at, self._supervisor.workers
+        if not self._sizing.elastic or started_at is None or now - started_at < GROW_INTERVAL_S:
+            return False
+        from scaling_training.engine.policies import count_slots
+
+        return min(count_slots(), self._sizing.most) > workers

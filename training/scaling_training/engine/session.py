@@ -1,0 +1,173 @@
+"""A connection to Ray: one that is there already, or one that is started on this machine and ends with us."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from scaling_api.driver import RAY_RESOURCE_SLOT
+from scaling_training.engine.errors import EngineError
+
+log = logging.getLogger(__name__)
+
+# How long the head's Ray may take to come up beside the driver.
+ATTACH_TIMEOUT_S = 180.0
+# Nothing large goes through the object store: training processes talk by collectives and storage.
+OBJECT_STORE_BYTES = 100 * 1024 * 1024
+_SCRATCH_PREFIX = "scaling-"
+
+# Read by Ray in this process and inherited by the processes that it starts here.
+_TUNING = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
+    # Training processes keep the driver's working directory.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # Ray prints the raylets' notices into the driver's output; what matters of them we say ourselves.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
+}
+
+
+def tune_environment() -> None:
+    """Set what makes Ray start fast and keep quiet, before it is imported; what the user set stays."""
+    for name, value in _TUNING.items():
+        os.environ.setdefault(name, value)
+
+
+def share_cores(workers: int) -> None:
+    """Give each training process on this machine its share of the cores, unless the user decided."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // max(1, workers))))
+
+
+def silence_logs() -> None:
+    """Keep Ray's own log out of the driver's; call it again after Ray Train is imported, which sets levels."""
+    for name in ("ray", "ray.train", "ray.data", "ray.tune", "ray.rllib", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def attached(address: str) -> Iterator[None]:
+    """Connected to the Ray cluster whose GCS listens at ``host:port``, waiting for it to come up.
+
+    The port opens before the node is registered, so connecting is tried again until it works. EngineError when
+    it never does.
+    """
+    import ray
+
+    deadline = time.monotonic() + ATTACH_TIMEOUT_S
+    _wait_for_port(address, deadline)
+    while True:
+        try:
+            with _own_signals():
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            break
+        except Exception as error:  # Ray raises bare Exception, RuntimeError, ConnectionError and ValueError here
+            if time.monotonic() > deadline:
+                raise EngineError(
+                    f"no connection to Ray at {address} within {ATTACH_TIMEOUT_S:.0f} s: {error}; "
+                    "look at the log of the head pod's ray container"
+                ) from error
+            with suppress(Exception):
+                ray.shutdown()
+            time.sleep(0.2)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray installs signal handlers when it starts and when it connects; ours are put back after that."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def local(slots: int, gpus: int) -> Iterator[None]:
+    """A Ray of our own with room for ``slots`` training processes, gone when the block ends.
+
+    It is the single node of `ray.cluster_utils`, which can leave out what `ray.init` cannot: the log monitor and
+    the autoscaler's monitor, a process of a second each. A reaper ends it even when this process is killed.
+    """
+    import ray
+    from ray.cluster_utils import Cluster
+
+    folder = _scratch_folder()
+    cluster: Any = None
+    try:
+        with _own_signals():
+            cluster = Cluster(
+                initialize_head=True,
+                shutdown_at_exit=True,
+                head_node_args={
+                    "num_cpus": 0,
+                    "num_gpus": gpus,
+                    "resources": {RAY_RESOURCE_SLOT: slots},
+                    "include_dashboard": False,
+                    "include_log_monitor": False,
+                    "no_monitor": True,
+                    "object_store_memory": OBJECT_STORE_BYTES,
+                    "temp_dir": str(folder),
+                },
+            )
+            ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+        yield
+    finally:
+        with suppress(Exception):
+            ray.shutdown()
+        if cluster is not None:
+            cluster.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def local_gpus() -> int:
+    """GPUs of this machine that this process may use, without importing torch."""
+    from ray._private.accelerators import get_accelerator_manager_for_resource
+
+    return int(get_accelerator_manager_for_resource("GPU").get_current_node_num_accelerators())
+
+
+def _scratch_folder() -> Path:
+    """A folder for Ray's sockets and logs: short, because a socket's path has at most 107 characters.
+
+    Folders of processes that were killed are removed on this occasion.
+    """
+    base = Path(tempfile.gettempdir())
+    for left in base.glob(f"{_SCRATCH_PREFIX}*-*"):
+        owner = left.name.removeprefix(_SCRATCH_PREFIX).split("-")[0]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{_SCRATCH_PREFIX}{os.getpid()}-", dir=base))
+
+
+def _wait_for_port(address: str, deadline: float) -> None:
+    host, _, port = address.rpartition(":")
+    while True:
+        try:
+            with socket.create_connection((host, int(port)), timeout=1):
+                return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise EngineError(
+                    f"Ray at {address} did not open its port within {ATTACH_TIMEOUT_S:.0f} s ({error}); "
+                    "look at the log of the head pod's ray container"
+                ) from error
+            time.sleep(0.1)

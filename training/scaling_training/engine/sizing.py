@@ -1,0 +1,50 @@
+"""How many training processes to run, and what each of them takes.
+
+With training.parallelism.data the number is fixed. Without it, on a cluster, training is elastic: it starts with
+all the slots that the spec promises when they are there soon, with no fewer than the groups' min, and follows
+the slots that exist. Their number is not bounded by the spec's max, because an edit of max takes effect while
+the job runs; only a process without a sample per step would be of no use. On one machine without a number:
+one process per GPU, or one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scaling_api.spec import ScalingJobSpec, WorkerGroup
+
+
+@dataclass(frozen=True, slots=True)
+class Sizing:
+    """The answer, in training processes."""
+
+    least: int  # never train with fewer
+    wanted: int  # wait a while for so many at the start
+    most: int  # never train with more
+    gpus_per_worker: int
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number may change while training runs."""
+        return self.least < self.most
+
+
+def plan_workers(spec: ScalingJobSpec, *, on_cluster: bool, local_gpus: int) -> Sizing:
+    """The sizing of a job; ``local_gpus`` counts only when it runs on one machine."""
+    fixed = spec.training.parallelism.data
+    batch = spec.training.batch_size
+    groups = spec.cluster.workers
+    if not on_cluster:
+        count = fixed or min(max(1, local_gpus), batch)
+        return Sizing(count, count, count, gpus_per_worker=1 if local_gpus >= count else 0)
+    gpus = 1 if groups and all(_has_gpus(group) for group in groups) else 0
+    if fixed is not None:
+        return Sizing(fixed, fixed, fixed, gpus)
+    least = max(1, sum(group.min * group.slots for group in groups))
+    wanted = max(least, sum(group.max * group.slots for group in groups))
+    return Sizing(min(least, batch), min(wanted, batch), batch, gpus)
+
+
+def _has_gpus(group: WorkerGroup) -> bool:
+    asked = {**group.resources.requests, **group.resources.limits}
+    return any(name.endswith("gpu") and amount not in ("0", "") for name, amount in asked.items())

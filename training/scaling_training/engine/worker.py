@@ -1,0 +1,82 @@
+"""What runs in each training process."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from scaling_training.checkpoint import CheckpointRef
+from scaling_training.clock import process_started_at
+from scaling_training.engine import mailbox
+from scaling_training.train.types import TrainingProgress, TrainOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerTask:
+    """All that a training process needs to know; small and picklable."""
+
+    spec: dict[str, Any]  # as JSON values: no class of the driver's version has to be unpickled
+    storage_root: str
+    attempt: int
+    resume: CheckpointRef | None
+
+
+def run(task: WorkerTask) -> dict[str, Any]:
+    """Train as the rank that Ray gave this process; returns the outcome as plain values."""
+    mailbox.mark("workerStarted", process_started_at())
+    mailbox.mark("trainCalled", time.time())
+
+    import ray.train
+
+    from scaling_api.spec import ScalingJobSpec
+    from scaling_training.storage import Storage
+    from scaling_training.train.loop import train
+    from scaling_training.train.types import World
+
+    context = ray.train.get_context()
+    mailbox.mark("loopImported", time.time())
+    outcome = train(
+        ScalingJobSpec.model_validate(task.spec),
+        storage=Storage(task.storage_root),
+        attempt=task.attempt,
+        world=World(rank=context.get_world_rank(), size=context.get_world_size(), device=_device()),
+        observer=_observe,
+        stop_requested=mailbox.stop_requested,
+        resume=task.resume,
+    )
+    return outcome_to_dict(outcome)
+
+
+def outcome_to_dict(outcome: TrainOutcome) -> dict[str, Any]:
+    """Plain values, for Ray and for the ledger."""
+    return asdict(outcome)
+
+
+def outcome_from_dict(value: dict[str, Any]) -> TrainOutcome:
+    """The inverse of `outcome_to_dict`."""
+    best = value["best"]
+    return replace(
+        TrainOutcome(**value),
+        checkpoint=CheckpointRef.from_dict(value["checkpoint"]),
+        best=CheckpointRef.from_dict(best) if best is not None else None,
+    )
+
+
+def _observe(progress: TrainingProgress) -> None:
+    mailbox.mark("loopReady", time.time())
+    if progress.first_step_at is not None:
+        mailbox.mark("firstStep", progress.first_step_at)
+    mailbox.post(progress)
+
+
+def _device() -> Any:
+    import torch
+
+    # Ray shows each process its own GPU only, so that one is number 0.
+    if os.environ.get("CUDA_VISIBLE_DEVICES") and torch.cuda.is_available():
+        device = torch.device("cuda", 0)
+        torch.cuda.set_device(device)
+        return device
+    return torch.device("cpu")

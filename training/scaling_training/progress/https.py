@@ -1,0 +1,101 @@
+"""Progress to the operator, by HTTPS.
+
+A thread of its own posts the latest state at most every PROGRESS_INTERVAL_S, and at once when a stage begins or
+ends. A report is complete in itself, so one that is lost is made good by the next; only the last is tried again,
+a few times. An operator that is away costs nothing but the report.
+
+The token and the CA are read anew at each request, because both are rotated under us. An answer of 403 or 409
+says that the operator takes another pod for the current head: then the ledger is asked who is right.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from scaling_api.driver import PROGRESS_INTERVAL_S
+from scaling_training.progress.model import ProgressModel, Snapshot
+from scaling_training.progress.show import ThreadedShow
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_S = 5.0
+LAST_TRIES = 4
+LAST_PAUSE_S = 1.0
+_NOT_CURRENT = (403, 409)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where reports go, and what they show."""
+
+    url: str
+    ca: Path
+    token: Path
+
+
+class HttpsShow(ThreadedShow):
+    """Posts reports; ``on_refused`` is called when the operator says that this driver is not the current one."""
+
+    def __init__(
+        self,
+        model: ProgressModel,
+        endpoint: Endpoint,
+        on_refused: Callable[[], None],
+        interval_s: float = PROGRESS_INTERVAL_S,
+    ) -> None:
+        super().__init__(model, name="progress-https")
+        self._endpoint = endpoint
+        self._on_refused = on_refused
+        self._interval_s = interval_s
+        self._warned = False
+
+    def run(self) -> None:
+        """Until the run ends; the last report is tried several times."""
+        landmark, revision = 0, 0
+        while True:
+            snapshot = self.model.wait(landmark, timeout_s=self._interval_s, landmarks=True)
+            if snapshot.ended or self.closing.is_set():
+                break
+            if snapshot.revision != revision:
+                # Changes that come together, such as one stage's end and the next one's start, go together.
+                time.sleep(0.05)
+                snapshot = self.model.snapshot()
+                landmark, revision = snapshot.landmark, snapshot.revision
+                self._post(snapshot)
+        for attempt in range(LAST_TRIES):
+            if attempt:
+                time.sleep(LAST_PAUSE_S * attempt)
+            if self._post(self.model.snapshot()):
+                return
+
+    def _post(self, snapshot: Snapshot) -> bool:
+        """Whether the report arrived, or never will."""
+        import requests
+
+        try:
+            answer = requests.post(
+                self._endpoint.url,
+                json=snapshot.report().to_json_dict(),
+                headers={"Authorization": f"Bearer {self._endpoint.token.read_text().strip()}"},
+                verify=str(self._endpoint.ca),
+                timeout=TIMEOUT_S,
+            )
+        except (requests.RequestException, OSError) as error:
+            self._warn(f"{type(error).__name__}: {error}")
+            return False
+        if answer.ok:
+            self._warned = False
+            return True
+        if answer.status_code in _NOT_CURRENT:
+            self._on_refused()
+        self._warn(f"HTTP {answer.status_code}: {answer.text[:200]}")
+        return answer.status_code in _NOT_CURRENT
+
+    def _warn(self, why: str) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning("A progress report did not reach the operator, training goes on: %s", why)

@@ -1,0 +1,204 @@
+"""The state of a run as people see it, in the terms of the ScalingJob's status."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from scaling_api.driver import ProgressReport
+from scaling_api.status import Progress, Result, StageStatus
+from scaling_training.clock import duration, utc
+from scaling_training.train.types import TrainingProgress
+
+StageState = Literal["Pending", "Running", "Succeeded", "Failed", "Reused"]
+
+MAX_MESSAGE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage as far as it has come."""
+
+    name: str
+    state: StageState = "Pending"
+    started_at: str | None = None
+    finished_at: str | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The run at one moment. ``revision`` grows with each change, ``landmark`` with those that nobody should miss."""
+
+    job: str
+    attempt: int
+    stages: tuple[Stage, ...]
+    training: TrainingProgress | None = None
+    first_step_at: float | None = None
+    result: Result | None = None
+    accuracy: float | None = None
+    message: str = ""
+    ended: bool = False
+    revision: int = 0
+    landmark: int = 0
+
+    @property
+    def current(self) -> Stage | None:
+        """The stage at work, else the last that began."""
+        begun = [stage for stage in self.stages if stage.state != "Pending"]
+        running = [stage for stage in begun if stage.state == "Running"]
+        candidates = running or begun
+        return candidates[-1] if candidates else None
+
+    def report(self) -> ProgressReport:
+        """The body for the operator."""
+        return ProgressReport(
+            attempt=self.attempt,
+            reported_attempt=self.attempt,
+            progress=self._progress(),
+            stages=[
+                StageStatus(
+                    name=stage.name,
+                    state=stage.state,
+                    started_at=stage.started_at,
+                    finished_at=stage.finished_at,
+                    message=stage.message[:MAX_MESSAGE] or None,
+                )
+                for stage in self.stages
+            ],
+            accuracy=None if self.accuracy is None else f"{self.accuracy:.4f}",
+            result=self.result,
+        )
+
+    def _progress(self) -> Progress | None:
+        stage = self.current
+        if stage is None:
+            return None
+        now = utc()
+        if stage.name != "train" or self.training is None:
+            done = stage.state in ("Succeeded", "Reused")
+            percent = 100.0 if done else 0.0
+            summary = "done" if done and self.ended else stage.name
+            return Progress(stage=stage.name, percent=percent, summary=summary, updated_at=now)
+        training = self.training
+        eta_s = training.eta_s if training.eta_s is not None and math.isfinite(training.eta_s) else None
+        left = f" ({duration(eta_s)} left)" if eta_s else ""
+        return Progress(
+            stage=stage.name,
+            percent=round(min(100.0, training.percent), 2),
+            epoch=training.epoch,
+            epochs=training.epochs,
+            step=training.step,
+            steps=training.steps,
+            samples_per_second=_rounded(training.samples_per_second),
+            eta_seconds=None if eta_s is None else max(0, round(eta_s)),
+            workers=training.workers,
+            metrics={
+                name: round(value, 6) for name, value in list(training.metrics.items())[:32] if math.isfinite(value)
+            },
+            checkpoint=training.checkpoint,
+            first_step_at=None if self.first_step_at is None else utc(self.first_step_at),
+            summary=f"{training.percent:.0f}%{left}",
+            updated_at=now,
+        )
+
+
+@dataclass(slots=True)
+class ProgressModel:
+    """The one place that a run's state is written to; any thread may write and read."""
+
+    job: str
+    attempt: int
+    stages: Sequence[str]
+    _snapshot: Snapshot = field(init=False)
+    _changed: threading.Condition = field(init=False, default_factory=threading.Condition)
+
+    def __post_init__(self) -> None:
+        self._snapshot = Snapshot(self.job, self.attempt, tuple(Stage(name) for name in self.stages))
+
+    def snapshot(self) -> Snapshot:
+        """The latest state."""
+        return self._snapshot
+
+    def wait(self, after: int, timeout_s: float, *, landmarks: bool = False) -> Snapshot:
+        """The latest state, as soon as its revision (or landmark) is beyond ``after``, or when time is up."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    self._snapshot.ended or (self._snapshot.landmark if landmarks else self._snapshot.revision) > after
+                ),
+                timeout_s,
+            )
+            return self._snapshot
+
+    def stage_started(self, name: str) -> None:
+        """A stage is at work."""
+        self._set_stage(name, state="Running", started_at=utc(), finished_at=None, message="")
+
+    def stage_ended(
+        self, name: str, state: StageState, *, message: str = "", started_at: str = "", finished_at: str = ""
+    ) -> None:
+        """A stage has ended; times default to what is known and to now."""
+        known = next(stage for stage in self._snapshot.stages if stage.name == name)
+        self._set_stage(
+            name,
+            state=state,
+            started_at=started_at or known.started_at or utc(),
+            finished_at=finished_at or utc(),
+            message=message,
+        )
+
+    def training(self, progress: TrainingProgress) -> None:
+        """Training has come further."""
+        accuracy = progress.metrics.get("valAccuracy")
+        first_step_at = self._snapshot.first_step_at or progress.first_step_at
+        first = first_step_at is not None and self._snapshot.first_step_at is None
+        self._change(
+            landmark=first,
+            training=progress,
+            first_step_at=first_step_at,
+            accuracy=self._snapshot.accuracy if accuracy is None else accuracy,
+        )
+
+    def say(self, message: str) -> None:
+        """What is waited for, or went wrong and is being mended; empty when all is well."""
+        current = self._snapshot.current
+        if message == self._snapshot.message:
+            return
+        self._change(landmark=bool(message), message=message)
+        if current is not None and current.state == "Running":
+            self._set_stage(current.name, message=message)
+
+    def finish(self, result: Result | None, accuracy: float | None = None) -> None:
+        """The run has ended."""
+        self._change(
+            landmark=True,
+            result=result,
+            ended=True,
+            message="",
+            accuracy=self._snapshot.accuracy if accuracy is None else accuracy,
+        )
+
+    def _set_stage(self, name: str, **changes: object) -> None:
+        stages = tuple(
+            replace(stage, **changes) if stage.name == name else stage  # type: ignore[arg-type]
+            for stage in self._snapshot.stages
+        )
+        self._change(landmark=True, stages=stages)
+
+    def _change(self, *, landmark: bool, **changes: object) -> None:
+        with self._changed:
+            self._snapshot = replace(
+                self._snapshot,
+                revision=self._snapshot.revision + 1,
+                landmark=self._snapshot.landmark + landmark,
+                **changes,  # type: ignore[arg-type]
+            )
+            self._changed.notify_all()
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(value, 1)

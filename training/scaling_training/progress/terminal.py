@@ -1,0 +1,87 @@
+"""Progress on a terminal: a live picture of the stages, with a bar for the one at work."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from scaling_training.clock import duration
+from scaling_training.progress.model import ProgressModel, Snapshot, Stage
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+BAR_WIDTH = 32
+_SIGNS = {"Pending": "·", "Running": "▸", "Succeeded": "✓", "Reused": "✓", "Failed": "✗"}
+_STYLES = {"Pending": "dim", "Running": "bold cyan", "Succeeded": "green", "Reused": "green", "Failed": "bold red"}
+
+
+class TerminalShow:
+    """Redraws itself four times a second; nothing of it stays but the last picture."""
+
+    def __init__(self, model: ProgressModel, console: Console) -> None:
+        from rich.live import Live
+
+        self._model = model
+        self._began = time.monotonic()
+        self._live = Live(get_renderable=self._picture, console=console, refresh_per_second=4, transient=False)
+
+    def start(self) -> None:
+        """Begin to draw."""
+        self._live.start()
+
+    def close(self) -> None:
+        """Draw the last picture and give the terminal back."""
+        self._live.stop()
+
+    def _picture(self) -> Table:
+        return picture(self._model.snapshot(), elapsed_s=time.monotonic() - self._began)
+
+
+def picture(snapshot: Snapshot, *, elapsed_s: float) -> Table:
+    """The table that is drawn."""
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 1))
+    for stage in snapshot.stages:
+        table.add_row(
+            f"[{_STYLES[stage.state]}]{_SIGNS[stage.state]} {stage.name}[/]", _detail(stage, snapshot, elapsed_s)
+        )
+    return table
+
+
+def _detail(stage: Stage, snapshot: Snapshot, elapsed_s: float) -> str:
+    if stage.state == "Reused":
+        return "[dim]done before, nothing it depends on has changed[/]"
+    if stage.state == "Failed":
+        return f"[red]{_plain(stage.message)}[/]"
+    training = snapshot.training
+    if stage.name != "train" or training is None or training.first_step_at is None:
+        if stage.state != "Running":
+            return ""
+        return (
+            f"[dim]{_plain(snapshot.message) or 'starting' if stage.name == 'train' else ''}  {duration(elapsed_s)}[/]"
+        )
+    parts = [f"{_bar(training.percent)} {training.percent:3.0f}%", f"epoch {training.epoch}/{training.epochs}"]
+    if stage.state == "Running":
+        parts.append(f"step {training.step}/{training.steps}")
+        if training.samples_per_second is not None:
+            parts.append(f"{training.samples_per_second:,.0f} samples/s")
+        if training.eta_s:
+            parts.append(f"{duration(training.eta_s)} left")
+    if "valAccuracy" in training.metrics:
+        parts.append(f"validation accuracy {training.metrics['valAccuracy']:.4f}")
+    line = "  ".join(parts)
+    return f"{line}\n[yellow]{_plain(snapshot.message)}[/]" if snapshot.message else line
+
+
+def _bar(percent: float) -> str:
+    full = round(BAR_WIDTH * min(100.0, percent) / 100)
+    return f"[cyan]{'━' * full}[/][dim]{'━' * (BAR_WIDTH - full)}[/]"
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,76 @@
+"""The model as it leaves a run: weights as safetensors, and the architecture as JSON.
+
+Both together rebuild the model without pickle and without the run's spec. The architecture also says how an
+image becomes an input: divide by ``maxValue``, subtract ``mean``, divide by ``std``, each per channel.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from scaling_api.spec import ModelSpec, ScalingJobSpec
+from scaling_training.errors import UserError
+from scaling_training.storage import Storage
+
+if TYPE_CHECKING:
+    from scaling_training.models.task import ClassificationTask
+
+WEIGHTS = "model.safetensors"
+ARCHITECTURE = "architecture.json"
+FORMAT = 1
+
+
+def write_model(folder: Storage, weights: bytes, spec: ScalingJobSpec) -> dict[str, Any]:
+    """Write the model of a job; returns the architecture. ``weights`` are a checkpoint's, as safetensors."""
+    from scaling_training.data import open_dataset
+    from scaling_training.data.batches import Normalisation
+
+    dataset = open_dataset(spec.dataset.name)
+    normalisation = Normalisation.of(dataset.train)
+    architecture = {
+        "format": FORMAT,
+        "model": spec.model.to_json_dict(),
+        "inputShape": list(dataset.input_shape),
+        "classes": list(dataset.class_names),
+        "normalisation": {
+            "maxValue": dataset.train.max_value,
+            "mean": list(normalisation.mean),
+            "std": list(normalisation.std),
+        },
+    }
+    folder.write(WEIGHTS, weights)
+    folder.write(ARCHITECTURE, json.dumps(architecture, indent=1).encode())
+    return architecture
+
+
+def load_model(folder: str | Storage) -> tuple[ClassificationTask, dict[str, Any]]:
+    """The model that `write_model` wrote, ready for inference, and its architecture.
+
+    UserError when the folder holds no model that this version reads.
+    """
+    from scaling_training.checkpoint.state import load_weights
+    from scaling_training.models import build_task
+
+    storage = Storage(folder) if isinstance(folder, str) else folder
+    try:
+        architecture = json.loads(storage.read(ARCHITECTURE))
+        weights = storage.read(WEIGHTS)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{storage.url()} holds no model: {ARCHITECTURE} or {WEIGHTS} is missing; name the model folder of a run"
+        ) from error
+    if architecture.get("format") != FORMAT:
+        raise UserError(
+            f"{storage.url(ARCHITECTURE)} has format {architecture.get('format')}; this version reads {FORMAT}"
+        )
+    channels, height, width = architecture["inputShape"]
+    task = build_task(
+        ModelSpec.model_validate(architecture["model"]),
+        input_shape=(channels, height, width),
+        classes=len(architecture["classes"]),
+        seed=0,
+    )
+    load_weights(weights, task.model)
+    task.model.eval()
+    return task, architecture

@@ -1,0 +1,99 @@
+"""The curves of a run: one row per epoch, as JSON for programs and as a picture for people."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = Mapping[str, float | int]
+
+WIDTH_INCHES = 10.0
+HEIGHT_INCHES = 4.2
+DOTS_PER_INCH = 144
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A line in a panel: which number of the rows, and what it is called."""
+
+    key: str
+    label: str
+    color: str
+    dashed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One diagram over epochs."""
+
+    title: str
+    ylabel: str
+    curves: tuple[Curve, ...]
+
+
+# Colours that stay apart for colour-blind eyes (Okabe and Ito).
+PANELS = (
+    Panel(
+        "Loss",
+        "loss (mean per sample)",
+        (Curve("trainLoss", "training", "#0072B2"), Curve("valLoss", "validation", "#D55E00")),
+    ),
+    Panel(
+        "Validation",
+        "score",
+        (
+            Curve("valAccuracy", "accuracy", "#009E73"),
+            Curve("valF1", "F1 (macro)", "#CC79A7", dashed=True),
+        ),
+    ),
+)
+
+
+def curves_json(rows: Sequence[Row]) -> bytes:
+    """The rows as a JSON list."""
+    return json.dumps([dict(row) for row in rows], indent=1).encode()
+
+
+def curves_png(
+    rows: Sequence[Row], *, title: str, best_epoch: int | None = None, test_accuracy: float | None = None
+) -> bytes:
+    """The picture: loss on the left, scores on the right; the best epoch is marked."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    # Figure and canvas by hand: pyplot would look for a display and keep global state.
+    figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), dpi=DOTS_PER_INCH, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=13)
+    for axes, panel in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
+        _draw(axes, panel, rows, best_epoch)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if panel is PANELS[-1] and test_accuracy is not None:
+            axes.axhline(
+                test_accuracy, color="0.35", linewidth=1, linestyle=":", label=f"test accuracy {test_accuracy:.4f}"
+            )
+        axes.legend(fontsize=10, frameon=False)
+    buffer = io.BytesIO()
+    canvas.print_png(buffer)
+    return buffer.getvalue()
+
+
+def _draw(axes: Any, panel: Panel, rows: Sequence[Row], best_epoch: int | None) -> None:
+    for curve in panel.curves:
+        points = [(row["epoch"], row[curve.key]) for row in rows if curve.key in row]
+        if points:
+            epochs, values = zip(*points, strict=True)
+            style = "--" if curve.dashed else "-"
+            axes.plot(
+                epochs, values, style, color=curve.color, label=curve.label, linewidth=1.8, marker="o", markersize=3
+            )
+    if best_epoch is not None:
+        axes.axvline(best_epoch, color="0.7", linewidth=1, label=f"best epoch ({best_epoch})")
+    axes.set_title(panel.title, fontsize=12)
+    axes.set_xlabel("epoch", fontsize=11)
+    axes.set_ylabel(panel.ylabel, fontsize=11)
+    axes.grid(alpha=0.25)

@@ -1,0 +1,43 @@
+"""The last words on a terminal: the test metrics and where everything lies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_METRICS = (("accuracy", "accuracy"), ("precision", "precision"), ("recall", "recall"), ("f1", "F1"), ("loss", "loss"))
+_PLACES = (("model", "model"), ("curves", "curves"), ("metrics", "metrics"), ("result", "result"))
+
+
+def print_summary(console: Console, result: Mapping[str, Any]) -> None:
+    """Print a run's result; plain text where there is no terminal."""
+    from rich.table import Table
+
+    metrics = Table(box=None, padding=(0, 2, 0, 0))
+    metrics.add_column(str(result["job"]), style="bold")
+    splits = [split for split in ("test", "validation") if split in result["metrics"]]
+    for split in splits:
+        metrics.add_column(split, justify="right")
+    for key, label in _METRICS:
+        metrics.add_row(label, *(f"{result['metrics'][split][key]:.4f}" for split in splits))
+    places = Table.grid(padding=(0, 2, 0, 0))
+    for key, label in _PLACES:
+        if key in result["artifacts"]:
+            places.add_row(label, shown_path(result["artifacts"][key]))
+    console.print()
+    console.print(metrics)
+    console.print()
+    # A path that is broken over lines cannot be copied.
+    console.print(places, soft_wrap=True)
+
+
+def shown_path(uri: str) -> str:
+    """A local path relative to the working directory when it lies below it."""
+    path = Path(uri)
+    if path.is_absolute() and path.is_relative_to(Path.cwd()):
+        return str(path.relative_to(Path.cwd()))
+    return uri

@@ -1,0 +1,65 @@
+"""What a stage is, and what it is given.
+
+A stage is a record of plain functions. Its digest covers all that its output depends on, so an equal digest
+means an equal output; `version` is raised when the code changes what comes out. Outputs are JSON values: they
+live in the ledger and are the inputs of later stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+from scaling_api.spec import ScalingJobSpec
+from scaling_training.engine.run import Watch
+from scaling_training.engine.worker import WorkerTask
+from scaling_training.ledger import Output
+from scaling_training.storage import Storage
+from scaling_training.train.types import TrainOutcome
+
+
+class Engine(Protocol):
+    """Runs a training on several processes; made by the driver, so that a stage knows nothing of Ray."""
+
+    def __call__(self, task: WorkerTask, watch: Watch) -> TrainOutcome:
+        """See `scaling_training.engine.run.run_training` for what it raises."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every stage may use."""
+
+    job: str
+    spec: ScalingJobSpec
+    storage: Storage
+    attempt: int
+    previous: Storage | None  # the run folder that resumeFrom names
+    engine: Engine
+    watch: Watch
+
+    @cached_property
+    def data_fingerprint(self) -> str:
+        """A hash of the data and its split; loads the data once."""
+        from scaling_training.data import open_dataset
+
+        return open_dataset(self.spec.dataset.name).fingerprint
+
+
+Inputs = Mapping[str, Output]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A step of the job."""
+
+    name: str
+    summary: str
+    inputs: tuple[str, ...]  # names of earlier stages whose outputs it takes
+    version: int  # raised when the code gives another output for the same inputs
+    depends_on: Callable[[Run], Mapping[str, Any]]  # what else its output depends on, as JSON values
+    run: Callable[[Run, Inputs], Output]
+    # Whether a finished output can still be used, e.g. its checkpoint is still there; may adapt an output of
+    # another run folder (its root is given). None: it has to be made anew.
+    reuse: Callable[[Run, Output, str | None], Output | None]

@@ -1,0 +1,40 @@
+"""Evaluation: the best checkpoint on validation data and, once, on test data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from scaling_training.ledger import Output
+from scaling_training.stages.base import Inputs, Run, Stage
+from scaling_training.stages.train import best_checkpoint
+
+
+def _depends_on(run: Run) -> Mapping[str, Any]:
+    return {"data": run.data_fingerprint}
+
+
+def _run(run: Run, inputs: Inputs) -> Output:
+    from scaling_training.data import TestAccess
+    from scaling_training.evaluate import evaluate
+
+    checkpoint = best_checkpoint(inputs["train"])
+    test = evaluate(run.spec, storage=run.storage, checkpoint=checkpoint, split="test", access=TestAccess("evaluate"))
+    validation = evaluate(run.spec, storage=run.storage, checkpoint=checkpoint, split="validation")
+    return {"checkpoint": checkpoint.to_dict(), "test": asdict(test), "validation": asdict(validation)}
+
+
+def _reuse(run: Run, output: Output, root: str | None) -> Output | None:
+    return output
+
+
+STAGE = Stage(
+    name="evaluate",
+    summary="measure it on validation and test data",
+    inputs=("train",),
+    version=1,
+    depends_on=_depends_on,
+    run=_run,
+    reuse=_reuse,
+)

@@ -1,0 +1,80 @@
+"""The report: the model, its curves and its metrics, in the run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from scaling_training.checkpoint import CheckpointRef, load_checkpoint
+from scaling_training.ledger import Output
+from scaling_training.report.artifact import write_model
+from scaling_training.report.curves import curves_json, curves_png
+from scaling_training.stages.base import Inputs, Run, Stage
+from scaling_training.stages.train import best_checkpoint
+from scaling_training.storage import Storage
+from scaling_training.train.history import Row, parse_rows
+
+MODEL_FOLDER = "model"
+CURVES_JSON = "curves.json"
+CURVES_PNG = "curves.png"
+METRICS_JSON = "metrics.json"
+_SCALARS = ("accuracy", "precision", "recall", "f1", "loss")
+# Bytes of this checkpoint file are the model's weights.
+_WEIGHTS = "model.safetensors"
+
+
+def _depends_on(run: Run) -> Mapping[str, Any]:
+    # What is made here lies in this run's folder, so another run's report is of no use.
+    return {"job": run.job, "root": run.storage.root}
+
+
+def _run(run: Run, inputs: Inputs) -> Output:
+    trained, evaluated = inputs["train"], inputs["evaluate"]
+    rows = _rows(trained)
+    best = best_checkpoint(trained)
+    write_model(run.storage.child(MODEL_FOLDER), _weights(run, best), run.spec)
+    run.storage.write(CURVES_JSON, curves_json(rows))
+    picture = curves_png(
+        rows, title=run.job, best_epoch=_epoch_of(best, rows), test_accuracy=evaluated["test"]["accuracy"]
+    )
+    run.storage.write(CURVES_PNG, picture)
+    metrics = {split: evaluated[split] for split in ("test", "validation")}
+    run.storage.write(METRICS_JSON, json.dumps(metrics, indent=1).encode())
+    return {
+        "metrics": {split: {name: evaluated[split][name] for name in _SCALARS} for split in metrics},
+        "artifacts": {
+            "model": MODEL_FOLDER,
+            "curves": CURVES_PNG,
+            "curvesData": CURVES_JSON,
+            "metrics": METRICS_JSON,
+        },
+    }
+
+
+def _rows(trained: Output) -> list[Row]:
+    return parse_rows(Storage(trained["historyRoot"]).read(trained["history"]))
+
+
+def _weights(run: Run, checkpoint: CheckpointRef) -> bytes:
+    return load_checkpoint(run.storage, checkpoint).files[_WEIGHTS]
+
+
+def _epoch_of(checkpoint: CheckpointRef, rows: list[Row]) -> int | None:
+    return next((int(row["epoch"]) for row in rows if row["step"] == checkpoint.step), None)
+
+
+def _reuse(run: Run, output: Output, root: str | None) -> Output | None:
+    made = output["artifacts"].values()
+    return output if root is None and all(run.storage.exists(name) for name in made) else None
+
+
+STAGE = Stage(
+    name="report",
+    summary="write model, curves and metrics",
+    inputs=("train", "evaluate"),
+    version=1,
+    depends_on=_depends_on,
+    run=_run,
+    reuse=_reuse,
+)
