@@ -54,7 +54,9 @@ def build_worker_template(job: ScalingJob, attempt: int, group: WorkerGroup, *, 
         ports=[{"name": "raylet", "containerPort": PORT_RAYLET}],
         readinessProbe={
             "tcpSocket": {"port": PORT_RAYLET},
-            "periodSeconds": 1,
+            # Ray is never up sooner, and every failed probe is an Event that looks like trouble.
+            "initialDelaySeconds": 5,
+            "periodSeconds": 2,
             "timeoutSeconds": 1,
             "failureThreshold": 5,
         },
