@@ -17,6 +17,8 @@ from scaling_api.driver import progress_path
 
 LogFormat = Literal["auto", "json", "text"]
 _LOG_FORMATS = get_args(LogFormat)
+_LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+_CHOICES = {"log_format": _LOG_FORMATS, "log_level": _LOG_LEVELS}
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -59,7 +61,7 @@ _HELP = {
     "metrics_port": "port of /healthz, /readyz and /metrics",
     "leader_election": "true, or false when there is and ever will be one replica only",
     "log_format": f"one of {', '.join(_LOG_FORMATS)}",
-    "log_level": "DEBUG, INFO, WARNING or ERROR",
+    "log_level": f"one of {', '.join(_LOG_LEVELS)}",
     "kubeconfig": "file to use outside of a cluster",
     "progress_url": "base URL for drivers, when it is not the Service's",
 }
@@ -106,8 +108,9 @@ def _own_namespace(fallback: str) -> str:
 def _convert(name: str, text: str, default: object) -> Any:
     """`text` as the type of the setting's default. Raises ValueError with a sentence."""
     flag = "--" + name.replace("_", "-")
-    if name == "log_format" and text not in _LOG_FORMATS:
-        raise ValueError(f"{flag} is {text!r}; it must be one of {', '.join(_LOG_FORMATS)}")
+    choices = _CHOICES.get(name)
+    if choices is not None and text not in choices:
+        raise ValueError(f"{flag} is {text!r}; it must be one of {', '.join(choices)}")
     if isinstance(default, bool):
         if text.lower() not in ("true", "false"):
             raise ValueError(f"{flag} is {text!r}; it must be true or false")
