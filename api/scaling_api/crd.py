@@ -15,8 +15,9 @@ from pydantic_core import core_schema
 
 from scaling_api.base import Model
 from scaling_api.constraints import VALIDATIONS
+from scaling_api.edits import FROZEN_SENTENCE, FROZEN_WHILE_RUNNING
 from scaling_api.scalars import GROUP, JOB_NAME, KIND, MAX_JOB_NAME, PLURAL, VERSION
-from scaling_api.spec import FROZEN_SENTENCE, FROZEN_WHILE_RUNNING, ScalingJobSpec
+from scaling_api.spec import ScalingJobSpec
 from scaling_api.status import ScalingJobStatus
 
 SHORT_NAME = "sj"
@@ -116,6 +117,17 @@ def _structural(node: dict[str, Any], definitions: dict[str, Any], *, defaults: 
             name: _structural(child, definitions, defaults=defaults) for name, child in node["properties"].items()
         }
     return result | {key: value for key, value in node.items() if key.startswith("x-kubernetes-")}
+
+
+def with_defaults(value: Any, node: dict[str, Any]) -> Any:
+    """What the API server stores of a value that fits the schema ``node``: defaults filled in, outermost first."""
+    properties = node.get("properties")
+    if isinstance(value, dict) and properties:
+        filled = {name: child["default"] for name, child in properties.items() if "default" in child} | value
+        return {name: with_defaults(item, properties.get(name, {})) for name, item in filled.items()}
+    if isinstance(value, list) and "items" in node:
+        return [with_defaults(item, node["items"]) for item in value]
+    return value
 
 
 def _name_rules() -> list[dict[str, str]]:

@@ -2,13 +2,13 @@
 
 Types and bounds become the CRD's schema; rules over several fields become its CEL rules. Every list, map
 and string is bounded, because the API server refuses CEL rules over unbounded ones as too costly. Only
-sections that are built are here. The sections themselves are in workload and cluster; what ties them
-together, and what an edit may change, is here.
+sections that are built are here. What is trained is in workload, where it runs in cluster; here is what ties
+them together. What an edit may change is in edits.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
@@ -189,63 +189,6 @@ class ScalingJobSpec(Model):
             on_cluster_only=True,
         ),
     )
-
-
-def _unchanged(*paths: str) -> str:
-    """CEL: each of these fields is what it was."""
-    return " && ".join(f"self.{path} == oldSelf.{path}" for path in paths)
-
-
-def _unchanged_optional(*paths: str) -> str:
-    """CEL: each of these fields is what it was, or absent as it was.
-
-    Not by comparing optionals (``self.?storage``), which the API server's cost estimate takes for unbounded.
-    """
-    return " && ".join(
-        f"has(self.{path}) == has(oldSelf.{path}) && (!has(self.{path}) || {_unchanged(path)})" for path in paths
-    )
-
-
-def _frozen_part(spec: ScalingJobSpec) -> dict[str, Any]:
-    """What an edit of a running job must leave as it is."""
-    part = spec.to_json_dict()
-    cluster = part["cluster"]
-    del part["runPolicy"]
-    for group in cluster["workers"]:
-        del group["min"], group["max"]
-    for name in ("env", "volumes", "workers"):  # the order of a list with keys does not count
-        cluster[name].sort(key=lambda item: item["name"])
-    return part
-
-
-# What an edit may change while the job runs is min and max of a worker group, and runPolicy. Anything else
-# needs suspend, before or in the same request, so that no running pod ever disagrees with its spec.
-FROZEN_WHILE_RUNNING = (
-    "oldSelf.runPolicy.suspend || self.runPolicy.suspend || ("
-    + _unchanged("model", "dataset", "training", "cluster.imagePullPolicy", "cluster.head", "cluster.workers.size()")
-    + " && "
-    + _unchanged_optional(
-        "storage",
-        "cluster.image",
-        "cluster.imagePullSecrets",
-        "cluster.serviceAccountName",
-        "cluster.env",
-        "cluster.volumes",
-        "cluster.podOverrides",
-    )
-    + " && self.cluster.workers.all(w, oldSelf.cluster.workers.exists(o, "
-    + " && ".join(f"o.{field} == w.{field}" for field in ("name", "slots", "resources"))
-    + ")))"
-)
-FROZEN_SENTENCE = (
-    "a running job takes edits of cluster.workers min and max and of runPolicy only; "
-    "set runPolicy.suspend to true (in the same request is enough) to change anything else"
-)
-
-
-def edit_allowed(old: ScalingJobSpec, new: ScalingJobSpec) -> bool:
-    """The Python side of FROZEN_WHILE_RUNNING."""
-    return old.run_policy.suspend or new.run_policy.suspend or _frozen_part(old) == _frozen_part(new)
 
 
 class ObjectMeta(Model):

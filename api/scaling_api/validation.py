@@ -7,6 +7,7 @@ without a fraction is whole however it is written (5.0, 5e0).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -14,12 +15,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from scaling_api.base import violations
-from scaling_api.crd import schema
+from scaling_api.crd import schema, with_defaults
+from scaling_api.edits import FROZEN_SENTENCE, edit_allowed
 from scaling_api.metadata import metadata_problems
 from scaling_api.problems import Path, Problem, closest, dotted, shown
 from scaling_api.problems import problems_of as _problems_of
 from scaling_api.scalars import API_VERSION, GROUP, KIND
-from scaling_api.spec import FROZEN_SENTENCE, ScalingJob, edit_allowed
+from scaling_api.spec import ScalingJob
 
 _ROOT_FIELDS = ("apiVersion", "kind", "metadata", "spec", "status")
 
@@ -59,14 +61,13 @@ def examine(manifest: Any, *, on_cluster: bool = True) -> tuple[ScalingJob | Non
 
 def check_edit(old: Any, new: Any) -> list[Problem]:
     """Everything that is wrong with replacing one manifest by another while the job exists."""
-    old_job, old_problems = examine(old)
-    new_job, new_problems = examine(new)
-    if old_problems or new_problems or old_job is None or new_job is None:
-        return old_problems + new_problems
-    if edit_allowed(old_job.spec, new_job.spec):
+    if problems := check(old) + check(new):
+        return problems
+    old_spec, new_spec = (_normal(with_defaults(_normal(job), _schema()))["spec"] for job in (old, new))
+    if edit_allowed(old_spec, new_spec):
         return []
-    changed = ", ".join(dotted(path) for path in _changed(old_job.to_json_dict(), new_job.to_json_dict()))
-    return [Problem(("spec",), FROZEN_SENTENCE, f"changed: {changed}")]
+    changed = ", ".join(sorted(map(dotted, _changed(old_spec, new_spec, ("spec",)))))
+    return [Problem(("spec",), FROZEN_SENTENCE, f"changed: {changed}" if changed else None)]
 
 
 def is_ours(manifest: Any) -> bool:
@@ -121,5 +122,5 @@ def _changed(old: Any, new: Any, path: Path = ()) -> Iterator[Path]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(key for key in new if key not in old)]:
             yield from _changed(old.get(key), new.get(key), (*path, key))
-    elif old != new:
+    elif json.dumps(old) != json.dumps(new):
         yield path

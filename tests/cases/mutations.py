@@ -54,7 +54,7 @@ def _value(random: Random, node: dict[str, Any]) -> Any:
             keys = random.sample(_RESOURCES, random.randint(0, 3))
             return {key: _value(random, node["additionalProperties"]) for key in keys}
         case "object":
-            return {"spec": {"anything": random.choice(_ODD)}}
+            return {"spec": {"anything": random.choice(_TEXTS)}}
         case "array":
             return [_value(random, node["items"]) for _ in range(random.choice((0, 1, 1, 2, 3)))]
         case "string":

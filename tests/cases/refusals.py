@@ -553,7 +553,20 @@ EDITS = (
         None,
     ),
     Edit("a label", both(), put("metadata.labels", {"a": "b"}), None),
-    Edit("a default, written out", both(), put("spec.training.seed", 0), None),
+    Edit("a default, written out", both(), both(put("spec.training.seed", 0), put("spec.model.width", 1)), None),
+    Edit("a whole number written as a fraction", put("spec.model.width", 1), put("spec.model.width", 1.0), None),
+    Edit("null for what is absent", limit(1), resources(limits={"memory": 1, "cpu": None}), None),
+    Edit("an empty list for none", both(), cluster(env=[]), _FROZEN),
+    Edit("another spelling of a quantity", limit(1), limit("1"), _FROZEN),
+    Edit(
+        "the order of pull secrets", cluster(imagePullSecrets=["a", "b"]), cluster(imagePullSecrets=["b", "a"]), _FROZEN
+    ),
+    Edit(
+        "the order of groups",
+        cluster(workers=[{"name": n} for n in "ab"]),
+        cluster(workers=[{"name": n} for n in "ba"]),
+        None,
+    ),
     Edit("epochs", both(), training(epochs=9), _FROZEN),
     Edit("model", both(), put("spec.model.width", 0.5), _FROZEN),
     Edit("dataset", both(), put("spec.dataset.name", "mnist-5k"), _FROZEN),

@@ -24,8 +24,8 @@ _CRD = Path(__file__).parents[2] / "manifests" / "crd.yaml"
 _KIND = "scalingjobs.scaling.dev"
 _STRICT = {"dryRun": "All", "fieldValidation": "Strict"}
 _SEED = 3
-_RANDOM_MANIFESTS = 400
-_RANDOM_EDITS = 100
+_RANDOM_MANIFESTS = 300
+_RANDOM_EDITS = 50
 _REFUSALS = (400, 422)  # strict decoding; validation
 
 

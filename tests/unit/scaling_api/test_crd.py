@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from scaling_api.crd import crd, schema
+from scaling_api.crd import crd, schema, with_defaults
 from scaling_api.scalars import MAX_JOB_NAME
 from scaling_api.spec import ScalingJobSpec
 from tests.cases.refusals import minimal
@@ -104,16 +104,6 @@ def test_the_status_has_no_defaults() -> None:
     assert [path for path, node in _NODES if path.startswith("status") and "default" in node] == []
 
 
-def _with_defaults(value: Any, node: Node) -> Any:
-    """What the API server makes of a value: defaults filled in, outermost first."""
-    if isinstance(value, dict) and "properties" in node:
-        filled = {name: child["default"] for name, child in node["properties"].items() if "default" in child} | value
-        return {name: _with_defaults(item, node["properties"][name]) for name, item in filled.items()}
-    if isinstance(value, list) and "items" in node:
-        return [_with_defaults(item, node["items"]) for item in value]
-    return value
-
-
 def _without_empty(value: Any) -> Any:
     if isinstance(value, dict):
         cleaned = {key: _without_empty(item) for key, item in value.items()}
@@ -124,7 +114,7 @@ def _without_empty(value: Any) -> Any:
 @pytest.mark.parametrize("cluster", [None, {"workers": [{"name": "gpu", "max": 4}]}, {"head": {}}])
 def test_the_server_fills_in_what_the_models_do(cluster: Node | None) -> None:
     given = minimal()["spec"] | ({"cluster": cluster} if cluster else {})
-    stored = _with_defaults(given, schema()["properties"]["spec"])
+    stored = with_defaults(given, schema()["properties"]["spec"])
     assert _without_empty(stored) == _without_empty(ScalingJobSpec.model_validate(given).to_json_dict())
 
 

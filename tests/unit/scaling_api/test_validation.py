@@ -48,7 +48,7 @@ def test_a_refused_edit_says_what_was_changed() -> None:
     put("spec.training.epochs", 3)(new)
     put("spec.cluster.image", "a:1")(new)
     (problem,) = check_edit(old, new)
-    assert problem.suggestion == "changed: spec.training.epochs, spec.cluster.image"
+    assert problem.suggestion == "changed: spec.cluster.image, spec.training.epochs"
 
 
 def _messages(node: dict[str, Any]) -> Iterator[str]:
