@@ -81,7 +81,7 @@ class ProgressEndpoint:
     async def handle(self, request: web.Request) -> web.Response:
         """Answer one request."""
         namespace, job = request.match_info["namespace"], request.match_info["job"]
-        with logs.bound(namespace=namespace, name=job):
+        with logs.bound(namespace=namespace, job=job):
             try:
                 await self._take(request, namespace, job)
                 response = _answer(200, "stored")
