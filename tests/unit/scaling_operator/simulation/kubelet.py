@@ -1,0 +1,168 @@
+"""What happens to pods: they start, work, end, and are ended, each in its own time.
+
+Also the garbage collector. Troubles are methods; the ones that need a pod take it as it is now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+from scaling_api import names
+from scaling_api.driver import CONTAINER_DRIVER, CONTAINER_RAY, ExitCode
+from scaling_operator.runtime.objects import Key, Object, key_of
+from scaling_operator.runtime.store import Change
+
+from .server import Server, copied
+
+OWNED = ("pods", "services", "networkpolicies", "secrets")
+
+
+class Kubelet:
+    """Runs all pods. A driver that is left alone for `work_s` has done its job."""
+
+    def __init__(self, server: Server, rng: random.Random, *, work_s: float) -> None:
+        self._server = server
+        self._rng = rng
+        self._work_s = work_s
+        # Pods on nodes that do not answer: nothing happens to them any more.
+        self.frozen: set[str] = set()
+        server.watchers.append(self._on_change)
+
+    def delete(self, key: Key, grace_s: float) -> Object:
+        """A deletion as the API server takes it."""
+        pod = self._server.get("pods", key)
+        if "deletionTimestamp" in pod["metadata"]:
+            return pod
+        marked = self._server.mark_deleted(key, grace_s)
+        uid = pod["metadata"]["uid"]
+        if "nodeName" not in pod["spec"]:
+            self._server.remove("pods", key)
+        elif uid not in self.frozen:
+            self._later(self._rng.random() * min(grace_s, 20.0), uid, self._stop, key)
+        return marked
+
+    def thaw(self) -> None:
+        """The lost nodes are given up: their pods are removed."""
+        for pod in self._server.all("pods"):
+            if pod["metadata"]["uid"] in self.frozen:
+                self._server.remove("pods", key_of(pod))
+        self.frozen.clear()
+
+    def lose_node(self, pod: Object) -> None:
+        """Its node stops answering; after a while the pod is marked for deletion, and stays."""
+        uid, key = pod["metadata"]["uid"], key_of(pod)
+        if "nodeName" in pod["spec"]:
+            self.frozen.add(uid)
+            asyncio.get_running_loop().call_later(30.0, self._taint, uid, key)
+
+    def end(self, pod: Object, *, exit_code: int, reason: str = "Error", told: dict[str, str] | None = None) -> None:
+        """Its main container ends, and so does the pod."""
+        uid = pod["metadata"]["uid"]
+        if uid in self.frozen or pod["status"]["phase"] != "Running":
+            return
+        ended = {"exitCode": exit_code, "reason": reason, "message": json.dumps(told) if told else ""}
+        status = copied(pod["status"])
+        status["containerStatuses"][0]["state"] = {"terminated": ended}
+        status["phase"] = "Succeeded" if exit_code == 0 else "Failed"
+        _set(status, "Ready", "False")
+        self._write(pod, status)
+
+    def evict(self, pod: Object) -> None:
+        """The kubelet evicts it."""
+        if pod["metadata"]["uid"] not in self.frozen:
+            status = copied(pod.get("status") or {})
+            status |= {"phase": "Failed", "reason": "Evicted", "message": "The node was low on memory."}
+            _set(status, "Ready", "False")
+            self._write(pod, status)
+
+    def restart_ray(self, pod: Object) -> None:
+        """A head's sidecar restarts."""
+        if (pod.get("status") or {}).get("phase") == "Running":
+            status = copied(pod["status"])
+            status["initContainerStatuses"][0]["restartCount"] += 1
+            self._write(pod, status)
+
+    def _on_change(self, plural: str, change: Change, obj: Object) -> None:
+        if plural == "pods" and change == "ADDED":
+            self._later(self._rng.random() * 2.0, obj["metadata"]["uid"], self._schedule, key_of(obj))
+        if plural == "scalingjobs" and change == "DELETED":
+            self._collect_soon(obj["metadata"]["uid"])
+        elif change == "ADDED" and (owners := obj["metadata"].get("ownerReferences")):
+            jobs = [job["metadata"]["uid"] for job in self._server.all("scalingjobs")]
+            if owners[0]["uid"] not in jobs:
+                self._collect_soon(owners[0]["uid"])
+
+    def _schedule(self, pod: Object) -> None:
+        bound = copied(pod)
+        bound["spec"]["nodeName"] = f"node-{self._rng.randrange(5)}"
+        bound["status"] = {"phase": "Pending", "conditions": []}
+        _set(bound["status"], "PodScheduled", "True", lastTransitionTime=self._server.time())
+        self._server.update("pods", bound)
+        self._later(self._rng.random() * 3.0, pod["metadata"]["uid"], self._start, key_of(pod))
+
+    def _start(self, pod: Object) -> None:
+        running = {"running": {"startedAt": self._server.time()}}
+        is_head = pod["metadata"]["labels"][names.LABEL_ROLE] == names.ROLE_HEAD
+        main = CONTAINER_DRIVER if is_head else CONTAINER_RAY
+        status = copied(pod["status"]) | {"phase": "Running"}
+        status["containerStatuses"] = [{"name": main, "state": running, "restartCount": 0}]
+        if is_head:
+            status["initContainerStatuses"] = [{"name": CONTAINER_RAY, "state": running, "restartCount": 0}]
+            self._later(self._work_s, pod["metadata"]["uid"], self._succeed, key_of(pod))
+        _set(status, "Ready", "True")
+        self._write(pod, status)
+
+    def _succeed(self, pod: Object) -> None:
+        if "deletionTimestamp" not in pod["metadata"]:
+            self.end(pod, exit_code=0, reason="Completed")
+
+    def _stop(self, pod: Object) -> None:
+        """SIGTERM has been heeded."""
+        self.end(pod, exit_code=ExitCode.STOPPED)
+        self._later(self._rng.random() * 2.0, pod["metadata"]["uid"], self._remove, key_of(pod))
+
+    def _remove(self, pod: Object) -> None:
+        self._server.remove("pods", key_of(pod))
+
+    def _taint(self, uid: str, key: Key) -> None:
+        if uid in self.frozen:
+            self.delete(key, 30.0)
+
+    def _collect_soon(self, owner: str) -> None:
+        asyncio.get_running_loop().call_later(self._rng.random() * 5.0, self._collect, owner)
+
+    def _collect(self, owner: str) -> None:
+        for plural in OWNED:
+            for obj in self._server.all(plural):
+                if obj["metadata"]["ownerReferences"][0]["uid"] != owner:
+                    continue
+                if plural == "pods":
+                    self.delete(key_of(obj), 30.0)
+                else:
+                    self._server.remove(plural, key_of(obj))
+
+    def _later(self, delay_s: float, uid: str, then: Callable[[Object], None], key: Key) -> None:
+        """Call `then` with the pod if it is still there and has not ended for good or been frozen."""
+
+        def act() -> None:
+            pod = self._server.objects["pods"].get(key)
+            if pod is None or pod["metadata"]["uid"] != uid or uid in self.frozen:
+                return
+            # A pod that has ended only ever gets removed.
+            over = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+            if not over or then in (self._stop, self._remove):
+                then(pod)
+
+        asyncio.get_running_loop().call_later(delay_s, act)
+
+    def _write(self, pod: Object, status: dict[str, Any]) -> None:
+        self._server.update("pods", {**pod, "status": status})
+
+
+def _set(status: dict[str, Any], kind: str, value: str, **more: str) -> None:
+    conditions = [entry for entry in status.get("conditions") or () if entry["type"] != kind]
+    status["conditions"] = [*conditions, {"type": kind, "status": value, **more}]

@@ -1,0 +1,149 @@
+"""The operator in the simulation: everything real but transport and clock, killed and started at will."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from scaling_operator.events import EventRecorder
+from scaling_operator.job_controller import JobController
+from scaling_operator.mirrors import Mirrors, trim_pod
+from scaling_operator.runtime.client import ApiClient, Propagation
+from scaling_operator.runtime.errors import ForbiddenError, ServerUnavailableError
+from scaling_operator.runtime.objects import Key, Object
+from scaling_operator.runtime.store import Store
+from scaling_operator.settings import Settings
+
+from .kubelet import Kubelet
+from .server import EPOCH_S, Feed, Server, copied
+
+POD_GRACE_S = 30.0
+
+
+class Faults:
+    """What goes wrong on the way: `failing` is a probability, half of it after the server has acted."""
+
+    def __init__(self) -> None:
+        self.failing = 0.0
+        self.pods_refused = False
+
+
+class SimulatedClient(ApiClient):
+    """Talks to the simulated server, with latency and faults."""
+
+    def __init__(self, server: Server, kubelet: Kubelet, faults: Faults, rng: random.Random) -> None:
+        self._server = server
+        self._kubelet = kubelet
+        self._faults = faults
+        self._rng = rng
+        self.requests: list[tuple[str, str]] = []
+
+    async def create(
+        self, path: str, body: Object, *, params: Mapping[str, str] | None = None, metadata_only: bool = False
+    ) -> Object:
+        plural = path.rpartition("/")[2]
+        if plural == "pods" and self._faults.pods_refused:
+            raise ForbiddenError(403, "Forbidden", "exceeded quota: compute")
+        lose_answer = await self._travel("create", plural)
+        created = self._server.create(plural, body)
+        await self._return(lose_answer)
+        answer: Object = copied(created)
+        return answer
+
+    async def patch(
+        self,
+        path: str,
+        body: Any,
+        *,
+        content_type: str = "",
+        params: Mapping[str, str] | None = None,
+        metadata_only: bool = False,
+    ) -> Object:
+        *_, namespace, plural, name, part = path.split("/")
+        lose_answer = await self._travel("patch", plural)
+        patched = self._server.patch(plural, Key(namespace, name), body, part=part)
+        await self._return(lose_answer)
+        answer: Object = copied(patched)
+        return answer
+
+    async def delete(
+        self,
+        path: str,
+        *,
+        grace_period_s: int | None = None,
+        uid: str | None = None,
+        propagation: Propagation | None = None,
+    ) -> Object:
+        *_, namespace, plural, name = path.split("/")
+        key = Key(namespace, name)
+        lose_answer = await self._travel("delete", plural)
+        obj = self._server.get(plural, key)
+        if plural == "pods":
+            obj = self._kubelet.delete(key, POD_GRACE_S if grace_period_s is None else grace_period_s)
+        else:
+            self._server.remove(plural, key)
+        await self._return(lose_answer)
+        return copied(obj) if plural == "pods" else {"kind": "Status"}
+
+    async def get(self, path: str, *, metadata_only: bool = False) -> Object:
+        *_, namespace, plural, name = path.split("/")
+        await self._travel("get", plural)
+        answer: Object = copied(self._server.get(plural, Key(namespace, name)))
+        return answer
+
+    async def _travel(self, verb: str, plural: str) -> bool:
+        """The way there; True if the answer will be lost."""
+        self.requests.append((verb, plural))
+        await asyncio.sleep(self._rng.random() * 0.02)
+        if self._rng.random() >= self._faults.failing:
+            return False
+        if self._rng.random() < 0.5:
+            raise ServerUnavailableError(503, "ServiceUnavailable", "try again")
+        return True
+
+    async def _return(self, lose_answer: bool) -> None:
+        await asyncio.sleep(self._rng.random() * 0.02)
+        if lose_answer:
+            raise ServerUnavailableError(0, "Disconnected", "the connection broke")
+
+
+class SimulatedOperator:
+    """One process: fresh caches, fresh memory."""
+
+    def __init__(self, server: Server, kubelet: Kubelet, faults: Faults, rng: random.Random) -> None:
+        loop = asyncio.get_running_loop()
+        stores = {plural: Store(plural) for plural in ("scalingjobs", "pods", "services", "networkpolicies")}
+        self.client = SimulatedClient(server, kubelet, faults, rng)
+        mirrors = Mirrors(
+            jobs=stores["scalingjobs"],
+            pods=stores["pods"],
+            services=stores["services"],
+            network_policies=stores["networkpolicies"],
+            reflectors=(),
+        )
+        self.feeds = [
+            Feed(server, name, store, rng, transform=trim_pod if name == "pods" else _unchanged)
+            for name, store in stores.items()
+        ]
+        self.controller = JobController(
+            self.client,
+            mirrors,
+            EventRecorder(self.client, clock=loop.time),
+            Settings(workers=2),
+            ca_bundle=lambda: "CA",
+            clock=lambda: EPOCH_S + loop.time(),
+        )
+        self._task = asyncio.create_task(self.controller.build().run())
+
+    async def kill(self) -> None:
+        """End at once, whatever it is doing."""
+        self._task.cancel()
+        await asyncio.wait({self._task})
+        for feed in self.feeds:
+            feed.close()
+
+
+def _unchanged(obj: Object) -> Object:
+    return obj
