@@ -6,8 +6,6 @@ which is what `kubectl apply` asks for.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -17,11 +15,11 @@ import yaml
 from scaling_api.validation import check, check_edit
 from tests.cases.mutations import manifest as random_manifest
 from tests.cases.refusals import ACCEPTED, EDITS, REFUSED, Case, Change, Edit, minimal
+from tests.cluster.crd import KIND as _KIND
+from tests.cluster.crd import install_crd
 from tests.cluster.kube.access import Access
-from tests.cluster.kube.client import ApiError, Client, condition_status
+from tests.cluster.kube.client import ApiError, Client
 
-_CRD = Path(__file__).parents[2] / "manifests" / "crd.yaml"
-_KIND = "scalingjobs.scaling.dev"
 _STRICT = {"dryRun": "All", "fieldValidation": "Strict"}
 _SEED = 3
 _RANDOM_MANIFESTS = 300
@@ -31,14 +29,8 @@ _REFUSALS = (400, 422)  # strict decoding; validation
 
 @pytest.fixture(scope="module")
 def server(client: Client) -> Client:
-    """A server that knows the CRD as it is in manifests/; that it takes it at all says the rules are cheap enough."""
-    (crd,) = client.apply_all(_CRD.read_text())
-    client.wait_for(
-        "customresourcedefinitions.apiextensions.k8s.io",
-        crd["metadata"]["name"],
-        None,
-        lambda found: condition_status(found, "Established") == "True",
-    )
+    """A server that knows the CRD; that it takes it at all says the rules are cheap enough."""
+    install_crd(client)
     return client
 
 
@@ -124,28 +116,8 @@ def test_the_same_verdict_on_edits_that_nobody_thought_of(server: Client) -> Non
     assert 0 < refused < compared
 
 
-def test_the_stored_object_says_what_will_run(server: Client) -> None:
-    spec = _post(server, minimal())["spec"]
-    assert spec["training"] == {
-        "epochs": 2,
-        "batchSize": 128,
-        "seed": 0,
-        "optimizer": {"name": "adam", "learningRate": 0.001, "weightDecay": 0},
-        "schedule": {"name": "constant", "warmupFraction": 0},
-        "parallelism": {},
-        "checkpoint": {"everyEpochs": 1, "keep": 2},
-    }
-    assert spec["runPolicy"] == {"suspend": False, "backoffLimit": 3, "cleanPodPolicy": "All"}
-    (group,) = spec["cluster"]["workers"]
-    assert (group["name"], group["min"], group["max"], group["slots"]) == ("workers", 2, 2, 1)
-
-
 def test_kubectl_refuses_a_misspelt_field(server: Client, cluster: Access) -> None:
     manifest = minimal()
     manifest["spec"]["training"]["epoch"] = 3
     text = cluster.kubectl("apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(manifest), check=False)
     assert 'unknown field "spec.training.epoch"' in text
-
-
-def test_kubectl_explains_a_field(server: Client, kubectl: Callable[..., str]) -> None:
-    assert "Samples per optimizer step over all workers together." in kubectl("explain", "sj.spec.training.batchSize")

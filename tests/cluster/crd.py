@@ -1,0 +1,21 @@
+"""The CRD on a test cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.cluster.kube.client import Client, condition_status
+
+KIND = "scalingjobs.scaling.dev"
+_FILE = Path(__file__).parents[2] / "manifests" / "crd.yaml"
+
+
+def install_crd(client: Client) -> None:
+    """Apply manifests/crd.yaml and wait until the server answers for it; nothing changes when it is there already."""
+    client.apply_all(_FILE.read_text())
+    client.wait_for(
+        "customresourcedefinitions.apiextensions.k8s.io",
+        KIND,
+        None,
+        lambda found: condition_status(found, "Established") == "True",
+    )
