@@ -182,7 +182,14 @@ def _status(report: ProgressReport) -> Object:
     fields = report.model_dump(
         mode="json", by_alias=True, exclude_none=True, include=set(ProgressStatus.model_fields) - {"reported_attempt"}
     )
-    return {**fields, "reportedAttempt": report.attempt}
+    # Applying an empty map where there was a full one leaves null behind, which the CRD refuses; absent is right.
+    return {**_without_empty(fields), "reportedAttempt": report.attempt}
+
+
+def _without_empty(fields: Object) -> Object:
+    """`fields` without empty maps and lists, at any depth of maps."""
+    inner = {key: _without_empty(value) if isinstance(value, dict) else value for key, value in fields.items()}
+    return {key: value for key, value in inner.items() if value not in ({}, [])}
 
 
 def _unavailable(exc: ApiError) -> RefusedError:

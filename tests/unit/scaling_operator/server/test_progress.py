@@ -107,6 +107,13 @@ async def test_a_report_is_in_the_status_before_it_is_answered(operator: Operato
     assert "attempt" not in fields
 
 
+async def test_empty_maps_are_left_out_because_applying_one_over_a_full_one_leaves_null(operator: Operator) -> None:
+    await operator.post({**REPORT, "progress": {**REPORT["progress"], "metrics": {}}, "result": {"metrics": {}}})
+    (patch,) = operator.api.requests("PATCH")
+    assert "metrics" not in patch.body["status"]["progress"]
+    assert "result" not in patch.body["status"]
+
+
 async def test_this_replica_sees_what_it_stored_at_once(operator: Operator) -> None:
     await operator.post()
     seen = operator.jobs.get("team", "mnist")
