@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
+from pydantic.config import JsonDict
 
 from scaling_api.base import Model
 from scaling_api.constraints import KeyedBy
@@ -23,6 +24,10 @@ MAX_ATTEMPTS_KEPT = 10
 Time = Annotated[str, StringConstraints(max_length=40), Field(json_schema_extra={"format": "date-time"})]
 Name = Annotated[str, StringConstraints(max_length=63)]
 Sentence = Annotated[str, StringConstraints(max_length=1024)]
+
+
+# Reports are complete in themselves. Merged field by field, a map that has become empty would turn into null.
+_REPLACED_AS_A_WHOLE: JsonDict = {"x-kubernetes-map-type": "atomic"}
 
 
 class Condition(Model):
@@ -118,14 +123,16 @@ class Result(Model):
 class ProgressStatus(Model):
     """The part of the status that the driver's reports fill."""
 
-    progress: Progress | None = Field(None, description="How far the current stage is.")
+    progress: Progress | None = Field(
+        None, description="How far the current stage is.", json_schema_extra=_REPLACED_AS_A_WHOLE
+    )
     stages: Annotated[list[StageStatus], KeyedBy("name")] = Field(
         default_factory=list, max_length=32, description="All stages, in order."
     )
     accuracy: Annotated[str, StringConstraints(max_length=16)] | None = Field(
         None, description="Latest validation accuracy; in the end the test accuracy."
     )
-    result: Result | None = Field(None, description="What came out.")
+    result: Result | None = Field(None, description="What came out.", json_schema_extra=_REPLACED_AS_A_WHOLE)
     reported_attempt: int | None = Field(None, ge=1, description="The attempt that progress speaks of.")
 
 
