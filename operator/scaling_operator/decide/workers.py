@@ -46,35 +46,30 @@ def plan_workers(
     groups: Sequence[WorkerGroup], observed: Observed, job: str, attempt: int, *, now: float
 ) -> WorkerPlan:
     """The plan for all groups of the current attempt."""
-    incarnations = observed.memory.incarnations
-    pods = {(pod.slot, pod.incarnation): pod for pod in observed.workers(attempt)}
+    # By name, since names say attempt, slot and incarnation; what nobody asks for is surplus.
+    pods = {pod.name: pod for pod in observed.workers(attempt)}
+    incarnations, vanished = observed.memory.incarnations, observed.vanished
     create: list[tuple[WorkerSlot, int]] = []
     losses: list[Loss] = []
     pauses: list[float] = []
     alive: dict[str, tuple[PodView, ...]] = {}
-    wanted: set[tuple[WorkerSlot | None, int]] = set()
     for group in groups:
         living: list[PodView] = []
         for index in range(group.max):
             slot = WorkerSlot(group.name, index)
             incarnation = incarnations.get(slot.key, 0)
-            wanted.add((slot, incarnation))
-            pod = pods.get((slot, incarnation))
+            name = names.worker_pod(job, attempt, slot, incarnation)
+            pod = pods.pop(name, None)
             if pod is not None and pod.is_alive:
                 living.append(pod)
-                continue
-            name = names.worker_pod(job, attempt, slot, incarnation)
-            created_at = pod.created_at if pod is not None else observed.vanished.get(name)
-            if created_at is None:
+            elif pod is None and name not in vanished:
                 create.append((slot, incarnation))
-                continue
-            pause_s = _pause_s(created_at, incarnation, now)
-            if pause_s > 0:
+            elif (pause_s := _pause_s(pod.created_at if pod else vanished[name], incarnation, now)) > 0:
                 pauses.append(pause_s)
             else:
                 losses.append(Loss(slot, why_ended(pod) if pod is not None else deleted(name)))
         alive[group.name] = tuple(living)
-    surplus = [pod for key, pod in pods.items() if key not in wanted and not pod.terminating]
+    surplus = (pod for pod in pods.values() if not pod.terminating)
     return WorkerPlan(
         create=tuple(create),
         delete=tuple(sorted(surplus, key=lambda pod: pod.name)),
