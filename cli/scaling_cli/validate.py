@@ -1,7 +1,8 @@
 """`scalingjob validate`: the API server's verdict on manifests, without one and with line numbers.
 
 Exit code 0 when every ScalingJob is right, 1 when one is wrong, 2 when a file cannot be read at all.
-Documents of other kinds in a file are named and passed over.
+Documents of other kinds in a file are named and passed over. What the API server takes and the operator
+will not (in podOverrides, which has no schema) is a warning.
 """
 
 from __future__ import annotations
@@ -11,18 +12,22 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from scaling_api.problems import Problem
-from scaling_api.validation import check, is_ours
+from scaling_api.problems import Path, Problem
+from scaling_api.validation import examine, is_ours
 from scaling_cli.errors import UsageError
 from scaling_cli.manifest import Document, kinds, load
+from scaling_operator.resources.overrides import check_overrides
+
+_OVERRIDES: Path = ("spec", "cluster", "podOverrides")
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is wrong with one document; None when it is of another kind."""
+    """What is to be said about one document; ``problems`` is None when it is of another kind."""
 
     document: Document
     problems: list[Problem] | None
+    warnings: list[str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,24 +54,25 @@ def _verdicts(source: str, *, on_cluster: bool) -> list[Verdict]:
     documents = load(source)
     if not any(is_ours(document.value) for document in documents):
         raise UsageError(f"{documents[0].source} holds no ScalingJob; it holds {kinds(documents)}")
-    return [
-        Verdict(document, _problems(document, on_cluster=on_cluster) if is_ours(document.value) else None)
-        for document in documents
-    ]
+    return [_verdict(document, on_cluster=on_cluster) for document in documents]
 
 
-def _problems(document: Document, *, on_cluster: bool) -> list[Problem]:
-    """In the order of the lines."""
-    return sorted(check(document.value, on_cluster=on_cluster), key=lambda problem: document.line(problem.path))
+def _verdict(document: Document, *, on_cluster: bool) -> Verdict:
+    if not is_ours(document.value):
+        return Verdict(document, None, [])
+    job, problems = examine(document.value, on_cluster=on_cluster)
+    warnings = check_overrides(job.spec.cluster.pod_overrides) if job is not None and on_cluster else []
+    return Verdict(document, sorted(problems, key=lambda problem: document.line(problem.path)), warnings)
 
 
 def _lines(verdict: Verdict) -> list[str]:
     document, problems = verdict.document, verdict.problems
     if problems is None:
         return [f"{document.source}:{document.line(())}: {kinds([document])}: not checked"]
+    warnings = [f"{document.source}:{document.line(_OVERRIDES)}: warning: {text}" for text in verdict.warnings]
     if not problems:
-        return [f"{document.source}:{document.line(())}: OK: ScalingJob {_name(document)}"]
-    return [document.report(problem) for problem in problems]
+        return [*warnings, f"{document.source}:{document.line(())}: OK: ScalingJob {_name(document)}"]
+    return [document.report(problem) for problem in problems] + warnings
 
 
 def _record(verdict: Verdict) -> dict[str, Any]:
@@ -86,6 +92,7 @@ def _record(verdict: Verdict) -> dict[str, Any]:
             }
             for problem in problems or []
         ],
+        "warnings": verdict.warnings,
     }
 
 

@@ -78,6 +78,14 @@ def test_for_this_machine_no_storage_is_needed(tmp_path: Path) -> None:
     assert main(["validate", "--local", file]) == 0
 
 
+def test_what_only_the_operator_refuses_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = _file(tmp_path, f"{_RIGHT}  cluster:\n    podOverrides:\n      spec: {{hostNetwork: true}}\n")
+    assert main(["validate", file]) == 0
+    warning, verdict = capsys.readouterr().out.splitlines()
+    assert warning.startswith(f"{file}:11: warning: spec.cluster.podOverrides.spec.hostNetwork cannot be overridden")
+    assert verdict == f"{file}:1: OK: ScalingJob mnist"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
