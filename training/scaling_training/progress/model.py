@@ -78,11 +78,14 @@ class Snapshot:
         if stage is None:
             return None
         now = utc()
+        first_step_at = None if self.first_step_at is None else utc(self.first_step_at)
         if stage.name != "train" or self.training is None:
             done = stage.state in ("Succeeded", "Reused")
             percent = 100.0 if done else 0.0
             summary = "done" if done and self.ended else stage.name
-            return Progress(stage=stage.name, percent=percent, summary=summary, updated_at=now)
+            return Progress(
+                stage=stage.name, percent=percent, summary=summary, first_step_at=first_step_at, updated_at=now
+            )
         training = self.training
         eta_s = training.eta_s if training.eta_s is not None and math.isfinite(training.eta_s) else None
         left = f" ({duration(eta_s)} left)" if eta_s else ""
@@ -100,7 +103,7 @@ class Snapshot:
                 name: round(value, 6) for name, value in list(training.metrics.items())[:32] if math.isfinite(value)
             },
             checkpoint=training.checkpoint,
-            first_step_at=None if self.first_step_at is None else utc(self.first_step_at),
+            first_step_at=first_step_at,
             summary=f"{training.percent:.0f}%{left}",
             updated_at=now,
         )
