@@ -72,7 +72,7 @@ def cause_of(error: BaseException, *, rank: int | None = None) -> Cause:
     if name == "WorkerHealthCheckTimeoutError":
         return Cause(Kind.LOST, f"a training process{at.replace(' in training process', '')} stopped answering")
     if any(sign.lower() in text.lower() for sign in _ECHOES):
-        return Cause(Kind.ECHO, f"a collective operation failed{at}: {_last_line(text)}")
+        return Cause(Kind.ECHO, f"a training process lost its connection to another one ({_last_line(text)})")
     return Cause(Kind.PROGRAM, f"{name}{at}: {_last_line(text)}")
 
 

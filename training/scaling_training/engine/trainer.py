@@ -3,9 +3,10 @@
 Ray runs the controller as an actor, so that a trainer may be started from a notebook or a remote client. Our
 driver has nothing else to do and must end when the controller does. So the controller runs here, on a thread:
 a process less to start (3 s on the way to the first step, and 440 MB), errors that keep their type, and own
-policies for failures and sizes that need no round trip. Two helper actors are left out with it: the one that
-frees placement groups of a dead controller (our Ray cluster ends with the driver) and the one that asks an
-autoscaler for nodes (the operator sees to the pods).
+policies for failures and sizes that need no round trip. Three helper actors are left out with it, each a process
+of 2 s: the one that frees placement groups of a dead controller (our Ray cluster ends with the driver), the one
+that shards Ray Data sets (we have none) and the one that asks an autoscaler for nodes (the operator sees to
+the pods).
 
 This leans on internals of Ray, which is why its version is pinned; tests/unit/scaling_training/engine
 checks that what is overridden here still exists.
@@ -19,6 +20,7 @@ from typing import Any
 
 import ray
 from ray.train import RunConfig, ScalingConfig
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.controller import TrainController
@@ -29,6 +31,8 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from scaling_training.engine.backend import ProcessGroupConfig
 from scaling_training.train import preload
+
+_LEFT_OUT = (PlacementGroupCleanerCallback, DatasetsCallback)
 
 
 class TrainingProcess(RayTrainWorker):  # type: ignore[misc]
@@ -115,7 +119,7 @@ class InProcessTrainer(DataParallelTrainer):  # type: ignore[misc]
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
-        kept = [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+        kept = [callback for callback in callbacks if not isinstance(callback, _LEFT_OUT)]
         return [*kept, self._supervisor]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:

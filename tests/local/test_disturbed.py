@@ -1,0 +1,72 @@
+"""Interrupts and losses: the run goes on from its last checkpoint and ends as the undisturbed one does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.local import runs
+from tests.local.runs import Finished
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def assert_same_curves(disturbed: Finished, straight: Finished) -> None:
+    assert len(disturbed.curves) == len(straight.curves)
+    for row, expected in zip(disturbed.curves, straight.curves, strict=True):
+        assert row == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(straight: Finished, job: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    started = runs.start(str(job), "--run-dir", str(folder), folder=folder)
+    started.wait_until(lambda: len(started.checkpoints()) >= 2)
+    below = runs.descendants(started.process.pid)
+    runs.interrupt(started)
+    stopped = started.wait(60)
+    assert stopped.code == 130, stopped.err
+    assert f"--resume {folder}" in stopped.err
+    assert "Traceback" not in stopped.err
+    assert not (folder / "result.json").exists()
+    assert runs.alive(below) == []
+
+    resumed = runs.run(str(job), "--resume", str(folder), folder=folder)
+    assert resumed.code == 0, resumed.err
+    assert resumed.result["attempt"] == 2
+    assert_same_curves(resumed, straight)
+
+
+def test_a_killed_training_process_is_replaced(straight: Finished, job: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    started = runs.start(str(job), "--run-dir", str(folder), folder=folder)
+    started.wait_until(lambda: len(started.checkpoints()) >= 2)
+    victims = runs.training_processes(started.process.pid)
+    assert len(victims) == 2
+    os.kill(victims[1], signal.SIGKILL)
+    finished = started.wait(120)
+    assert finished.code == 0, finished.err
+    # Who is heard first, the one that died or the one that misses it, is a matter of milliseconds.
+    assert "restarting from the last checkpoint: a training process" in finished.err
+    assert finished.result["attempt"] == 1
+    assert_same_curves(finished, straight)
+
+
+def test_a_killed_driver_leaves_nothing_and_can_be_resumed(straight: Finished, job: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    started = runs.start(str(job), "--run-dir", str(folder), folder=folder)
+    started.wait_until(lambda: len(started.checkpoints()) >= 2)
+    below = runs.descendants(started.process.pid)
+    started.process.kill()
+    started.process.communicate()
+    deadline = time.monotonic() + 20
+    while runs.alive(below) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert runs.alive(below) == []
+
+    resumed = runs.run(str(job), "--resume", str(folder), folder=folder)
+    assert resumed.code == 0, resumed.err
+    assert_same_curves(resumed, straight)
