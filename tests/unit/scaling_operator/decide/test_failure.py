@@ -1,0 +1,193 @@
+"""Why pods end and why they wait."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from scaling_api.driver import CONTAINER_DRIVER, CONTAINER_RAY, ExitCode
+from scaling_api.reasons import Failure
+from scaling_operator.decide.failure import UNSCHEDULABLE_AFTER_S, known_in_s, why_ended, why_waiting
+from scaling_operator.decide.types import PodView
+
+from .builders import NOW, container, ended, head, worker
+
+_TOLD = json.dumps({"reason": "OutOfMemory", "message": "Ray killed rank 1; lower training.batchSize"})
+
+
+@pytest.mark.parametrize(
+    ("pod", "reason", "says"),
+    [
+        pytest.param(
+            head(phase="Failed", driver=ended(CONTAINER_DRIVER, 1, message=_TOLD)),
+            Failure.OUT_OF_MEMORY,
+            "Ray killed rank 1",
+            id="the driver's own word comes first",
+        ),
+        pytest.param(
+            head(phase="Failed", driver=ended(CONTAINER_DRIVER, ExitCode.REFUSED, message="no such model")),
+            Failure.USER_ERROR,
+            "no such model",
+            id="a refusal without JSON is still the user's",
+        ),
+        pytest.param(
+            head(phase="Failed", driver=ended(CONTAINER_DRIVER, 1, message='{"reason": "Nonsense", "message": "x"}')),
+            Failure.DRIVER_FAILED,
+            "exit code 1",
+            id="a reason that nobody knows is not believed",
+        ),
+        pytest.param(
+            head(phase="Failed", driver=ended(CONTAINER_DRIVER, ExitCode.STOPPED)),
+            Failure.STOPPED,
+            "asked to stop",
+            id="the driver was stopped by somebody else",
+        ),
+        pytest.param(
+            head(phase="Failed", driver=ended(CONTAINER_DRIVER, 137, reason="OOMKilled")),
+            Failure.OUT_OF_MEMORY,
+            "raise cluster.head.resources.limits.memory",
+            id="the head's driver was killed for its memory",
+        ),
+        pytest.param(
+            worker(0, phase="Failed", containers={CONTAINER_RAY: ended(CONTAINER_RAY, 137, reason="OOMKilled")}),
+            Failure.OUT_OF_MEMORY,
+            "raise cluster.workers[cpu].resources.limits.memory",
+            id="a worker was killed for its memory",
+        ),
+        pytest.param(
+            worker(0, phase="Failed", containers={CONTAINER_RAY: ended(CONTAINER_RAY, 137, reason="Error")}),
+            Failure.OUT_OF_MEMORY,
+            "most likely for lack of memory",
+            id="SIGKILL alone means memory most of the time",
+        ),
+        pytest.param(
+            worker(
+                0,
+                phase="Failed",
+                reason="Evicted",
+                message="The node was low on resource: memory.",
+                containers={CONTAINER_RAY: ended(CONTAINER_RAY, 137, reason="Error")},
+            ),
+            Failure.EVICTED,
+            "The node was low on resource: memory.",
+            id="an eviction explains SIGKILL",
+        ),
+        pytest.param(
+            worker(0, terminating=True, containers={CONTAINER_RAY: ended(CONTAINER_RAY, 137, reason="Error")}),
+            Failure.POD_DELETED,
+            "was deleted",
+            id="a deletion explains SIGKILL",
+        ),
+        pytest.param(
+            worker(0, terminating=True, disruption="PreemptionByScheduler"),
+            Failure.PREEMPTED,
+            "higher priority",
+            id="preempted by the scheduler",
+        ),
+        pytest.param(
+            worker(0, terminating=True, disruption="DeletionByTaintManager"),
+            Failure.NODE_LOST,
+            "stopped answering",
+            id="its node was tainted",
+        ),
+        pytest.param(
+            worker(0, terminating=True, disruption="EvictionByEvictionAPI"),
+            Failure.EVICTED,
+            "draining",
+            id="its node was drained",
+        ),
+        pytest.param(worker(0, phase="Failed", reason="NodeLost"), Failure.NODE_LOST, "node", id="its node was lost"),
+        pytest.param(
+            worker(0, phase="Failed", reason="NodeShutdown"), Failure.PREEMPTED, "shut down", id="its node shut down"
+        ),
+        pytest.param(
+            worker(0, phase="Succeeded", containers={CONTAINER_RAY: ended(CONTAINER_RAY, 0)}),
+            Failure.DRIVER_FAILED,
+            "exit code 0",
+            id="a worker that ends by itself",
+        ),
+        pytest.param(worker(0, terminating=True), Failure.POD_DELETED, "not by the operator", id="somebody deleted it"),
+    ],
+)
+def test_why_ended(pod: PodView, reason: Failure, says: str) -> None:
+    trouble = why_ended(pod)
+    assert trouble.reason == reason
+    assert says in trouble.message
+
+
+def _waiting(**fields: Any) -> PodView:
+    return worker(0, phase="Pending", ready=False, **fields)
+
+
+@pytest.mark.parametrize(
+    ("pod", "reason", "says"),
+    [
+        pytest.param(
+            _waiting(unschedulable="0/3 nodes are available: insufficient memory."),
+            Failure.UNSCHEDULABLE,
+            "insufficient memory",
+            id="no node fits",
+        ),
+        pytest.param(
+            _waiting(
+                containers={
+                    CONTAINER_RAY: container(
+                        CONTAINER_RAY, "waiting", reason="ImagePullBackOff", message='Back-off pulling image "x:1"'
+                    )
+                }
+            ),
+            Failure.IMAGE_PULL_FAILED,
+            'image "x:1"; check cluster.image',
+            id="the image cannot be pulled",
+        ),
+        pytest.param(
+            _waiting(
+                containers={
+                    CONTAINER_RAY: container(
+                        CONTAINER_RAY, "waiting", reason="CreateContainerConfigError", message='secret "s3" not found'
+                    )
+                }
+            ),
+            Failure.CONTAINER_CONFIG,
+            'secret "s3" not found',
+            id="a secret is missing",
+        ),
+    ],
+)
+def test_why_waiting(pod: PodView, reason: Failure, says: str) -> None:
+    trouble = why_waiting(pod, now=NOW)
+    assert trouble is not None
+    assert trouble.reason == reason
+    assert says in trouble.message
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        pytest.param(_waiting(containers={}), id="nothing is known yet"),
+        pytest.param(
+            _waiting(containers={CONTAINER_RAY: container(CONTAINER_RAY, "waiting", reason="ContainerCreating")}),
+            id="its container is being made",
+        ),
+        pytest.param(worker(0), id="it runs"),
+    ],
+)
+def test_nothing_keeps_it_from_starting(pod: PodView) -> None:
+    assert why_waiting(pod, now=NOW) is None
+    assert known_in_s(pod, now=NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("age_s", "shown", "again_s"),
+    [
+        pytest.param(UNSCHEDULABLE_AFTER_S - 1, False, 1.0, id="just before the limit"),
+        pytest.param(UNSCHEDULABLE_AFTER_S, True, None, id="at the limit"),
+        pytest.param(UNSCHEDULABLE_AFTER_S + 1, True, None, id="after it"),
+    ],
+)
+def test_the_scheduler_is_given_a_moment(age_s: float, shown: bool, again_s: float | None) -> None:
+    pod = _waiting(unschedulable="0/1 nodes", created_at=NOW - age_s)
+    assert (why_waiting(pod, now=NOW) is not None) is shown
+    assert known_in_s(pod, now=NOW) == again_s

@@ -1,0 +1,150 @@
+"""The verdict on a head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from scaling_api.driver import CONTAINER_DRIVER, CONTAINER_RAY, ExitCode
+from scaling_api.reasons import Failure
+from scaling_operator.decide.head_loss import (
+    START_LIMIT_S,
+    HeadFine,
+    HeadLost,
+    HeadMissing,
+    HeadSucceeded,
+    HeadVerdict,
+    judge_head,
+)
+from scaling_operator.decide.types import Observed, PodView
+
+from .builders import NAME, NOW, container, ended, head, observed
+
+
+def _judge(seen: Observed, *, now: float = NOW) -> HeadVerdict:
+    return judge_head(seen, NAME, 1, now=now)
+
+
+@pytest.mark.parametrize(
+    ("seen", "verdict"),
+    [
+        pytest.param(observed([head()]), HeadFine, id="it runs"),
+        pytest.param(observed(services=frozenset()), HeadMissing, id="no head and no Service: not created yet"),
+        pytest.param(observed([head(phase="Succeeded")]), HeadSucceeded, id="the pod succeeded"),
+        pytest.param(
+            observed([head(driver=ended(CONTAINER_DRIVER, 0))]),
+            HeadSucceeded,
+            id="the driver has ended well, Ray is still being stopped",
+        ),
+        pytest.param(
+            observed([head(driver=ended(CONTAINER_DRIVER, 0), terminating=True)]),
+            HeadSucceeded,
+            id="the driver has ended well and the pod is being deleted",
+        ),
+        pytest.param(observed([head(attempt=2)], services=frozenset()), HeadMissing, id="another attempt's head"),
+    ],
+)
+def test_kinds(seen: Observed, verdict: type) -> None:
+    assert isinstance(_judge(seen), verdict)
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason", "final"),
+    [
+        pytest.param(observed(), Failure.POD_DELETED, False, id="a Service without a head"),
+        pytest.param(
+            observed(services=frozenset(), vanished={"mnist-1-head": NOW}),
+            Failure.POD_DELETED,
+            False,
+            id="it vanished before its Service came",
+        ),
+        pytest.param(
+            observed([head()], unusable={1: "the Secret is gone"}), Failure.OBJECTS_GONE, False, id="no Secret"
+        ),
+        pytest.param(
+            observed([head(phase="Failed", driver=ended(CONTAINER_DRIVER, 1))]),
+            Failure.DRIVER_FAILED,
+            False,
+            id="the driver failed",
+        ),
+        pytest.param(
+            observed([head(driver=ended(CONTAINER_DRIVER, 1))]),
+            Failure.DRIVER_FAILED,
+            False,
+            id="the driver failed, Ray is still being stopped",
+        ),
+        pytest.param(
+            observed([head(phase="Failed", driver=ended(CONTAINER_DRIVER, ExitCode.REFUSED, message="no"))]),
+            Failure.USER_ERROR,
+            True,
+            id="the driver refused: no other attempt helps",
+        ),
+        pytest.param(observed([head(phase="Failed", reason="Evicted")]), Failure.EVICTED, False, id="it was evicted"),
+        pytest.param(observed([head(terminating=True)]), Failure.POD_DELETED, False, id="it is being deleted"),
+        pytest.param(
+            observed([head(ray=container(CONTAINER_RAY, restarts=1, reason="OOMKilled"))]),
+            Failure.RAY_RESTARTED,
+            False,
+            id="its Ray container has restarted",
+        ),
+        pytest.param(
+            observed([head(ray=ended(CONTAINER_RAY, 1))]), Failure.RAY_RESTARTED, False, id="its Ray container ended"
+        ),
+    ],
+)
+def test_losses(seen: Observed, reason: Failure, final: bool) -> None:
+    verdict = _judge(seen)
+    assert isinstance(verdict, HeadLost)
+    assert (verdict.trouble.reason, verdict.final) == (reason, final)
+
+
+def _starting(**fields: Any) -> PodView:
+    waiting = {name: container(name, "waiting") for name in (CONTAINER_RAY, CONTAINER_DRIVER)}
+    return head(phase="Pending", ready=False, **({"containers": waiting} | fields))
+
+
+def _ray_only() -> PodView:
+    return head(
+        driver=container(CONTAINER_DRIVER, "waiting", reason="PodInitializing"),
+        ray=container(CONTAINER_RAY, started_at=NOW),
+        created_at=NOW - 9_000,
+        scheduled_at=NOW - 9_000,
+        is_set_up=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("pod", "since"),
+    [
+        pytest.param(_starting(is_set_up=False, scheduled_at=NOW, created_at=NOW - 9_000), NOW, id="its volumes"),
+        pytest.param(_ray_only(), NOW, id="its driver, after a long pull of the image"),
+    ],
+)
+def test_what_has_a_limit(pod: PodView, since: float) -> None:
+    seen = observed([pod])
+    assert _judge(seen, now=since) == HeadFine(START_LIMIT_S)
+    assert _judge(seen, now=since + START_LIMIT_S - 1) == HeadFine(1.0)
+    for now in (since + START_LIMIT_S, since + START_LIMIT_S + 1):
+        verdict = _judge(seen, now=now)
+        assert isinstance(verdict, HeadLost)
+        assert verdict.trouble.reason == Failure.INIT_STUCK
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        pytest.param(_starting(scheduled_at=None, unschedulable="0/1 nodes"), id="for a node"),
+        pytest.param(_starting(scheduled_at=None), id="for the scheduler"),
+        pytest.param(_starting(), id="for its image"),
+        pytest.param(
+            _starting(
+                is_set_up=False,
+                containers={CONTAINER_RAY: container(CONTAINER_RAY, "waiting", reason="ErrImagePull")},
+            ),
+            id="for an image that cannot be pulled",
+        ),
+    ],
+)
+def test_it_may_wait_for_ever(pod: PodView) -> None:
+    assert _judge(observed([pod]), now=NOW + 100_000) == HeadFine()

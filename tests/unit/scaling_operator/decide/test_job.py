@@ -1,0 +1,368 @@
+"""The composition: what follows from what, step by step as statuses are persisted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import pytest
+
+from scaling_api.driver import CONTAINER_DRIVER, ExitCode
+from scaling_api.reasons import ConditionType, Failure, Reason
+from scaling_operator.decide import Decision, decide
+from scaling_operator.decide.job import GIVE_UP_ON_HEAD_S, SUSPEND_GRACE_S
+from scaling_operator.decide.types import (
+    Action,
+    CreateWorkers,
+    DeleteAttempt,
+    DeleteJob,
+    DeletePods,
+    EnsureAttempt,
+    Memory,
+    PodView,
+)
+
+from .builders import NOW, after, at_work, condition, container, decided, ended, head, job, observed, worker
+
+A = TypeVar("A", bound=Action)
+
+NOTHING: dict[str, Any] = {"services": frozenset[int](), "policies": frozenset[int]()}
+
+
+def _only(actions: Sequence[Action], kind: type[A]) -> list[A]:
+    return [action for action in actions if isinstance(action, kind)]
+
+
+def _phase(decision: Decision) -> str:
+    assert decision.status is not None
+    return str(decision.status["phase"])
+
+
+def _reasons(decision: Decision) -> list[str]:
+    return [event.reason for event in decision.events]
+
+
+def test_an_attempt_is_persisted_before_anything_is_created() -> None:
+    first = decide(job(), observed(memory=Memory(), **NOTHING), {}, now=NOW)
+    assert first.actions == ()
+    assert first.urgent
+    assert first.status is not None
+    assert (first.status["attempt"], _phase(first)) == (1, "Starting")
+    assert _reasons(first) == [Reason.ATTEMPT_STARTED]
+    second = decided(job(), observed(memory=after(first), **NOTHING))
+    assert _only(second.actions, EnsureAttempt) == [EnsureAttempt(1, head=True, service=True, policy=True)]
+    assert [slot.index for slot, _ in _only(second.actions, CreateWorkers)[0].pods] == [0, 1]
+    assert second.events == ()
+
+
+def test_with_everything_up_it_is_running_and_rests() -> None:
+    decision = decided(job(), observed([head(), worker(0), worker(1)]))
+    assert decision.actions == ()
+    assert decision.look_again_s is None
+    assert _phase(decision) == "Running"
+    assert condition(decision, ConditionType.CLUSTER_READY) == ("True", Reason.CLUSTER_READY)
+    assert condition(decision, ConditionType.RUNNING) == ("True", Reason.DRIVER_RUNNING)
+
+
+def test_deciding_again_changes_nothing() -> None:
+    seen = observed([head(), worker(0), worker(1)])
+    first = decided(job(), seen)
+    assert first.status is not None
+    again = decide(job(), replace(seen, memory=after(first)), first.status, now=NOW + 60)
+    assert again.status == first.status
+    assert not again.urgent
+
+
+def test_a_lost_service_comes_back() -> None:
+    decision = decided(job(), observed([head(), worker(0), worker(1)], services=frozenset()))
+    assert decision.actions == (EnsureAttempt(1, head=False, service=True, policy=False),)
+
+
+def test_success() -> None:
+    seen = observed([head(driver=ended(CONTAINER_DRIVER, 0)), worker(0)])
+    decision = decided(job(), seen)
+    assert _phase(decision) == "Succeeded"
+    assert condition(decision, ConditionType.SUCCEEDED) == ("True", Reason.COMPLETED)
+    assert condition(decision, ConditionType.RUNNING) == ("False", Reason.ENDED)
+    assert _reasons(decision) == [Reason.COMPLETED]
+    cleaning = decided(job(), replace(seen, memory=after(decision)))
+    assert len(_only(cleaning.actions, DeletePods)[0].pods) == 2
+    assert _only(cleaning.actions, DeleteAttempt) == [DeleteAttempt(1)]
+    assert cleaning.events == ()
+
+
+def test_a_lost_head_leads_to_the_next_attempt() -> None:
+    seen = observed([head(phase="Failed", driver=ended(CONTAINER_DRIVER, 1)), worker(0)])
+    lost = decided(job(), seen)
+    memory = after(lost)
+    assert (_phase(lost), memory.failures, memory.current) == ("Restarting", 1, None)
+    assert _reasons(lost) == [Failure.DRIVER_FAILED, Reason.RETRYING]
+    begun = decided(job(), replace(seen, memory=memory))
+    assert after(begun).last is not None
+    assert _phase(begun) == "Restarting"
+    assert len(_only(begun.actions, DeletePods)[0].pods) == 2
+    going_on = decided(job(), replace(seen, memory=after(begun)))
+    assert _only(going_on.actions, EnsureAttempt)[0].attempt == 2
+    assert _only(going_on.actions, CreateWorkers)[0].attempt == 2
+
+
+@pytest.mark.parametrize(
+    ("since_s", "begins"),
+    [
+        pytest.param(9.0, False, id="just before the pause is over"),
+        pytest.param(10.0, True, id="when it is over"),
+        pytest.param(11.0, True, id="after it"),
+    ],
+)
+def test_the_second_failure_is_followed_after_a_pause(since_s: float, begins: bool) -> None:
+    memory = after(decided(job(), observed([head(phase="Failed")], memory=at_work(failures=1))))
+    decision = decided(job(), observed(memory=memory, **NOTHING), now=NOW + since_s)
+    last = after(decision).last
+    assert last is not None
+    assert (last.number == 2) is begins
+    assert decision.look_again_s == (None if begins else 1.0)
+
+
+def test_too_many_failures() -> None:
+    seen = observed([head(phase="Failed", driver=ended(CONTAINER_DRIVER, 1))], memory=at_work(failures=2))
+    decision = decided(job(backoffLimit=2), seen)
+    assert _phase(decision) == "Failed"
+    assert condition(decision, ConditionType.FAILED) == ("True", Failure.BACKOFF_LIMIT)
+    assert "exit code 1" in after(decision).conditions[ConditionType.FAILED].message
+
+
+def test_a_refusal_is_not_repeated() -> None:
+    refused = ended(CONTAINER_DRIVER, ExitCode.REFUSED, message="dataset.name: no such data")
+    decision = decided(job(), observed([head(phase="Failed", driver=refused)]))
+    assert condition(decision, ConditionType.FAILED) == ("True", Failure.USER_ERROR)
+
+
+def test_a_replacement_is_told_and_persisted_first() -> None:
+    decision = decided(job(), observed([head(), worker(0), worker(1, phase="Failed", reason="Evicted")]))
+    assert decision.urgent
+    assert _only(decision.actions, CreateWorkers) == []
+    assert after(decision).incarnations == {"cpu-1": 1}
+    assert _reasons(decision) == [Reason.WORKER_REPLACED]
+    assert "evicted" in decision.events[0].message
+
+
+def test_a_lost_node_with_many_workers_is_no_flood_of_events() -> None:
+    gone = [worker(index, phase="Failed") for index in range(50)]
+    assert len(decided(job(workers=50), observed([head(), *gone])).events) == 3
+
+
+class TestSuspension:
+    """runPolicy.suspend while an attempt is at work."""
+
+    job = job(suspend=True)
+    pods = (head(), worker(0), worker(1))
+
+    def _suspending(self) -> Memory:
+        return after(decided(self.job, observed(self.pods)))
+
+    def test_it_is_persisted_first(self) -> None:
+        decision = decided(self.job, observed(self.pods))
+        assert decision.actions == ()
+        assert (_phase(decision), _reasons(decision)) == ("Suspending", [Reason.SUSPENDING])
+
+    def test_then_the_driver_is_stopped_and_the_workers_stay(self) -> None:
+        decision = decided(self.job, observed(self.pods, memory=self._suspending()))
+        name = self.pods[0].name
+        assert decision.actions == (DeletePods(((name, f"uid-{name}"),), SUSPEND_GRACE_S),)
+
+    @pytest.mark.parametrize(
+        ("late_s", "waits"),
+        [
+            pytest.param(-1.0, True, id="within its grace period and some more"),
+            pytest.param(0.0, False, id="when even that is over"),
+            pytest.param(1.0, False, id="and after it"),
+        ],
+    )
+    def test_a_head_that_never_goes_is_not_waited_for(self, late_s: float, waits: bool) -> None:
+        stopping = head(terminating=True, gone_by=NOW)
+        now = NOW + GIVE_UP_ON_HEAD_S + late_s
+        decision = decided(self.job, observed([stopping, worker(0)], memory=self._suspending()), now=now)
+        assert (after(decision).current is not None) is waits
+        if waits:
+            assert decision.actions == ()
+            assert decision.look_again_s == -late_s
+
+    @pytest.mark.parametrize(
+        "stopped",
+        [
+            pytest.param(
+                [head(driver=ended(CONTAINER_DRIVER, ExitCode.STOPPED), terminating=True)], id="saved a checkpoint"
+            ),
+            pytest.param([head(phase="Failed", driver=ended(CONTAINER_DRIVER, 1))], id="failed meanwhile"),
+            pytest.param([], id="is gone"),
+        ],
+    )
+    def test_when_the_driver_has_ended_everything_goes(self, stopped: list[PodView]) -> None:
+        decision = decided(self.job, observed([*stopped, worker(0)], memory=self._suspending()))
+        memory = after(decision)
+        assert memory.last is not None
+        assert (memory.last.outcome, memory.failures, memory.active_since) == ("Suspended", 0, None)
+        cleaning = decided(self.job, observed([*stopped, worker(0)], memory=memory))
+        assert _only(cleaning.actions, DeleteAttempt) == [DeleteAttempt(1)]
+        assert _phase(cleaning) == "Suspending"
+        clean = decided(self.job, observed(memory=memory, **NOTHING))
+        assert _phase(clean) == "Suspended"
+        assert condition(clean, ConditionType.SUSPENDED) == ("True", Reason.SUSPENDED)
+        rest = decided(self.job, observed(memory=after(clean), **NOTHING))
+        assert (rest.actions, rest.events) == ((), ())
+
+    def test_a_driver_that_finishes_meanwhile_has_succeeded(self) -> None:
+        done = head(driver=ended(CONTAINER_DRIVER, 0), terminating=True)
+        assert _phase(decided(self.job, observed([done], memory=self._suspending()))) == "Succeeded"
+
+    def test_a_driver_that_refuses_meanwhile_has_failed(self) -> None:
+        refused = head(phase="Failed", driver=ended(CONTAINER_DRIVER, ExitCode.REFUSED))
+        assert _phase(decided(self.job, observed([refused], memory=self._suspending()))) == "Failed"
+
+    def test_resuming_begins_the_next_attempt_uncounted(self) -> None:
+        memory = after(decided(self.job, observed([worker(0)], memory=self._suspending())))
+        resumed = decided(job(), observed(memory=memory, **NOTHING), now=NOW + 1000)
+        again = after(resumed)
+        assert again.current is not None
+        assert (again.current.number, again.failures) == (2, 0)
+        assert _reasons(resumed) == [Reason.RESUMED]
+        assert condition(resumed, ConditionType.SUSPENDED) == ("False", Reason.ACTIVE)
+
+    def test_changing_ones_mind_while_it_suspends_ends_in_a_new_attempt(self) -> None:
+        decision = decided(job(), observed([worker(0)], memory=self._suspending()))
+        assert after(decision).current is None
+        begun = after(decided(job(), observed([worker(0)], memory=after(decision))))
+        assert begun.current is not None
+
+    def test_a_job_that_is_born_suspended_has_no_attempt(self) -> None:
+        decision = decide(self.job, observed(memory=Memory(), **NOTHING), {}, now=NOW)
+        assert decision.actions == ()
+        assert (_phase(decision), after(decision).attempts) == ("Suspended", ())
+
+
+class TestDeadline:
+    """runPolicy.activeDeadlineSeconds; the attempt began 60 s ago."""
+
+    @pytest.mark.parametrize(
+        ("deadline_s", "failed", "again_s"),
+        [
+            pytest.param(61, False, 1.0, id="just before"),
+            pytest.param(60, True, None, id="at"),
+            pytest.param(59, True, None, id="after"),
+        ],
+    )
+    def test_while_at_work(self, deadline_s: int, failed: bool, again_s: float | None) -> None:
+        decision = decided(job(activeDeadlineSeconds=deadline_s), observed([head(), worker(0), worker(1)]))
+        assert (_phase(decision) == "Failed") is failed
+        assert decision.look_again_s == again_s
+        if failed:
+            assert condition(decision, ConditionType.FAILED) == ("True", Failure.DEADLINE_EXCEEDED)
+
+    def test_between_attempts(self) -> None:
+        memory = after(decided(job(), observed([head(phase="Failed")], memory=at_work(failures=1))))
+        decision = decided(job(activeDeadlineSeconds=60), observed(memory=memory, **NOTHING))
+        assert condition(decision, ConditionType.FAILED) == ("True", Failure.DEADLINE_EXCEEDED)
+
+    def test_time_while_suspended_does_not_count(self) -> None:
+        memory = replace(at_work(), active_since=NOW - 10, active_seconds=40.0)
+        decision = decided(job(activeDeadlineSeconds=60), observed([head(), worker(0), worker(1)], memory=memory))
+        assert decision.look_again_s == 10.0
+
+
+class TestAfterTheEnd:
+    """Clean-up and time to live; the job ended at NOW."""
+
+    memory = after(decided(job(), observed([head(phase="Succeeded")])))
+
+    @pytest.mark.parametrize(
+        ("later_s", "deleted"),
+        [
+            pytest.param(59.0, False, id="just before"),
+            pytest.param(60.0, True, id="at"),
+            pytest.param(61.0, True, id="after"),
+        ],
+    )
+    def test_time_to_live(self, later_s: float, deleted: bool) -> None:
+        seen = observed(memory=self.memory, **NOTHING)
+        decision = decided(job(ttlSecondsAfterFinished=60), seen, now=NOW + later_s)
+        assert (decision.actions == (DeleteJob(),)) is deleted
+        assert decision.look_again_s == (None if deleted else 1.0)
+
+    def test_neither_suspending_nor_editing_wakes_it(self) -> None:
+        decision = decided(job(suspend=True, activeDeadlineSeconds=1), observed(memory=self.memory, **NOTHING))
+        assert (_phase(decision), decision.actions, decision.events) == ("Succeeded", (), ())
+
+    def test_old_pods_that_show_up_late_are_deleted(self) -> None:
+        decision = decided(job(), observed([worker(0)], memory=self.memory, **NOTHING))
+        assert _only(decision.actions, DeletePods) != []
+
+
+class TestEdits:
+    """Edits while an attempt is at work."""
+
+    def test_an_edit_of_the_frozen_part_waits(self) -> None:
+        decision = decided(job(), observed([head(), worker(0), worker(1)], digest="spec-2", generation=2))
+        assert decision.actions == ()
+        assert condition(decision, ConditionType.UP_TO_DATE) == ("False", Reason.EDIT_PENDING)
+        assert decision.urgent
+
+    def test_the_next_attempt_has_it(self) -> None:
+        lost = decided(job(), observed([], digest="spec-2"))
+        begun = decided(job(), observed(memory=after(lost), digest="spec-2", **NOTHING))
+        assert condition(begun, ConditionType.UP_TO_DATE) == ("True", Reason.CURRENT)
+        assert after(begun).current is not None
+
+    def test_more_workers(self) -> None:
+        decision = decided(job(workers=4), observed([head(), worker(0), worker(1)]))
+        assert [slot.index for slot, _ in _only(decision.actions, CreateWorkers)[0].pods] == [2, 3]
+
+    def test_fewer_workers(self) -> None:
+        decision = decided(job(workers=1), observed([head(), worker(0), worker(1)]))
+        assert decision.actions == (DeletePods((("mnist-1-cpu-1-0", "uid-mnist-1-cpu-1-0"),)),)
+
+
+class TestInvalidSpec:
+    """A spec that only the operator finds wrong."""
+
+    def test_no_attempt_begins_and_nothing_has_failed(self) -> None:
+        decision = decide(job(invalid="spec.x: no"), observed(memory=Memory(), **NOTHING), {}, now=NOW)
+        assert (_phase(decision), decision.actions) == ("Pending", ())
+        assert condition(decision, ConditionType.ACCEPTED) == ("False", Failure.INVALID_SPEC)
+
+    def test_it_heals(self) -> None:
+        wrong = decide(job(invalid="spec.x: no"), observed(memory=Memory(), **NOTHING), {}, now=NOW)
+        decision = decided(job(), observed(memory=after(wrong), **NOTHING))
+        assert condition(decision, ConditionType.ACCEPTED) == ("True", Reason.VALID)
+        assert after(decision).current is not None
+
+
+class TestTrouble:
+    """What keeps a cluster from coming up is shown and told once, and burns no attempt."""
+
+    pulling = head(
+        phase="Pending",
+        containers={"ray": container("ray", "waiting", reason="ImagePullBackOff", message="no such image")},
+    )
+
+    def test_it_is_shown(self) -> None:
+        decision = decided(job(), observed([self.pulling, worker(0), worker(1)]), now=NOW + 100_000)
+        assert _phase(decision) == "Pending"
+        assert condition(decision, ConditionType.CLUSTER_READY) == ("False", Failure.IMAGE_PULL_FAILED)
+        assert _reasons(decision) == [Failure.IMAGE_PULL_FAILED]
+        assert after(decision).failures == 0
+
+    def test_it_is_told_once(self) -> None:
+        seen = observed([self.pulling, worker(0), worker(1)])
+        again = decided(job(), replace(seen, memory=after(decided(job(), seen))))
+        assert again.events == ()
+
+    def test_what_the_server_refuses(self) -> None:
+        decision = decided(job(), observed([], services=frozenset(), refusal="Pod x is refused: exceeded quota"))
+        assert condition(decision, ConditionType.CLUSTER_READY) == ("False", Failure.REFUSED_BY_API)
+        assert _only(decision.actions, EnsureAttempt) != []  # tried again
+
+    def test_an_unschedulable_worker_is_looked_at_again(self) -> None:
+        waiting = worker(0, phase="Pending", ready=False, unschedulable="0/1 nodes", created_at=NOW - 4)
+        decision = decided(job(), observed([head(), waiting, worker(1)]))
+        assert decision.look_again_s == 6.0

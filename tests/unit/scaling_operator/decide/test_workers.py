@@ -1,0 +1,102 @@
+"""Which workers there should be."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from scaling_api.driver import CONTAINER_RAY
+from scaling_api.names import WorkerSlot
+from scaling_operator.decide.types import Observed, PodView
+from scaling_operator.decide.workers import FIRST_PAUSE_S, WorkerPlan, plan_workers, raised
+
+from .builders import NAME, NOW, at_work, ended, job, observed, worker
+
+
+def _plan(seen: Observed, *, workers: int = 2, now: float = NOW) -> WorkerPlan:
+    return plan_workers(job(workers=workers).spec.cluster.workers, seen, NAME, 1, now=now)
+
+
+def _seen(*pods: PodView, incarnations: dict[str, int] | None = None, **fields: Any) -> Observed:
+    return observed(pods, memory=at_work(incarnations=incarnations or {}), **fields)
+
+
+def test_all_slots_are_filled() -> None:
+    plan = _plan(_seen())
+    assert plan.create == ((WorkerSlot("cpu", 0), 0), (WorkerSlot("cpu", 1), 0))
+    assert not plan.delete
+    assert not plan.losses
+
+
+def test_with_all_there_nothing_is_done_whatever_their_order() -> None:
+    pods = [worker(index) for index in range(20)]
+    random.Random(1).shuffle(pods)
+    plan = _plan(_seen(*pods), workers=20)
+    assert (plan.create, plan.delete, plan.losses, plan.look_again_s) == ((), (), (), None)
+    assert [pod.slot.index for pod in plan.alive["cpu"] if pod.slot] == list(range(20))
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        pytest.param(worker(1, phase="Failed"), id="failed"),
+        pytest.param(
+            worker(1, phase="Succeeded", containers={CONTAINER_RAY: ended(CONTAINER_RAY, 0)}), id="ended by itself"
+        ),
+        pytest.param(worker(1, terminating=True), id="is being taken away"),
+    ],
+)
+def test_a_lost_worker_is_replaced_once_that_is_persisted(lost: PodView) -> None:
+    first = _plan(_seen(worker(0), lost))
+    assert first.create == ()
+    assert [loss.slot for loss in first.losses] == [WorkerSlot("cpu", 1)]
+    incarnations = raised({}, first.losses)
+    assert incarnations == {"cpu-1": 1}
+    second = _plan(_seen(worker(0), lost, incarnations=incarnations))
+    assert second.create == ((WorkerSlot("cpu", 1), 1),)
+    assert second.losses == ()
+    # What is left of the old one goes, unless it goes already.
+    assert second.delete == (() if lost.terminating else (lost,))
+    third = _plan(_seen(worker(0), worker(1, incarnation=1), incarnations=incarnations))
+    assert (third.create, third.delete, third.losses) == ((), (), ())
+
+
+def test_a_vanished_worker_is_lost() -> None:
+    plan = _plan(_seen(worker(0), vanished={"mnist-1-cpu-1-0": NOW - 60}))
+    assert plan.create == ()
+    assert [loss.slot.key for loss in plan.losses] == ["cpu-1"]
+
+
+def test_slots_beyond_max_are_emptied_from_the_highest() -> None:
+    plan = _plan(_seen(*(worker(index) for index in range(4))), workers=2)
+    assert [pod.name for pod in plan.delete] == ["mnist-1-cpu-2-0", "mnist-1-cpu-3-0"]
+    assert plan.losses == ()
+
+
+def test_workers_of_other_attempts_do_not_count() -> None:
+    plan = _plan(_seen(worker(0, attempt=2), worker(1)))
+    assert plan.create == ((WorkerSlot("cpu", 0), 0),)
+
+
+@pytest.mark.parametrize(
+    ("incarnation", "pause_s"),
+    [
+        pytest.param(0, 0.0, id="the first loss is made good at once"),
+        pytest.param(1, FIRST_PAUSE_S, id="the second one may be a bad node"),
+        pytest.param(2, 2 * FIRST_PAUSE_S, id="the third one waits longer"),
+        pytest.param(30, 300.0, id="but never longer than five minutes"),
+    ],
+)
+def test_workers_that_die_young_are_replaced_slowly(incarnation: int, pause_s: float) -> None:
+    incarnations = {"cpu-1": incarnation} if incarnation else {}
+    for gone in (
+        _seen(worker(0), worker(1, incarnation=incarnation, phase="Failed", created_at=NOW), incarnations=incarnations),
+        _seen(worker(0), incarnations=incarnations, vanished={f"mnist-1-cpu-1-{incarnation}": NOW}),
+    ):
+        if pause_s:
+            early = _plan(gone, now=NOW + pause_s - 1)
+            assert (early.losses, early.create, early.look_again_s) == ((), (), 1.0)
+        for now in (NOW + pause_s, NOW + pause_s + 1):
+            assert [loss.slot.key for loss in _plan(gone, now=now).losses] == ["cpu-1"]
