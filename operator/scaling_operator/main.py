@@ -119,6 +119,8 @@ def build_manager(client: ApiClient, settings: Settings) -> Manager:
     leader_client = client.guarded(elector.check) if elector is not None else client
     recorder = EventRecorder(leader_client, instance=elector.identity if elector is not None else "scaling-operator")
     manager.add_task("events", recorder.run, leader_only=True)
+    # A driver needs the CA that vouches for us.
+    manager.on_started_leading(certificate.wait_ready)
     controller = JobController(leader_client, mirrors, recorder, settings, ca_bundle=lambda: certificate.bundle)
     manager.add_controller(controller.build())
     return manager

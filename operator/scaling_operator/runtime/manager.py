@@ -146,7 +146,8 @@ class Manager:
             if not await self._unless_stopped(self._make_caches_fresh(began)):
                 return
             for callback in self._leader_starts:
-                await callback()
+                if not await self._unless_stopped(callback()):
+                    return
             async with asyncio.TaskGroup() as group:
                 controllers = [
                     group.create_task(controller.run(), name=controller.name) for controller in self._controllers
@@ -175,7 +176,7 @@ class Manager:
             logger.error("controller %s ended by itself", task.get_name())
             self.stop()
 
-    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
+    async def _unless_stopped(self, work: Awaitable[None]) -> bool:
         """Await `work`; False if the graceful end began first, `work` being cancelled then."""
         task = asyncio.ensure_future(work)
         stopping = asyncio.create_task(self._stopping.wait())

@@ -191,6 +191,10 @@ class ServingCertificate:
         _use(self.context, self._leaf)
         self.ready.set()
 
+    async def wait_ready(self) -> None:
+        """Return once there is a certificate, and `bundle` can be read."""
+        await self.ready.wait()
+
     async def run(self) -> None:
         """Get the first certificate, then renew it in time, until cancelled.
 
