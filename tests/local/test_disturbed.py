@@ -50,7 +50,7 @@ def test_a_killed_training_process_is_replaced(straight: Finished, job: Path, tm
     finished = started.wait(120)
     assert finished.code == 0, finished.err
     # Who is heard first, the one that died or the one that misses it, is a matter of milliseconds.
-    assert "restarting from the last checkpoint: a training process" in finished.err
+    assert "restarting from the last checkpoint: training process" in finished.err
     assert finished.result["attempt"] == 1
     assert_same_curves(finished, straight)
 

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_at_once(tmp_path: Path) -> None:
-    file = runs.manifest(tmp_path, optimizer={"name": "sgd", "learningRate": 100.0, "momentum": 0.99})
+    file = runs.manifest(tmp_path, optimizer={"name": "sgd", "learningRate": 100.0, "weightDecay": 10.0})
     finished = runs.run(str(file), "--run-dir", str(tmp_path / "run"), folder=tmp_path / "run")
     assert finished.code == 2, finished.err
     assert "lower training.optimizer.learningRate" in finished.err.splitlines()[-1]

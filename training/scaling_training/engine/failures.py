@@ -64,16 +64,16 @@ def cause_of(error: BaseException, *, rank: int | None = None) -> Cause:
     if isinstance(error, UserError):
         return Cause(Kind.USER, str(error))
     name, text = type(error).__name__, str(error)
-    at = "" if rank is None else f" in training process {rank}"
+    who = "a training process" if rank is None else f"training process {rank}"
     if name == "OutOfMemoryError" or any(sign in text for sign in _MEMORY):
         return Cause(Kind.MEMORY, _MEMORY_HELP)
     if name in ("ActorDiedError", "ActorUnavailableError", "RayActorError", "NodeDiedError"):
-        return Cause(Kind.LOST, f"a training process{at.replace(' in training process', '')} was lost")
+        return Cause(Kind.LOST, f"{who} was lost")
     if name == "WorkerHealthCheckTimeoutError":
-        return Cause(Kind.LOST, f"a training process{at.replace(' in training process', '')} stopped answering")
+        return Cause(Kind.LOST, f"{who} stopped answering")
     if any(sign.lower() in text.lower() for sign in _ECHOES):
-        return Cause(Kind.ECHO, f"a training process lost its connection to another one ({_last_line(text)})")
-    return Cause(Kind.PROGRAM, f"{name}{at}: {_last_line(text)}")
+        return Cause(Kind.ECHO, f"{who} lost its connection to another one ({_last_line(text)})")
+    return Cause(Kind.PROGRAM, f"{name} in {who}: {_last_line(text)}")
 
 
 def most_telling(causes: Iterable[Cause]) -> Cause:

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from scaling_training.checkpoint import CheckpointRef
+from scaling_training.engine import mailbox
+from scaling_training.engine.worker import outcome_from_dict, outcome_to_dict
+from scaling_training.train.types import TrainingProgress, TrainOutcome
+
+
+def test_letters_carry_the_latest_and_the_wish_to_stop_goes_back() -> None:
+    mailbox.mark("point", 1.0)
+    mailbox.mark("point", 2.0)
+    for step in (1, 2):
+        mailbox.post(TrainingProgress(epoch=0, epochs=1, step=step, steps=2, workers=1))
+    letter = mailbox.exchange(stop=False)
+    assert letter.progress is not None
+    assert letter.progress.step == 2
+    assert letter.marks["point"] == 1.0
+    assert not mailbox.stop_requested()
+    mailbox.exchange(stop=True)
+    mailbox.exchange(stop=False)
+    assert mailbox.stop_requested()
+
+
+def test_an_outcome_survives_as_plain_values() -> None:
+    ref = CheckpointRef("checkpoints/attempt-0001/step-00000003", 1, 3)
+    outcome = TrainOutcome(
+        stopped=False,
+        epoch=1,
+        step=3,
+        checkpoint=ref,
+        best=None,
+        metrics={"accuracy": 0.5},
+        first_step_at=1.5,
+        seconds=2.0,
+        history="curves/attempt-0001.jsonl",
+    )
+    assert outcome_from_dict(outcome_to_dict(outcome)) == outcome
+    assert isinstance(asdict(outcome)["checkpoint"], dict)

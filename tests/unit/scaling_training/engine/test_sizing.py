@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from scaling_api.spec import ScalingJobSpec
+from scaling_training.engine.sizing import Sizing, plan_workers
+
+GPU = {"limits": {"nvidia.com/gpu": "2"}}
+
+
+def spec(*groups: dict[str, Any], data: int | None = None, batch: int = 128) -> ScalingJobSpec:
+    return ScalingJobSpec.model_validate(
+        {
+            "model": {"name": "small-cnn"},
+            "dataset": {"name": "digits"},
+            "training": {"epochs": 1, "batchSize": batch, "parallelism": {"data": data} if data else {}},
+            "cluster": {"workers": list(groups)} if groups else {},
+        }
+    )
+
+
+def group(name: str = "cpu", **fields: Any) -> dict[str, Any]:
+    return {"name": name, **fields}
+
+
+@pytest.mark.parametrize(
+    ("job", "expected"),
+    [
+        pytest.param(spec(group(max=4), data=3), Sizing(3, 3, 3, 0), id="a number is kept"),
+        pytest.param(
+            spec(group(min=2, max=4)), Sizing(2, 4, 128, 0), id="without one: from min, for max, up to the batch"
+        ),
+        pytest.param(spec(group(min=1, max=2, slots=4)), Sizing(4, 8, 128, 0), id="each pod counts with its slots"),
+        pytest.param(
+            spec(group("a", min=1, max=1), group("b", min=0, max=3)), Sizing(1, 4, 128, 0), id="groups add up"
+        ),
+        pytest.param(spec(group(min=0, max=2)), Sizing(1, 2, 128, 0), id="never with none"),
+        pytest.param(spec(group(min=2, max=8), batch=4), Sizing(2, 4, 4, 0), id="never more than samples in a step"),
+        pytest.param(spec(group(min=1, max=1, slots=2, resources=GPU)), Sizing(2, 2, 128, 1), id="a GPU each"),
+        pytest.param(
+            spec(group("a", max=1, resources=GPU), group("b", max=1)),
+            Sizing(2, 2, 128, 0),
+            id="GPUs only if all have one",
+        ),
+    ],
+)
+def test_on_a_cluster(job: ScalingJobSpec, expected: Sizing) -> None:
+    assert plan_workers(job, on_cluster=True, local_gpus=8) == expected
+
+
+@pytest.mark.parametrize(
+    ("job", "gpus", "expected"),
+    [
+        pytest.param(spec(data=2), 0, Sizing(2, 2, 2, 0), id="a number is kept"),
+        pytest.param(spec(), 0, Sizing(1, 1, 1, 0), id="one without GPUs"),
+        pytest.param(spec(), 4, Sizing(4, 4, 4, 1), id="one per GPU"),
+        pytest.param(spec(data=4), 2, Sizing(4, 4, 4, 0), id="too few GPUs: on CPUs"),
+        pytest.param(spec(group(min=3, max=9)), 0, Sizing(1, 1, 1, 0), id="groups are the cluster's"),
+    ],
+)
+def test_on_one_machine(job: ScalingJobSpec, gpus: int, expected: Sizing) -> None:
+    assert plan_workers(job, on_cluster=False, local_gpus=gpus) == expected
+
+
+def test_elastic_means_that_the_number_may_change() -> None:
+    assert plan_workers(spec(group(min=1, max=2)), on_cluster=True, local_gpus=0).elastic
+    assert not plan_workers(spec(group(max=2), data=2), on_cluster=True, local_gpus=0).elastic

@@ -1,0 +1,188 @@
+"""Reports over a real TLS connection, with a CA and a token that change under way."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import json
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from scaling_training.progress import ProgressModel, https
+from scaling_training.progress.https import Endpoint, HttpsShow
+
+
+class Operator:
+    """A server that keeps what it gets and answers as told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.got: list[tuple[str, dict[str, Any]]] = []
+        self.answers: list[int] = []  # the next ones; 200 when empty
+        certificate, key = _self_signed()
+        (folder / "server.pem").write_bytes(certificate + key)
+        (folder / "ca.crt").write_bytes(certificate)
+        (folder / "token").write_text("first\n")
+        operator = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                operator.got.append((self.headers["Authorization"], body))
+                self.send_response(operator.answers.pop(0) if operator.answers else 200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(folder / "server.pem")
+        self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        self.endpoint = Endpoint(
+            f"https://127.0.0.1:{self.server.server_port}/progress", folder / "ca.crt", folder / "token"
+        )
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def wait_for(self, count: int) -> None:
+        deadline = time.monotonic() + 10
+        while len(self.got) < count:
+            assert time.monotonic() < deadline, self.got
+            time.sleep(0.01)
+
+
+def _self_signed() -> tuple[bytes, bytes]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "operator")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM), key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+@pytest.fixture
+def operator(tmp_path: Path) -> Iterator[Operator]:
+    operator = Operator(tmp_path)
+    yield operator
+    operator.server.shutdown()
+    operator.server.server_close()
+
+
+@pytest.fixture
+def model() -> ProgressModel:
+    return ProgressModel("job", 1, ["train", "evaluate"])
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(https, "LAST_PAUSE_S", 0.01)
+    monkeypatch.setattr(https, "TIMEOUT_S", 2.0)
+
+
+def refused_never() -> None:
+    raise AssertionError("nobody refused")
+
+
+def test_a_stage_is_reported_at_once_and_steps_are_not(operator: Operator, model: ProgressModel) -> None:
+    from scaling_training.train.types import TrainingProgress
+
+    show = HttpsShow(model, operator.endpoint, refused_never, interval_s=60)
+    show.start()
+    model.stage_started("train")
+    operator.wait_for(1)
+    for step in range(20):
+        model.training(TrainingProgress(epoch=0, epochs=1, step=step, steps=20, workers=1))
+    time.sleep(0.2)
+    assert len(operator.got) == 1
+    model.finish(None)
+    show.close()
+    assert len(operator.got) == 2
+    assert operator.got[-1][1]["progress"]["step"] == 19
+    assert operator.got[-1][1]["attempt"] == 1
+
+
+def test_the_token_is_read_anew_at_each_request(operator: Operator, model: ProgressModel) -> None:
+    show = HttpsShow(model, operator.endpoint, refused_never, interval_s=60)
+    show.start()
+    model.stage_started("train")
+    operator.wait_for(1)
+    operator.endpoint.token.write_text("second\n")
+    model.stage_ended("train", "Succeeded")
+    operator.wait_for(2)
+    model.finish(None)
+    show.close()
+    assert [token for token, _ in operator.got][:2] == ["Bearer first", "Bearer second"]
+
+
+def test_only_the_last_report_is_tried_again(operator: Operator, model: ProgressModel) -> None:
+    operator.answers = [503]
+    show = HttpsShow(model, operator.endpoint, refused_never, interval_s=60)
+    show.start()
+    model.stage_started("train")
+    operator.wait_for(1)
+    time.sleep(0.2)
+    assert len(operator.got) == 1
+    operator.answers = [503, 500]
+    model.finish(None)
+    show.close()
+    assert len(operator.got) == 4
+
+
+def test_an_operator_that_is_away_disturbs_nothing(operator: Operator, model: ProgressModel) -> None:
+    operator.server.shutdown()
+    operator.server.server_close()
+    show = HttpsShow(model, operator.endpoint, refused_never, interval_s=60)
+    show.start()
+    model.stage_started("train")
+    model.finish(None)
+    began = time.monotonic()
+    show.close()
+    assert time.monotonic() - began < 5
+    assert operator.got == []
+
+
+@pytest.mark.parametrize("status", [403, 409])
+def test_a_refusal_asks_whether_this_driver_is_superseded(
+    operator: Operator, model: ProgressModel, status: int
+) -> None:
+    operator.answers = [status]
+    refused = threading.Event()
+    show = HttpsShow(model, operator.endpoint, refused.set, interval_s=60)
+    show.start()
+    model.stage_started("train")
+    assert refused.wait(5)
+    model.finish(None)
+    show.close()
+
+
+def test_a_server_of_another_ca_gets_no_token(operator: Operator, model: ProgressModel) -> None:
+    operator.endpoint.ca.write_bytes(_self_signed()[0])
+    show = HttpsShow(model, operator.endpoint, refused_never, interval_s=60)
+    show.start()
+    model.stage_started("train")
+    model.finish(None)
+    show.close()
+    assert operator.got == []

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import math
+import threading
+import time
+
+from scaling_api.status import Result
+from scaling_training.progress import ProgressModel
+from scaling_training.train.types import TrainingProgress
+
+STAGES = ["train", "evaluate", "report"]
+
+
+def model() -> ProgressModel:
+    return ProgressModel("job", 2, STAGES)
+
+
+def training(step: int = 21, **fields: object) -> TrainingProgress:
+    values: dict[str, object] = {"epoch": 1, "epochs": 2, "step": step, "steps": 50, "workers": 2, **fields}
+    return TrainingProgress(**values)  # type: ignore[arg-type]
+
+
+def test_a_fresh_run_reports_all_stages_as_pending_and_no_progress() -> None:
+    report = model().snapshot().report()
+    assert [(stage.name, stage.state) for stage in report.stages] == [(name, "Pending") for name in STAGES]
+    assert report.progress is None
+    assert report.attempt == report.reported_attempt == 2
+
+
+def test_training_shows_as_percent_eta_and_summary() -> None:
+    progress = model()
+    progress.stage_started("train")
+    progress.training(
+        training(eta_s=170.2, samples_per_second=1234.56, metrics={"trainLoss": 0.5, "valAccuracy": 0.97123})
+    )
+    report = progress.snapshot().report()
+    assert report.progress is not None
+    assert report.progress.percent == 42.0
+    assert report.progress.summary == "42% (3m left)"
+    assert report.progress.eta_seconds == 170
+    assert report.progress.samples_per_second == 1234.6
+    assert report.accuracy == "0.9712"
+    assert report.stages[0].state == "Running"
+    assert report.stages[0].started_at
+
+
+def test_numbers_that_json_cannot_hold_are_left_out() -> None:
+    progress = model()
+    progress.stage_started("train")
+    progress.training(training(eta_s=math.inf, samples_per_second=math.nan, metrics={"trainLoss": math.nan, "x": 1.0}))
+    sent = progress.snapshot().report().to_json_dict()["progress"]
+    assert sent["metrics"] == {"x": 1.0}
+    assert "etaSeconds" not in sent
+    assert "samplesPerSecond" not in sent
+
+
+def test_the_first_step_is_kept_over_restarts_of_the_group() -> None:
+    progress = model()
+    progress.stage_started("train")
+    progress.training(training(first_step_at=1_700_000_000.0))
+    progress.training(training(first_step_at=1_700_000_999.0))
+    report = progress.snapshot().report()
+    assert report.progress is not None
+    assert report.progress.first_step_at == "2023-11-14T22:13:20Z"
+
+
+def test_landmarks_are_stages_messages_the_first_step_and_the_end_but_not_each_step() -> None:
+    progress = model()
+
+    def landmark() -> int:
+        return progress.snapshot().landmark
+
+    progress.stage_started("train")
+    started = landmark()
+    assert started > 0
+    progress.training(training(first_step_at=1.0))
+    first = landmark()
+    assert first > started
+    for step in range(5):
+        progress.training(training(step, first_step_at=1.0))
+    assert landmark() == first
+    progress.say("waiting for workers")
+    assert landmark() > first
+    progress.stage_ended("train", "Succeeded")
+    ended = landmark()
+    progress.finish(Result(metrics={"accuracy": 0.9}), accuracy=0.9)
+    assert landmark() > ended
+
+
+def test_a_message_stands_at_the_stage_at_work_and_goes_away() -> None:
+    progress = model()
+    progress.stage_started("train")
+    progress.say("waiting for workers: 1 of 2 slots are there")
+    assert progress.snapshot().report().stages[0].message == "waiting for workers: 1 of 2 slots are there"
+    progress.say("")
+    assert progress.snapshot().report().stages[0].message is None
+
+
+def test_a_reused_stage_keeps_its_old_times() -> None:
+    progress = model()
+    progress.stage_ended("train", "Reused", started_at="2026-01-01T00:00:00Z", finished_at="2026-01-01T00:05:00Z")
+    stage = progress.snapshot().report().stages[0]
+    assert (stage.state, stage.started_at, stage.finished_at) == (
+        "Reused",
+        "2026-01-01T00:00:00Z",
+        "2026-01-01T00:05:00Z",
+    )
+
+
+def test_waiting_ends_with_a_change() -> None:
+    progress = model()
+    threading.Timer(0.05, progress.stage_started, ["train"]).start()
+    began = time.monotonic()
+    assert progress.wait(0, timeout_s=5).stages[0].state == "Running"
+    assert time.monotonic() - began < 4
+
+
+def test_waiting_for_a_landmark_passes_over_steps() -> None:
+    progress = model()
+    progress.stage_started("train")
+    landmark = progress.snapshot().landmark
+    progress.training(training())
+    began = time.monotonic()
+    progress.wait(landmark, timeout_s=0.1, landmarks=True)
+    assert time.monotonic() - began >= 0.09

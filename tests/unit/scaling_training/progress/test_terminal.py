@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from scaling_training.progress import ProgressModel
+from scaling_training.progress.terminal import picture
+from scaling_training.train.types import TrainingProgress
+
+
+def drawn(model: ProgressModel) -> str:
+    buffer = io.StringIO()
+    Console(file=buffer, width=140, color_system=None).print(picture(model.snapshot(), elapsed_s=7.2))
+    return buffer.getvalue()
+
+
+def test_before_the_first_step_it_says_what_is_waited_for() -> None:
+    model = ProgressModel("job", 1, ["train", "evaluate"])
+    model.stage_started("train")
+    model.say("starting Ray [local]")
+    assert "▸ train" in drawn(model)
+    assert "starting Ray [local]  7s" in drawn(model)
+    assert "· evaluate" in drawn(model)
+
+
+def test_training_has_a_bar_with_step_speed_time_left_and_accuracy() -> None:
+    model = ProgressModel("job", 1, ["train"])
+    model.stage_started("train")
+    model.training(
+        TrainingProgress(
+            epoch=1,
+            epochs=2,
+            step=25,
+            steps=50,
+            workers=2,
+            samples_per_second=2000,
+            eta_s=65,
+            first_step_at=1.0,
+            metrics={"valAccuracy": 0.97},
+        )
+    )
+    text = drawn(model)
+    for part in (" 50%", "epoch 1/2", "step 25/50", "2,000 samples/s", "1m left", "validation accuracy 0.9700"):
+        assert part in text
+
+
+def test_a_failed_stage_shows_its_sentence_and_a_reused_one_why() -> None:
+    model = ProgressModel("job", 1, ["train", "evaluate"])
+    model.stage_ended("train", "Reused")
+    model.stage_ended("evaluate", "Failed", message="the disk is full [really]")
+    text = drawn(model)
+    assert "✓ train" in text
+    assert "done before" in text
+    assert "✗ evaluate the disk is full [really]" in text
