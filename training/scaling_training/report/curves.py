@@ -76,7 +76,8 @@ def curves_png(
             axes.axhline(
                 test_accuracy, color="0.35", linewidth=1, linestyle=":", label=f"test accuracy {test_accuracy:.4f}"
             )
-        axes.legend(fontsize=10, frameon=False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=10, frameon=False)
     buffer = io.BytesIO()
     canvas.print_png(buffer)
     return buffer.getvalue()

@@ -24,15 +24,15 @@ def print_summary(console: Console, result: Mapping[str, Any]) -> None:
         metrics.add_column(split, justify="right")
     for key, label in _METRICS:
         metrics.add_row(label, *(f"{result['metrics'][split][key]:.4f}" for split in splits))
-    places = Table.grid(padding=(0, 2, 0, 0))
-    for key, label in _PLACES:
-        if key in result["artifacts"]:
-            places.add_row(label, shown_path(result["artifacts"][key]))
     console.print()
     console.print(metrics)
     console.print()
-    # A path that is broken over lines cannot be copied.
-    console.print(places, soft_wrap=True)
+    for key, label in _PLACES:
+        if key in result["artifacts"]:
+            # Not in a table: a path that is cut or broken over lines cannot be copied.
+            console.print(
+                f"{label:8} {shown_path(result['artifacts'][key])}", soft_wrap=True, markup=False, highlight=False
+            )
 
 
 def shown_path(uri: str) -> str:

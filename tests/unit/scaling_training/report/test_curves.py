@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import io
+import json
+
+from PIL import Image
+
+from scaling_training.report.curves import DOTS_PER_INCH, HEIGHT_INCHES, WIDTH_INCHES, Row, curves_json, curves_png
+
+ROWS: list[Row] = [
+    {
+        "epoch": epoch,
+        "step": 10 * epoch,
+        "trainLoss": 1 / epoch,
+        "valLoss": 1.2 / epoch,
+        "valAccuracy": 1 - 0.5 / epoch,
+        "valF1": 0.5,
+    }
+    for epoch in (1, 2, 3)
+]
+
+
+def test_json_holds_the_rows() -> None:
+    assert json.loads(curves_json(ROWS)) == ROWS
+
+
+def test_the_picture_is_large_enough_to_read_and_not_empty() -> None:
+    image = Image.open(io.BytesIO(curves_png(ROWS, title="job", best_epoch=2, test_accuracy=0.9)))
+    assert image.size == (int(WIDTH_INCHES * DOTS_PER_INCH), int(HEIGHT_INCHES * DOTS_PER_INCH))
+    assert len(image.convert("RGB").getcolors(1_000_000) or []) > 50
+
+
+def test_rows_without_a_validation_are_drawn_as_far_as_they_go() -> None:
+    rows: list[Row] = [{"epoch": 1, "step": 10, "trainLoss": 1.0}]
+    assert curves_png(rows, title="job").startswith(b"\x89PNG")

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from scaling_training.report.summary import print_summary, shown_path
+
+
+def test_metrics_and_places_are_printed_whole(tmp_path: Path) -> None:
+    scores = {"accuracy": 0.98765, "precision": 0.9, "recall": 0.8, "f1": 0.7, "loss": 0.1}
+    long = f"s3://bucket/{'x' * 200}/model"
+    buffer = io.StringIO()
+    print_summary(
+        Console(file=buffer, width=80),
+        {"job": "mnist", "metrics": {"test": scores, "validation": scores}, "artifacts": {"model": long}},
+    )
+    text = buffer.getvalue()
+    assert "0.9877" in text
+    assert "mnist" in text
+    assert long in text
+
+
+def test_paths_below_the_working_directory_are_shown_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shown_path(str(tmp_path / "runs/a")) == "runs/a"
+    assert shown_path("/elsewhere/a") == "/elsewhere/a"
+    assert shown_path("s3://bucket/a") == "s3://bucket/a"

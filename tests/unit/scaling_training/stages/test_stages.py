@@ -1,0 +1,115 @@
+"""The real stages over a real training in one process, without Ray."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from scaling_api.spec import ScalingJobSpec
+from scaling_training.engine.run import Watch
+from scaling_training.engine.worker import WorkerTask
+from scaling_training.ledger import Ledger
+from scaling_training.progress import ProgressModel
+from scaling_training.report.artifact import load_model
+from scaling_training.stages import STAGES
+from scaling_training.stages.base import Run
+from scaling_training.stages.pipeline import run_stages
+from scaling_training.storage import Storage
+from scaling_training.train.loop import train
+from scaling_training.train.types import TrainOutcome, World
+from tests.unit.scaling_training.builders import a_spec
+
+WATCH = Watch(
+    progress=lambda progress: None,
+    say=lambda sentence: None,
+    mark=lambda name, at=0.0: None,
+    stop_requested=lambda: False,
+)
+
+
+class OneProcess:
+    """The engine without Ray."""
+
+    def __init__(self) -> None:
+        self.tasks: list[WorkerTask] = []
+
+    def __call__(self, task: WorkerTask, watch: Watch) -> TrainOutcome:
+        self.tasks.append(task)
+        return train(
+            ScalingJobSpec.model_validate(task.spec),
+            storage=Storage(task.storage_root),
+            attempt=task.attempt,
+            world=World(rank=0, size=1, device=torch.device("cpu")),
+            observer=watch.progress,
+            stop_requested=watch.stop_requested,
+            resume=task.resume,
+        )
+
+
+def go(
+    folder: Path, *, attempt: int = 1, previous: Path | None = None, spec: ScalingJobSpec | None = None
+) -> tuple[dict[str, str], OneProcess]:
+    engine = OneProcess()
+    storage = Storage(str(folder))
+    earlier = Storage(str(previous)) if previous else None
+    run = Run("job", spec or a_spec(), storage, attempt, earlier, engine, WATCH)
+    ledger = Ledger(storage, attempt=attempt, previous=earlier)
+    ledger.claim({})
+    records = run_stages(STAGES, run, ledger, ProgressModel("job", attempt, [stage.name for stage in STAGES]))
+    return {name: record.state for name, record in records.items()}, engine
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    states, _ = go(folder)
+    assert set(states.values()) == {"Succeeded"}
+    return folder
+
+
+def test_the_report_holds_model_curves_and_metrics(finished: Path) -> None:
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics["test"]["samples"] > 300
+    assert len(metrics["test"]["per_class"]) == 10
+    assert [row["epoch"] for row in json.loads((finished / "curves.json").read_text())] == [1, 2]
+    task, architecture = load_model(str(finished / "model"))
+    assert architecture["inputShape"] == [1, 8, 8]
+    assert not task.model.training
+
+
+def test_another_run_reuses_training_and_evaluation_but_makes_its_own_report(finished: Path, tmp_path: Path) -> None:
+    states, engine = go(tmp_path, previous=finished)
+    assert states == {"train": "Reused", "evaluate": "Reused", "report": "Succeeded"}
+    assert engine.tasks == []
+    assert (tmp_path / "model/model.safetensors").read_bytes() == (finished / "model/model.safetensors").read_bytes()
+
+
+def test_an_unfinished_training_of_another_run_is_gone_on_with(finished: Path, tmp_path: Path) -> None:
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    for part in ("checkpoints", "curves", "attempts"):
+        (unfinished / part).symlink_to(finished / part)
+    states, engine = go(tmp_path / "run", previous=unfinished)
+    assert states["train"] == "Succeeded"
+    resume = engine.tasks[0].resume
+    assert resume is not None
+    assert resume.root == str(unfinished)
+
+
+def test_a_run_goes_on_with_its_own_checkpoints_first(finished: Path, tmp_path: Path) -> None:
+    go(tmp_path / "run", spec=a_spec())
+    (tmp_path / "run/ledger/attempt-0001/train.json").unlink()
+    _, engine = go(tmp_path / "run", attempt=2, previous=finished.parent / "nothing")
+    assert [task.resume for task in engine.tasks] == [None]
+
+
+def test_a_training_whose_best_checkpoint_is_gone_is_done_again(tmp_path: Path) -> None:
+    go(tmp_path)
+    for manifest in tmp_path.glob("checkpoints/*/*/MANIFEST.json"):
+        manifest.unlink()
+    states, engine = go(tmp_path, attempt=2)
+    assert states["train"] == "Succeeded"
+    assert len(engine.tasks) == 1

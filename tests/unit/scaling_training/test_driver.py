@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from scaling_api.driver import ENV_ATTEMPT, ENV_RUN_DIR, ENV_SPEC, ENV_STORAGE_ROOT, ExitCode
+from scaling_api.reasons import Failure
+from scaling_api.spec import ScalingJob
+from scaling_training import driver
+from scaling_training.driver import Ending, Settings, drive, settings_from_environment
+from scaling_training.engine import EngineError
+from scaling_training.engine.run import StoppedError, Watch
+from scaling_training.engine.worker import WorkerTask
+from scaling_training.errors import UserError
+from scaling_training.ledger import Ledger, SupersededError
+from scaling_training.storage import Storage
+from scaling_training.train.types import TrainOutcome
+from tests.unit.scaling_training.builders import a_spec
+
+
+def a_job() -> ScalingJob:
+    return ScalingJob.model_validate(
+        {
+            "apiVersion": "scaling.dev/v1alpha1",
+            "kind": "ScalingJob",
+            "metadata": {"name": "job"},
+            "spec": a_spec().to_json_dict(),
+        }
+    )
+
+
+def end_with(error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ending:
+    """What the driver makes of an error that training raises."""
+
+    class Failing:
+        def __init__(self, spec: object, address: object) -> None:
+            pass
+
+        def __call__(self, task: WorkerTask, watch: Watch) -> TrainOutcome:
+            raise error
+
+    monkeypatch.setattr(driver, "RayEngine", Failing)
+    return drive(Settings(a_job(), Storage(str(tmp_path)), attempt=1), shows=[])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason", "words"),
+    [
+        pytest.param(UserError("lower it"), ExitCode.REFUSED, Failure.USER_ERROR, "lower it", id="a user's mistake"),
+        pytest.param(StoppedError(), ExitCode.STOPPED, Failure.STOPPED, "stopped on request", id="a stop"),
+        pytest.param(SupersededError(1, 2), ExitCode.STOPPED, Failure.STOPPED, "by attempt 2", id="a later attempt"),
+        pytest.param(EngineError("oom", Failure.OUT_OF_MEMORY), 1, Failure.OUT_OF_MEMORY, "oom", id="the engine"),
+        pytest.param(RuntimeError("bug"), 1, Failure.DRIVER_FAILED, "RuntimeError: bug", id="our own bug"),
+        pytest.param(
+            SystemExit(15), ExitCode.STOPPED, Failure.STOPPED, "before training", id="SIGTERM while Ray starts"
+        ),
+    ],
+)
+def test_every_end_has_an_exit_code_and_a_sentence(
+    error: BaseException, code: int, reason: Failure, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending = end_with(error, tmp_path, monkeypatch)
+    assert ending.code == code
+    assert ending.termination is not None
+    assert ending.termination.reason == reason
+    assert words in ending.termination.message
+
+
+def test_a_second_driver_of_an_attempt_is_turned_away(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    Ledger(storage, attempt=1).claim({})
+    ending = drive(Settings(a_job(), storage, attempt=1), shows=[])
+    assert ending.code == 1
+    assert ending.termination is not None
+    assert "was started before" in ending.termination.message
+
+
+def test_a_signal_asks_for_a_stop_and_handlers_are_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    class Waiting:
+        def __init__(self, spec: object, address: object) -> None:
+            pass
+
+        def __call__(self, task: WorkerTask, watch: Watch) -> TrainOutcome:
+            os.kill(os.getpid(), signal.SIGTERM)
+            deadline = time.monotonic() + 5
+            while not watch.stop_requested():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            raise StoppedError
+
+    monkeypatch.setattr(driver, "RayEngine", Waiting)
+    ending = drive(Settings(a_job(), Storage(str(tmp_path)), attempt=1), shows=[])
+    assert ending.code == ExitCode.STOPPED
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_operators_environment_is_read(tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(a_job().model_dump_json(by_alias=True, exclude_none=True))
+    settings = settings_from_environment(
+        {ENV_SPEC: str(manifest), ENV_RUN_DIR: str(tmp_path / "run"), ENV_ATTEMPT: "3", ENV_STORAGE_ROOT: str(tmp_path)}
+    )
+    assert settings.job == a_job()
+    assert settings.attempt == 3
+    assert settings.ray_address is None
+
+
+def test_a_missing_variable_is_named() -> None:
+    with pytest.raises(UserError, match=f"{ENV_SPEC} is not set"):
+        settings_from_environment({})
+
+
+def test_a_wrong_manifest_is_a_users_mistake(tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(json.dumps({"kind": "Pod"}))
+    with pytest.raises(UserError, match="no ScalingJob"):
+        settings_from_environment({ENV_SPEC: str(manifest)})
