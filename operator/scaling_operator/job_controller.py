@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
@@ -23,6 +23,7 @@ from scaling_api.status import OPERATOR_MANAGER
 from .decide import Decision, Job, Observed, decide
 from .decide.conditions import accepted, merged
 from .decide.status import FIELDS, patch, remember, render
+from .decide.types import Action, CreateWorkers, EnsureAttempt
 from .events import EventRecorder
 from .executor import AttemptGoneError, Executor, NameTakenError, RefusedError, Target
 from .mirrors import Mirrors
@@ -44,8 +45,10 @@ BY_OWNER = "owner"
 SETTLE_S = 0.1
 # Counters in the status (how many workers are ready) may lag by so much.
 COUNTERS_EVERY_S = 10.0
-REFUSED_RETRY_S = 15.0
-NAME_TAKEN_RETRY_S = 2.0
+# What was refused is tried again after a pause that doubles; a name is free again within seconds.
+FIRST_REFUSED_PAUSE_S = 5.0
+LONGEST_REFUSED_PAUSE_S = 60.0
+NAME_TAKEN_PAUSE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,15 @@ class _Parsed:
     job: ScalingJob | None
     invalid: str | None
     digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """What the API server said to a create, and when to try again."""
+
+    sentence: str
+    retry_at: float
+    pause_s: float
 
 
 class JobController:
@@ -84,7 +96,7 @@ class JobController:
         # By the job's uid: pods that are gone with the time of their creation, and attempts that cannot go on.
         self._vanished: dict[str, dict[str, float]] = {}
         self._unusable: dict[str, dict[int, str]] = {}
-        self._refusals: dict[Key, str] = {}
+        self._refusals: dict[Key, _Refusal] = {}
         self._written_at: dict[Key, float] = {}
 
     def build(self) -> Controller:
@@ -124,25 +136,33 @@ class JobController:
         return await self._carry_out(Target(key, manifest, parsed.job), decision, status, now)
 
     async def _carry_out(self, target: Target, decision: Decision, status: Object, now: float) -> Result:
+        refused_s = await self._act(target, decision.actions, now)
+        written_s = await self._write_status(target, decision, status, now)
+        return Result(_sooner(decision.look_again_s, refused_s, written_s))
+
+    async def _act(self, target: Target, actions: Sequence[Action], now: float) -> float | None:
+        """Carry out `actions`; seconds until what was refused may be tried again, if something was."""
         key = target.key
-        again_s = decision.look_again_s
+        refusal = self._refusals.get(key)
+        if refusal is not None and now < refusal.retry_at:
+            deletions = [action for action in actions if not isinstance(action, EnsureAttempt | CreateWorkers)]
+            await self._executor.run(target, deletions)
+            return refusal.retry_at - now
         try:
-            complete = await self._executor.run(target, decision.actions)
-        except RefusedError as refusal:
-            self._refused(key, str(refusal))
-            again_s = REFUSED_RETRY_S
-        except NameTakenError as taken:
-            self._refused(key, str(taken))
-            again_s = NAME_TAKEN_RETRY_S
-        except AttemptGoneError as gone:
-            self._unusable[target.manifest["metadata"]["uid"]] = {gone.attempt: str(gone)}
+            complete = await self._executor.run(target, actions)
+        except RefusedError as error:
+            pause_s = min(LONGEST_REFUSED_PAUSE_S, 2 * refusal.pause_s) if refusal else FIRST_REFUSED_PAUSE_S
+            return self._refused(key, _Refusal(str(error), now + pause_s, pause_s))
+        except NameTakenError as error:
+            return self._refused(key, _Refusal(str(error), now + NAME_TAKEN_PAUSE_S, NAME_TAKEN_PAUSE_S))
+        except AttemptGoneError as error:
+            self._unusable[target.manifest["metadata"]["uid"]] = {error.attempt: str(error)}
             self._queue.add(key)
-        else:
-            self._refusals.pop(key, None)
-            if not complete:
-                self._queue.add(key)
-        wait_s = await self._write_status(target, decision, status, now)
-        return Result(_sooner(again_s, wait_s))
+            return None
+        self._refusals.pop(key, None)
+        if not complete:
+            self._queue.add(key)
+        return None
 
     async def _write_status(self, target: Target, decision: Decision, status: Object, now: float) -> float | None:
         """Write what changed, then tell; seconds to wait when it can be written later."""
@@ -198,7 +218,7 @@ class JobController:
             vanished=self._vanished.get(uid, {}),
             services=attempts_of(mirrors.services.by_index(BY_OWNER, uid)),
             policies=attempts_of(mirrors.network_policies.by_index(BY_OWNER, uid)),
-            refusal=self._refusals.get(key),
+            refusal=refusal.sentence if (refusal := self._refusals.get(key)) is not None else None,
             unusable=self._unusable.get(uid, {}),
         )
 
@@ -213,11 +233,13 @@ class JobController:
         self._parsed[key] = parsed
         return parsed
 
-    def _refused(self, key: Key, sentence: str) -> None:
-        if self._refusals.get(key) != sentence:
-            logger.warning("%s", sentence)
-            self._refusals[key] = sentence
+    def _refused(self, key: Key, refusal: _Refusal) -> float:
+        known = self._refusals.get(key)
+        self._refusals[key] = refusal
+        if known is None or known.sentence != refusal.sentence:
+            logger.warning("%s", refusal.sentence)
             self._queue.add(key)  # the next look shows it in the status
+        return refusal.pause_s
 
     def _on_job(self, change: Change, old: Object | None, new: Object | None) -> None:
         found = new or old

@@ -95,12 +95,14 @@ def attempts_of(objects: Iterable[Object]) -> frozenset[int]:
 def spec_digest(spec: Mapping[str, Any]) -> str:
     """Digest of what a running job may not change: all but runPolicy and the groups' min and max."""
     frozen = {key: value for key, value in spec.items() if key != "runPolicy"}
-    cluster = frozen.get("cluster")
-    if isinstance(cluster, Mapping) and isinstance(cluster.get("workers"), list):
-        groups = [
-            {key: value for key, value in group.items() if key not in ("min", "max")} for group in cluster["workers"]
-        ]
-        frozen["cluster"] = {**cluster, "workers": groups}
+    cluster = dict(frozen.get("cluster") or {})
+    cluster["workers"] = [
+        {key: value for key, value in group.items() if key not in ("min", "max")}
+        for group in cluster.get("workers") or ()
+    ]
+    for name in ("env", "volumes", "workers"):  # the order of a list with keys does not count
+        cluster[name] = sorted(cluster.get(name) or (), key=lambda item: str(item.get("name")))
+    frozen["cluster"] = cluster
     canonical = json.dumps(frozen, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

@@ -123,6 +123,8 @@ class World:
             self.violations.append(error)
 
     def _check_new_pod(self, pod: Object) -> None:
+        if self.job is None or pod["metadata"]["ownerReferences"][0]["uid"] != self.job["metadata"]["uid"]:
+            return  # of a job that is gone, which a lagging cache still shows: the garbage collector has it soon
         labels = pod["metadata"]["labels"]
         attempt, name = int(labels[names.LABEL_ATTEMPT]), pod["metadata"]["name"]
         assert attempt <= self.status.get("attempt", 0), f"{name} is of an attempt that is not persisted"

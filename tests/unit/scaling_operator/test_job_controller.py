@@ -1,0 +1,155 @@
+"""The controller as a whole: scenes from a job's life in a simulated cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from scaling_api.reasons import Failure
+
+from .runtime.virtual_time import run_in_virtual_time
+from .simulation.server import copied
+from .simulation.world import JOB, WORK_S, Trouble, World
+
+
+def _in_world(scene: Callable[[World], Awaitable[None]], **run_policy: Any) -> None:
+    async def main() -> None:
+        world = World({"backoffLimit": 3} | run_policy, seed=7, skew_s=0.0)
+        await scene(world)
+        await world.operator.kill()
+        assert world.violations == []
+
+    run_in_virtual_time(main())
+
+
+def _condition(world: World, kind: str) -> tuple[str, str]:
+    entry = next(entry for entry in world.status["conditions"] if entry["type"] == kind)
+    return entry["status"], entry["reason"]
+
+
+def test_a_cluster_comes_up_with_two_writes_of_status() -> None:
+    async def scene(world: World) -> None:
+        await asyncio.sleep(8.0)
+        assert world.status["phase"] == "Running"
+        writes = [plural for verb, plural in world.operator.client.requests if verb == "patch"]
+        assert len(writes) == 2
+        await asyncio.sleep(10.0)  # the counters follow
+        assert world.status["workers"] == "3/3"
+
+    _in_world(scene)
+
+
+def test_nothing_is_asked_of_the_server_while_nothing_happens() -> None:
+    async def scene(world: World) -> None:
+        await asyncio.sleep(30.0)
+        before = len(world.operator.client.requests)
+        await asyncio.sleep(WORK_S - 40.0)
+        assert len(world.operator.client.requests) == before
+
+    _in_world(scene)
+
+
+def test_a_restart_of_the_operator_changes_nothing() -> None:
+    async def scene(world: World) -> None:
+        await asyncio.sleep(30.0)
+        before = deepcopy(world.server.objects)
+        await world.restart()
+        await asyncio.sleep(30.0)
+        assert world.server.objects == before
+        assert world.operator.client.requests == []
+
+    _in_world(scene)
+
+
+def test_what_the_server_refuses_is_shown_and_heals() -> None:
+    async def scene(world: World) -> None:
+        world.faults.pods_refused = True
+        await asyncio.sleep(60.0)
+        assert _condition(world, "ClusterReady") == ("False", Failure.REFUSED_BY_API)
+        assert world.status["failures"] == 0
+        # At 0, 5, 15 and 35 s.
+        assert world.operator.client.requests.count(("create", "secrets")) == 4
+        world.faults.pods_refused = False
+        await asyncio.sleep(30.0)
+        assert world.status["phase"] == "Running"
+
+    _in_world(scene)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param({"training": {"epochs": -1}}, id="a value that the models refuse"),
+        pytest.param({"cluster": {"podOverrides": {"spec": {"containers": []}}}}, id="an override that is not allowed"),
+    ],
+)
+def test_a_spec_that_cannot_be_run_waits_until_it_can(wrong: dict[str, Any]) -> None:
+    async def scene(world: World) -> None:
+        right = copied((world.job or {})["spec"])
+        world.edit({**wrong, "runPolicy": {"suspend": False}})
+        await asyncio.sleep(20.0)
+        assert _condition(world, "Accepted") == ("False", Failure.INVALID_SPEC)
+        assert world.status["phase"] == "Pending"
+        assert not any(world.left().values())
+        world.edit({"training": right["training"], "cluster": {"podOverrides": None}})
+        await asyncio.sleep(20.0)
+        assert _condition(world, "Accepted")[0] == "True"
+        assert world.status["phase"] == "Running"
+
+    _in_world(scene)
+
+
+def test_a_spec_that_becomes_unreadable_leaves_the_running_job_alone() -> None:
+    async def scene(world: World) -> None:
+        await asyncio.sleep(20.0)
+        before = world.left()
+        world.edit({"training": {"epochs": -1}})
+        await asyncio.sleep(20.0)
+        assert _condition(world, "Accepted") == ("False", Failure.INVALID_SPEC)
+        assert (world.status["phase"], world.left()) == ("Running", before)
+
+    _in_world(scene)
+
+
+def test_an_attempt_without_its_secret_is_followed_by_the_next() -> None:
+    async def scene(world: World) -> None:
+        await asyncio.sleep(20.0)
+        world.server.remove("secrets", next(iter(world.server.objects["secrets"])))
+        await world.restart()  # or the templates would still be in memory
+        await world.cause(Trouble(0, "worker crashes", 0))
+        await asyncio.sleep(30.0)
+        first, second = world.status["attempts"]
+        assert first["reason"] == Failure.OBJECTS_GONE
+        assert second.get("endedAt") is None
+        assert world.status["phase"] == "Running"
+
+    _in_world(scene)
+
+
+def test_the_same_name_again_right_after_deletion() -> None:
+    async def scene(world: World) -> None:
+        await asyncio.sleep(20.0)
+        again = copied(world.job)
+        world.delete()
+        again["metadata"] = {"name": JOB.name, "namespace": JOB.namespace}
+        del again["status"]
+        world.server.create("scalingjobs", again)
+        await asyncio.sleep(60.0)
+        assert (world.status["phase"], world.status["attempt"], world.status["failures"]) == ("Running", 1, 0)
+
+    _in_world(scene)
+
+
+def test_a_job_that_is_being_deleted_is_left_to_the_garbage_collector() -> None:
+    async def scene(world: World) -> None:
+        job = copied(world.job)
+        job["metadata"]["deletionTimestamp"] = world.server.time()
+        world.server.update("scalingjobs", job)
+        await asyncio.sleep(20.0)
+        assert [plural for verb, plural in world.operator.client.requests if verb == "create"] == []
+
+    _in_world(scene)
