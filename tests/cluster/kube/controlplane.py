@@ -90,6 +90,8 @@ def controller_manager_command(program: Path, folder: Path) -> list[str]:
         f"--cluster-signing-cert-file={pki / 'ca.crt'}",
         f"--cluster-signing-key-file={pki / 'ca.key'}",
         "--allocate-node-cidrs=false",
+        # A claim that just misses its volume is looked at again after this time; 15 s by default.
+        "--pvclaimbinder-sync-period=1s",
         "--kube-api-qps=1000",
         "--kube-api-burst=2000",
         "--profiling=false",
