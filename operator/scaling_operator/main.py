@@ -49,9 +49,9 @@ async def run(settings: Settings) -> None:
     """Run the operator until a signal. Raises ConfigurationError for what only an administrator can put right."""
     from .runtime.client import ApiClient
 
-    async with await ApiClient.load(settings.kubeconfig) as client:
+    async with await ApiClient.load(settings.kubeconfig) as client, client.separate(request_timeout_s=5.0) as leases:
         await check_installed(client)
-        manager = build_manager(client, settings)
+        manager = build_manager(client, leases, settings)
         logger.info("starting", extra={"namespace": settings.namespace, "runtime_image": settings.runtime_image})
         await manager.run()
 
@@ -80,8 +80,8 @@ async def check_installed(client: ApiClient) -> None:
         )
 
 
-def build_manager(client: ApiClient, settings: Settings) -> Manager:
-    """Connect the parts; nothing is sent yet."""
+def build_manager(client: ApiClient, leases: ApiClient, settings: Settings) -> Manager:
+    """Connect the parts; nothing is sent yet. `leases` is a client for leader election alone."""
     from scaling_api.driver import TOKEN_AUDIENCE
 
     from .events import EventRecorder
@@ -96,10 +96,7 @@ def build_manager(client: ApiClient, settings: Settings) -> Manager:
     from .server.progress import ProgressEndpoint
     from .server.tokens import TokenReviewer
 
-    lease_client = client.separate(request_timeout_s=5.0)
-    elector = (
-        LeaderElector(lease_client, namespace=settings.namespace, name=LEASE_NAME) if settings.leader_election else None
-    )
+    elector = LeaderElector(leases, namespace=settings.namespace, name=LEASE_NAME) if settings.leader_election else None
     health = HealthServer(port=settings.metrics_port)
     manager = Manager(health=health, elector=elector)
 
