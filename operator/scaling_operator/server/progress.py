@@ -35,13 +35,15 @@ from ..runtime.objects import Object
 from ..runtime.store import Store
 from .limits import ReportLimits
 from .senders import Later, Refuse, judge_sender
-from .tokens import Refusal, TokenReviewer
+from .tokens import PodIdentity, Refusal, TokenReviewer
 
 logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 256 * 1024
 BODY_TIMEOUT_S = 15.0
 RETRY_AFTER_S = 2
+# After each of these pauses the cache has had time to show what made a write fail.
+CONFLICT_PAUSES_S = (0.05, 0.2, 0.5, 1.0)
 
 REPORTS = Counter("scaling_progress_reports_total", "Progress reports of drivers by HTTP answer", ["code"])
 
@@ -109,6 +111,24 @@ class ProgressEndpoint:
         if isinstance(sender, Refusal):
             raise RefusedError(401, sender.sentence)
         report = await _read(request)
+        job = self._admit(sender, report, namespace, name)
+        uid = job["metadata"]["uid"]
+        wait_s = self._limits.wait_s(uid, report, self._clock())
+        if wait_s > 0:
+            raise RefusedError(429, f"job {namespace}/{name} reports too often", retry_after_s=wait_s)
+        for pause_s in CONFLICT_PAUSES_S:
+            try:
+                await self._store(job, report)
+                self._limits.accepted(uid, report)
+                return
+            except ConflictError:
+                # The job has changed, maybe to another attempt: judge anew once the cache shows it.
+                await asyncio.sleep(pause_s)
+                job = self._admit(sender, report, namespace, name)
+        raise RefusedError(503, "the job changes too fast", retry_after_s=RETRY_AFTER_S)
+
+    def _admit(self, sender: PodIdentity, report: ProgressReport, namespace: str, name: str) -> Object:
+        """The cached job, if `sender` may report for it. Raises RefusedError."""
         job = self._jobs.get(namespace, name)
         verdict = judge_sender(
             sender,
@@ -120,32 +140,27 @@ class ProgressEndpoint:
         )
         if isinstance(verdict, Refuse):
             raise RefusedError(verdict.status, verdict.sentence)
-        if isinstance(verdict, Later) or job is None:
-            sentence = verdict.sentence if isinstance(verdict, Later) else "the job is not known here yet"
-            raise RefusedError(503, sentence, retry_after_s=RETRY_AFTER_S)
-        uid = job["metadata"]["uid"]
-        wait_s = self._limits.wait_s(uid, report, self._clock())
-        if wait_s > 0:
-            raise RefusedError(429, f"job {namespace}/{name} reports too often", retry_after_s=wait_s)
-        await self._store(namespace, name, uid, report)
-        self._limits.accepted(uid, report)
+        if isinstance(verdict, Later):
+            raise RefusedError(503, verdict.sentence, retry_after_s=RETRY_AFTER_S)
+        assert job is not None
+        return job
 
-    async def _store(self, namespace: str, name: str, uid: str, report: ProgressReport) -> None:
+    async def _store(self, job: Object, report: ProgressReport) -> None:
+        """Write the report into the status of `job` if that is still what the cache shows; else ConflictError.
+
+        Hence a replica whose cache is behind never takes the word of a head that has been replaced.
+        """
+        identity = {key: job["metadata"][key] for key in ("name", "namespace", "uid", "resourceVersion")}
+        namespace, name = identity["namespace"], identity["name"]
+        body: Object = {"apiVersion": API_VERSION, "kind": KIND, "metadata": identity, "status": _status(report)}
         path = resource_path(API_VERSION, PLURAL, namespace, name, "status")
-        body: Object = {
-            "apiVersion": API_VERSION,
-            "kind": KIND,
-            # With the uid a later job of the same name is left alone.
-            "metadata": {"name": name, "namespace": namespace, "uid": uid},
-            "status": _status(report),
-        }
         parameters = {"fieldManager": PROGRESS_MANAGER, "force": "true"}
         try:
             stored = await self._client.patch(path, body, content_type=APPLY_PATCH, params=parameters)
+        except ConflictError:
+            raise
         except NotFoundError as exc:
             raise RefusedError(404, f"there is no ScalingJob {namespace}/{name} any more") from exc
-        except ConflictError as exc:
-            raise RefusedError(409, f"ScalingJob {namespace}/{name} is another one now") from exc
         except InvalidError as exc:
             raise RefusedError(422, f"the API server refused the report: {exc.message}") from exc
         except (ServerUnavailableError, TooManyRequestsError) as exc:

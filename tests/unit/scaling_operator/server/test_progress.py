@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from scaling_api.driver import TOKEN_AUDIENCE, progress_path
 from scaling_operator.runtime.client import ApiClient
@@ -100,7 +101,8 @@ async def test_a_report_is_in_the_status_before_it_is_answered(operator: Operato
     (patch,) = operator.api.requests("PATCH")
     assert patch.query == {"fieldManager": "scaling-progress", "force": "true"}
     assert patch.headers["Content-Type"] == "application/apply-patch+yaml"
-    assert patch.body["metadata"] == {"name": "mnist", "namespace": "team", "uid": "job-uid"}
+    identity = {"name": "mnist", "namespace": "team", "uid": "job-uid", "resourceVersion": "5"}
+    assert patch.body["metadata"] == identity
     fields = patch.body["status"]
     assert fields["progress"]["percent"] == 40.0
     assert fields["reportedAttempt"] == 1
@@ -198,7 +200,7 @@ async def test_nothing_is_believed_before_the_first_list(operator: Operator) -> 
     ("reply", "code", "again"),
     [
         pytest.param(failure(404, "NotFound"), 404, None, id="job deleted meanwhile"),
-        pytest.param(failure(409, "Conflict"), 409, None, id="another job of that name"),
+        pytest.param(failure(409, "Conflict"), 503, "2", id="the job changes all the time"),
         pytest.param(failure(422, "Invalid", "status.stages: too many"), 422, None, id="the CRD refuses it"),
         pytest.param(failure(503, "ServiceUnavailable"), 503, "2", id="API server away"),
         pytest.param(failure(429, "TooManyRequests", retry_after_s=77), 503, "77", id="API server sheds load"),
@@ -211,6 +213,32 @@ async def test_a_failed_write_is_never_answered_with_200(
     operator.api.on("PATCH", STATUS, reply)
     status, _, retry_after = await operator.post()
     assert (status, retry_after) == (code, again)
+
+
+async def test_a_head_that_was_replaced_is_refused_even_by_a_cache_that_is_behind(operator: Operator) -> None:
+    replaced = {**JOB, "metadata": {**JOB["metadata"], "resourceVersion": "8"}, "status": {"attempt": 2}}  # type: ignore[dict-item]
+
+    async def conflict(server: ScriptedServer, request: web.Request) -> web.StreamResponse:
+        operator.jobs.apply("MODIFIED", replaced)
+        return await failure(409, "Conflict")(server, request)
+
+    operator.api.on("PATCH", STATUS, conflict)
+    status, sentence, _ = await operator.post()
+    assert (status, sentence) == (409, "attempt 1 of team/mnist is over; attempt 2 is current")
+    assert len(operator.api.requests("PATCH")) == 1
+
+
+async def test_a_write_that_met_another_is_repeated_on_what_came_out(operator: Operator) -> None:
+    changed = {**JOB, "metadata": {**JOB["metadata"], "resourceVersion": "8"}}  # type: ignore[dict-item]
+
+    async def conflict(server: ScriptedServer, request: web.Request) -> web.StreamResponse:
+        operator.jobs.apply("MODIFIED", changed)
+        return await failure(409, "Conflict")(server, request)
+
+    operator.api.on("PATCH", STATUS, conflict, answer(STORED))
+    assert (await operator.post())[0] == 200
+    versions = [patch.body["metadata"]["resourceVersion"] for patch in operator.api.requests("PATCH")]
+    assert versions == ["5", "8"]
 
 
 async def test_a_job_that_reports_too_often_is_told_when_to_come_again(operator: Operator) -> None:
