@@ -128,7 +128,7 @@ class Job:
         return wait_until(found, timeout_s=timeout_s)
 
     def curve(self) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = json.loads((self.run_folder / "curves.json").read_text())["epochs"]
+        rows: list[dict[str, Any]] = json.loads((self.run_folder / "curves.json").read_text())
         return rows
 
     def result(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 
 import scaling_api.names as names
+from scaling_api.scalars import MAX_JOB_NAME
 from tests.cluster.kube.access import Access
 from tests.cluster.kube.client import ApiError, condition_status, wait_until
 from tests.cluster.scenarios.conftest import Operator, RunJob
@@ -170,7 +171,7 @@ def test_operator_restart_edits_and_deletion_of_a_running_job(
 
 
 def test_names_that_a_user_may_choose_fit(run_job: RunJob, cluster: Access, namespace: str) -> None:
-    longest = "n" * 40
+    longest = "n" * MAX_JOB_NAME
     job = run_job(longest, cluster={"image": "no-such-image:test"})
     wait_until(lambda: names.head_pod(longest, 1) in job.pod_uids(), timeout_s=30)
     failing = job.wait(

@@ -1,0 +1,185 @@
+"""How jobs end, fail, are refused, and outlive their operator; on simulated nodes, where pods end as a test says.
+
+API server, scheduler, garbage collector and operator are real; containers are not, so a minute of a job's life
+passes in seconds and a driver can be made to end in any way.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from tests.cluster.kube.access import Access
+from tests.cluster.kube.client import Object, condition_status, wait_until
+from tests.cluster.scenarios.conftest import OPERATOR_NAMESPACE, Operator, RunJob
+from tests.cluster.scenarios.jobs import JOBS, Job
+
+pytestmark = pytest.mark.usefixtures("simulated_nodes")
+
+SIMULATED = {
+    "spec": {
+        "nodeSelector": {"type": "simulated"},
+        "tolerations": [{"key": "kwok.x-k8s.io/node", "operator": "Exists"}],
+    }
+}
+
+
+@pytest.fixture
+def simulate(run_job: RunJob) -> RunJob:
+    """Like run_job, on simulated nodes."""
+
+    def run(name: str, *, cluster: dict[str, Any] | None = None, **options: Any) -> Job:
+        return run_job(name, cluster={"podOverrides": SIMULATED, **(cluster or {})}, **options)
+
+    return run
+
+
+def _end_driver(job: Job, attempt: int, *, code: int, **how: str) -> None:
+    """Let the driver of an attempt end with an exit code, once its pod is there."""
+    name = f"{job.name}-{attempt}-head"
+    job.client.wait_for("pods", name, job.namespace, lambda pod: pod["status"].get("phase") == "Running", timeout_s=60)
+    job.client.annotate("pods", name, job.namespace, exit_code=str(code), exit_container="driver", **how)
+
+
+def _condition(job: Object, kind: str) -> Object:
+    found: Object = next(c for c in job["status"]["conditions"] if c["type"] == kind)
+    return found
+
+
+def test_a_driver_that_refuses_fails_the_job_at_once(simulate: RunJob) -> None:
+    job = simulate("refused")
+    sentence = '{"reason":"UserError","message":"training.batchSize is too large for this data set"}'
+    _end_driver(job, 1, code=78, exit_message=sentence)
+
+    failed = job.wait_condition("Failed", timeout_s=60)
+    assert _condition(failed, "Failed")["reason"] == "UserError"
+    assert "training.batchSize" in _condition(failed, "Failed")["message"]
+    assert failed["status"]["attempt"] == 1, "what is the user's to mend is not tried again"
+    wait_until(lambda: job.owned() == [], timeout_s=60)
+
+
+def test_failures_are_retried_until_the_limit_and_say_what_helps(simulate: RunJob) -> None:
+    job = simulate("unlucky", run_policy={"backoffLimit": 1})
+    _end_driver(job, 1, code=137, exit_reason="OOMKilled")
+    _end_driver(job, 2, code=1, exit_message='{"reason":"DriverFailed","message":"KeyError: loss"}')
+
+    failed = job.wait_condition("Failed", timeout_s=60)
+    first, second = failed["status"]["attempts"]
+    assert first["reason"] == "OutOfMemory"
+    assert "resources.limits.memory" in first["message"]
+    assert second["reason"] == "DriverFailed"
+    assert _condition(failed, "Failed")["reason"] == "BackoffLimitExceeded"
+    assert "KeyError: loss" in _condition(failed, "Failed")["message"]
+    assert {"OutOfMemory", "Retrying", "BackoffLimitExceeded"} <= set(job.events())
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept"),
+    [
+        ("All", set()),
+        ("Running", {"policy-1-head"}),
+        ("None", {"policy-1-head", "policy-1-cpu-0-0", "policy-1-cpu-1-0"}),
+    ],
+)
+def test_the_end_of_a_job_cleans_as_its_policy_says(simulate: RunJob, policy: str, kept: set[str]) -> None:
+    job = simulate("policy", run_policy={"cleanPodPolicy": policy})
+    _end_driver(job, 1, code=0)
+    job.wait_condition("Succeeded", timeout_s=60)
+
+    wait_until(lambda: set(job.pod_uids()) == kept, timeout_s=60)
+    time.sleep(1)  # what should stay, stays
+    assert set(job.pod_uids()) == kept
+
+
+def test_a_job_that_is_active_for_too_long_fails_and_frees_its_pods(simulate: RunJob) -> None:
+    job = simulate("slow", run_policy={"activeDeadlineSeconds": 5})
+    failed = job.wait_condition("Failed", timeout_s=60)
+    assert _condition(failed, "Failed")["reason"] == "DeadlineExceeded"
+    wait_until(lambda: job.owned() == [], timeout_s=60)
+
+
+def test_a_finished_job_is_deleted_after_its_time(simulate: RunJob, cluster: Access, namespace: str) -> None:
+    job = simulate("brief", run_policy={"ttlSecondsAfterFinished": 2})
+    _end_driver(job, 1, code=0)
+    cluster.client.wait_gone(JOBS, "brief", namespace, timeout_s=60)
+    assert (job.storage).is_dir(), "storage is never touched"
+
+
+def test_suspended_from_the_start_nothing_is_made_until_resumed(simulate: RunJob) -> None:
+    job = simulate("later", run_policy={"suspend": True})
+    suspended = job.wait_condition("Suspended", timeout_s=30)
+    assert suspended["status"].get("attempt") is None
+    assert job.owned() == []
+    # An edit and the end of suspension in one request.
+    job.patch({"spec": {"runPolicy": {"suspend": False}, "training": {"epochs": 7}}})
+    job.wait_condition("ClusterReady", timeout_s=60)
+    assert job.status()["attempt"] == 1
+
+
+def test_what_no_node_can_hold_is_said_with_the_schedulers_words(simulate: RunJob) -> None:
+    huge = {"requests": {"cpu": "5000"}, "limits": {"cpu": "5000"}}
+    workers = [{"name": "cpu", "min": 1, "max": 2, "resources": huge}]
+    job = simulate("huge", workers=1, cluster={"workers": workers})
+
+    def unschedulable(item: Object) -> bool:
+        return any(c["reason"] == "Unschedulable" for c in item.get("status", {}).get("conditions", []))
+
+    waiting = job.wait(unschedulable, timeout_s=60)
+    assert waiting["status"]["phase"] == "Pending"
+    assert "Insufficient cpu" in _condition(waiting, "ClusterReady")["message"]
+
+
+def test_a_quota_shows_in_the_status_and_its_end_heals(simulate: RunJob, cluster: Access, namespace: str) -> None:
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few"}, "spec": {"hard": {"pods": "2"}}}
+    cluster.client.create(quota, namespace)
+    wait_until(lambda: cluster.client.get("resourcequotas", "few", namespace)["status"].get("hard"), timeout_s=30)
+    job = simulate("crowded")
+
+    def refused(item: Object) -> bool:
+        return any(c["reason"] == "RefusedByAPIServer" for c in item.get("status", {}).get("conditions", []))
+
+    waiting = job.wait(refused, timeout_s=60)
+    assert "exceeded quota: few" in _condition(waiting, "ClusterReady")["message"]
+    cluster.client.delete("resourcequotas", "few", namespace)
+    job.wait_condition("ClusterReady", timeout_s=90)
+
+
+def test_pod_overrides_beyond_what_is_allowed_are_named(simulate: RunJob) -> None:
+    job = simulate("sly", cluster={"podOverrides": {"spec": {"hostNetwork": True}}})
+    rejected = job.wait_condition("Accepted", "False", timeout_s=30)
+    assert _condition(rejected, "Accepted")["reason"] == "InvalidSpec"
+    assert "hostNetwork" in _condition(rejected, "Accepted")["message"]
+    assert job.owned() == []
+
+
+def test_the_second_operator_takes_over_from_the_first(simulate: RunJob, operator: Operator, cluster: Access) -> None:
+    before = simulate("before")
+    before.wait_condition("ClusterReady", timeout_s=60)
+    pods = before.pod_uids()
+    operator.scale(2)
+    try:
+        first = operator.leader()
+        operator.delete_pod(first, grace_period_s=0)  # it cannot give its lease back
+
+        after = simulate("after")
+        after.wait_condition("ClusterReady", timeout_s=90)
+        assert operator.leader() != first
+        assert before.pod_uids() == pods, "a running job does not notice"
+        _end_driver(before, 1, code=0)
+        before.wait_condition("Succeeded", timeout_s=60)
+        # Exactly one of each: two leaders would have made, or broken, more.
+        assert sorted(after.pod_uids()) == ["after-1-cpu-0-0", "after-1-cpu-1-0", "after-1-head"]
+        assert condition_status(after.read(), "Failed") is None
+    finally:
+        operator.scale(1)
+        cluster.client.wait_for(
+            "leases.coordination.k8s.io",
+            "scaling-operator",
+            OPERATOR_NAMESPACE,
+            lambda lease: (
+                lease["spec"]["holderIdentity"].split("_")[0] in {pod["metadata"]["name"] for pod in operator.pods()}
+            ),
+            timeout_s=60,
+        )
