@@ -39,6 +39,7 @@ from scaling_training.stages.base import Run
 from scaling_training.stages.pipeline import run_stages
 from scaling_training.storage import Storage
 from scaling_training.timeline import Timeline
+from scaling_training.train import preload
 from scaling_training.train.types import TrainingProgress
 
 log = logging.getLogger("scaling_training.driver")
@@ -107,6 +108,8 @@ def _run(settings: Settings, ledger: Ledger, model: ProgressModel, stop: _Stop, 
         model.training(training)
         if training.first_step_at is not None and not written_first_step.is_set():
             written_first_step.set()
+            # What evaluation needs is imported while training goes on: seconds that nobody then waits for.
+            preload.begin(preload.METRICS_MODULES)
             _write_timeline(storage, attempt, timeline)
 
     run = Run(

@@ -9,6 +9,7 @@ from typing import Any
 from scaling_training.ledger import Output
 from scaling_training.stages.base import Inputs, Run, Stage
 from scaling_training.stages.train import best_checkpoint
+from scaling_training.train import preload
 
 
 def _depends_on(run: Run) -> Mapping[str, Any]:
@@ -19,6 +20,7 @@ def _run(run: Run, inputs: Inputs) -> Output:
     from scaling_training.data import TestAccess
     from scaling_training.evaluate import evaluate
 
+    preload.wait(preload.METRICS_MODULES)
     checkpoint = best_checkpoint(inputs["train"])
     test = evaluate(run.spec, storage=run.storage, checkpoint=checkpoint, split="test", access=TestAccess("evaluate"))
     validation = evaluate(run.spec, storage=run.storage, checkpoint=checkpoint, split="validation")
