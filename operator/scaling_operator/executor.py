@@ -196,7 +196,8 @@ class Executor:
     async def _create(self, target: Target, path: str, body: Object, store: Store | None) -> bool:
         """Have `body` exist; False when it did before. `store` is the cache that will show it, if any."""
         try:
-            created = await self._client.create(path, body)
+            # Of the answer the version is enough, and decoding whole pods is what an operator's time goes into.
+            created = await self._client.create(path, body, metadata_only=True)
         except AlreadyExistsError as error:
             await self._check_owner(target, path, body, store, error)
             return False

@@ -177,7 +177,9 @@ class JobController:
         body = {"metadata": {"resourceVersion": target.manifest["metadata"]["resourceVersion"]}, "status": changes}
         path = resource_path(API_VERSION, PLURAL, *key, subresource="status")
         try:
-            written = await self._client.patch(path, body, params={"fieldManager": OPERATOR_MANAGER})
+            written = await self._client.patch(
+                path, body, params={"fieldManager": OPERATOR_MANAGER}, metadata_only=True
+            )
         except NotFoundError:
             return None
         self._written_at[key] = now
@@ -202,7 +204,9 @@ class JobController:
         changes = patch(status, {**kept, **{name: rendered[name] for name in ("conditions", "observedGeneration")}})
         if changes:
             path = resource_path(API_VERSION, PLURAL, *key, subresource="status")
-            written = await self._client.patch(path, {"status": changes}, params={"fieldManager": OPERATOR_MANAGER})
+            written = await self._client.patch(
+                path, {"status": changes}, params={"fieldManager": OPERATOR_MANAGER}, metadata_only=True
+            )
             self._tracker.record(key, self._mirrors.jobs, written)
             self._recorder.record(manifest, "Warning", Failure.INVALID_SPEC, sentence)
         return Result()
