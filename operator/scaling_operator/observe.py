@@ -18,7 +18,7 @@ from .decide.clock import from_rfc3339
 from .decide.types import ContainerView, PodView
 from .runtime.objects import Object
 
-# A scheduler says "no" to many pods for a moment while nodes come and go.
+# Of what a scheduler or a kubelet says about a pod; with many nodes it repeats itself.
 _MAX_MESSAGE = 400
 
 
@@ -128,7 +128,8 @@ def _container(entry: Mapping[str, Any]) -> ContainerView:
         name=entry["name"],
         state=kind,
         reason=shown.get("reason") or "",
-        message=(shown.get("message") or "")[: 3 * _MAX_MESSAGE],
+        # Whole, as it may be JSON; kubelets keep 4 KiB of it at most.
+        message=shown.get("message") or "",
         exit_code=detail.get("exitCode"),
         restarts=restarts,
         started_at=_moment(detail.get("startedAt")) if kind == "running" else None,

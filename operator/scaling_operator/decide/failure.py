@@ -21,11 +21,16 @@ _IMAGE_REASONS = frozenset(
 _CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError"})
 _FAILURES = {str(failure): failure for failure in Failure}
 _EXIT_KILLED = 137  # 128 + SIGKILL: the mark of the out-of-memory killer, when nobody else took the pod away
+_LAST_LINES = 3
+_LAST_CHARACTERS = 400
 # The scheduler says "no" to many pods for a moment, while other pods or nodes come and go.
 UNSCHEDULABLE_AFTER_S = 10.0
 
 _DISRUPTIONS = {
-    "PreemptionByScheduler": (Failure.PREEMPTED, "was preempted by a pod of higher priority"),
+    "PreemptionByScheduler": (
+        Failure.PREEMPTED,
+        "was preempted by a pod of higher priority; set priorityClassName by cluster.podOverrides to be spared",
+    ),
     "DeletionByTaintManager": (Failure.NODE_LOST, "was on a node that stopped answering or was tainted"),
     "EvictionByEvictionAPI": (Failure.EVICTED, "was evicted, as in draining its node"),
     "DeletionByPodGC": (Failure.NODE_LOST, "was on a node that no longer exists"),
@@ -62,10 +67,11 @@ def why_ended(pod: PodView) -> Trouble:
     if main is not None and main.exit_code == _EXIT_KILLED:
         return _out_of_memory(pod, main, "was killed (exit code 137), most likely for lack of memory")
     if main is not None and main.exit_code is not None:
-        said = f": {main.message.strip()}" if main.message.strip() else ""
+        said = f": {_last_words(main.message)}" if main.message.strip() else ""
         return Trouble(
             Failure.DRIVER_FAILED,
-            f"container {main.name} of pod {pod.name} ended with exit code {main.exit_code}{said}",
+            f"container {main.name} of pod {pod.name} ended with exit code {main.exit_code}{said}; with "
+            "runPolicy.cleanPodPolicy Running the last attempt's pod stays for kubectl logs",
         )
     return deleted(pod.name)
 
@@ -121,8 +127,14 @@ def _own_word(main: ContainerView) -> Trouble | None:
         return Trouble(_FAILURES[said["reason"]], str(said["message"]))
     except (ValueError, TypeError, KeyError):
         if main.exit_code == ExitCode.REFUSED:
-            return Trouble(Failure.USER_ERROR, main.message.strip() or "the driver refused the job; see its log")
+            return Trouble(Failure.USER_ERROR, _last_words(main.message) or "the driver refused the job; see its log")
         return None
+
+
+def _last_words(message: str) -> str:
+    """The end of a termination message, which without JSON is the end of a log."""
+    lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
+    return " | ".join(lines[-_LAST_LINES:])[-_LAST_CHARACTERS:]
 
 
 def _out_of_memory(pod: PodView, view: ContainerView, what: str) -> Trouble:

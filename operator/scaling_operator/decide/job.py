@@ -22,7 +22,7 @@ from .conditions import Verdict
 from .deadline import deadline_left_s
 from .failure import known_in_s
 from .head_loss import HeadFine, HeadLost, HeadMissing, HeadSucceeded, judge_head
-from .status import is_urgent, render, summarise
+from .status import MAX_MESSAGE, is_urgent, render, summarise
 from .ttl import time_to_live_s
 from .types import (
     Action,
@@ -66,11 +66,13 @@ def decide(job: Job, observed: Observed, status: Mapping[str, object], *, now: f
     if memory.has_ended:
         outcome = _after_the_end(job, observed, now)
     else:
+        refused = _refused_events(job, memory)
         accepted = {ConditionType.ACCEPTED: conditions.accepted(job.invalid)}
         memory = replace(memory, conditions=conditions.merged(memory.conditions, accepted, now=now))
         observed = replace(observed, memory=memory)
         current = memory.current
         outcome = _between(job, observed, now) if current is None else _during(job, observed, current, now)
+        outcome = replace(outcome, events=[*refused, *outcome.events])
     return _decision(job, observed, status, outcome)
 
 
@@ -267,6 +269,13 @@ def _is_suspending(memory: Memory) -> bool:
 
 def _noted(memory: Memory, verdicts: conditions.Verdicts, now: float) -> Memory:
     return replace(memory, conditions=conditions.merged(memory.conditions, verdicts, now=now))
+
+
+def _refused_events(job: Job, memory: Memory) -> list[Event]:
+    before = memory.conditions.get(ConditionType.ACCEPTED)
+    if job.invalid is None or (before is not None and before.message == job.invalid[:MAX_MESSAGE]):
+        return []
+    return [Event("Warning", Failure.INVALID_SPEC, job.invalid)]
 
 
 def _replacement(slot: str, trouble: Trouble) -> Event:

@@ -39,6 +39,15 @@ _TOLD = json.dumps({"reason": "OutOfMemory", "message": "Ray killed rank 1; lowe
             id="a reason that nobody knows is not believed",
         ),
         pytest.param(
+            head(
+                phase="Failed",
+                driver=ended(CONTAINER_DRIVER, 1, message="a\n\nb\nTraceback:\n  File x\nValueError: y\n"),
+            ),
+            Failure.DRIVER_FAILED,
+            "exit code 1: Traceback: | File x | ValueError: y;",
+            id="of a log the end is shown",
+        ),
+        pytest.param(
             head(phase="Failed", driver=ended(CONTAINER_DRIVER, ExitCode.STOPPED)),
             Failure.STOPPED,
             "asked to stop",

@@ -329,6 +329,9 @@ class TestInvalidSpec:
         decision = decide(job(invalid="spec.x: no"), observed(memory=Memory(), **NOTHING), {}, now=NOW)
         assert (_phase(decision), decision.actions) == ("Pending", ())
         assert condition(decision, ConditionType.ACCEPTED) == ("False", Failure.INVALID_SPEC)
+        assert _reasons(decision) == [Failure.INVALID_SPEC]
+        again = decided(job(invalid="spec.x: no"), observed(memory=after(decision), **NOTHING))
+        assert again.events == ()
 
     def test_it_heals(self) -> None:
         wrong = decide(job(invalid="spec.x: no"), observed(memory=Memory(), **NOTHING), {}, now=NOW)
