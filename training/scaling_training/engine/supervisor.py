@@ -13,6 +13,8 @@ from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from scaling_training.engine import mailbox
 from scaling_training.engine.mailbox import Letter
 
+LAST_LETTER_S = 2.0
+
 
 class Supervisor(WorkerGroupCallback):  # type: ignore[misc]
     """Called by the controller's thread; ``stop`` and the attributes are read and set by any thread."""
@@ -58,5 +60,12 @@ class Supervisor(WorkerGroupCallback):  # type: ignore[misc]
         self._pending = self._first.execute.remote(mailbox.exchange, self._stop)
 
     def before_worker_group_shutdown(self, worker_group: Any) -> None:
-        """The group is about to end."""
+        """The group is about to end: take its last letter, which says how far it came."""
+        if self._first is not None:
+            try:
+                last = self._first.execute.remote(mailbox.exchange, self._stop)
+                self._deliver(ray.get(last, timeout=LAST_LETTER_S))
+            except RayError:
+                # Its process is what the group ends for.
+                pass
         self._first, self._pending, self.started_at = None, None, None
