@@ -11,7 +11,7 @@ import pytest
 from scaling_api.driver import CONTAINER_DRIVER, ExitCode
 from scaling_api.reasons import ConditionType, Failure, Reason
 from scaling_operator.decide import Decision, decide
-from scaling_operator.decide.job import GIVE_UP_ON_HEAD_S, SUSPEND_GRACE_S
+from scaling_operator.decide.suspend import GIVE_UP_ON_HEAD_S, SUSPEND_GRACE_S
 from scaling_operator.decide.types import (
     Action,
     CreateWorkers,
