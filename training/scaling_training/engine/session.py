@@ -34,6 +34,8 @@ _TUNING = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
+    # A thread that calls Ray after our connection ended (a stop in mid-start) must not connect to anybody else's.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     # Training processes keep the driver's working directory.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     # Ray prints the raylets' notices into the driver's output; what matters of them we say ourselves.
