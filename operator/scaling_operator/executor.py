@@ -230,9 +230,7 @@ class Executor:
         for start in range(0, len(action.pods), _DELETES_AT_ONCE):
             await _all(
                 [
-                    self._delete(
-                        target, "v1", "pods", name, self._mirrors.pods, uid=uid, grace_period_s=action.grace_period_s
-                    )
+                    self._delete(target, "v1", "pods", name, self._mirrors.pods, uid=uid)
                     for name, uid in action.pods[start : start + _DELETES_AT_ONCE]
                 ]
             )
@@ -265,11 +263,10 @@ class Executor:
         store: Store | None,
         *,
         uid: str | None = None,
-        grace_period_s: int | None = None,
     ) -> None:
         path = resource_path(group_version, plural, target.key.namespace, name)
         try:
-            answer = await self._client.delete(path, uid=uid, grace_period_s=grace_period_s)
+            answer = await self._client.delete(path, uid=uid)
         except (NotFoundError, ConflictError):  # gone, or another one's
             return
         # While an object terminates the answer is the object; what is gone at once tells no version.

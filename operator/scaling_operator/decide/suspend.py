@@ -19,8 +19,6 @@ from .conditions import Verdict
 from .outcome import Outcome, noted
 from .types import Action, DeletePods, Event, Memory, PodView
 
-# Time for the driver to save a checkpoint when the job is suspended.
-SUSPEND_GRACE_S = 120
 # A head that still terminates so long after its grace period is on a node that does not answer.
 GIVE_UP_ON_HEAD_S = 60.0
 
@@ -49,8 +47,11 @@ def driver_may_run(head: PodView | None, now: float) -> TypeGuard[PodView]:
 
 
 def stop_driver(memory: Memory, head: PodView, old: Sequence[Action], now: float) -> Outcome:
-    """Suspension is persisted: end the driver and wait for it. The workers stay until it has saved."""
-    stop = [] if head.terminating else [DeletePods(((head.name, head.uid),), SUSPEND_GRACE_S)]
+    """Suspension is persisted: end the driver and wait for it. The workers stay until it has saved.
+
+    The time for that is the pod's own grace period, which users may set.
+    """
+    stop = [] if head.terminating else [DeletePods(((head.name, head.uid),))]
     again_s = head.gone_by + GIVE_UP_ON_HEAD_S - now if head.gone_by is not None else None
     return Outcome(memory, "Suspending", [*old, *stop], look_again_s=again_s)
 

@@ -192,10 +192,9 @@ class CreateWorkers:
 
 @dataclass(frozen=True, slots=True)
 class DeletePods:
-    """Delete these pods, by name and uid. A grace period of None means the pod's own."""
+    """Delete these pods, by name and uid, with the grace periods of their own."""
 
     pods: tuple[tuple[str, str], ...]
-    grace_period_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,9 +224,11 @@ def test_pods_and_the_job_are_deleted() -> None:
         await bench.run(EVERYTHING)
         head = bench.server.get("pods", Key("team", names.head_pod("mnist", 1)))
         await asyncio.sleep(5.0)  # it has a node now
-        await bench.run(DeletePods(((head["metadata"]["name"], head["metadata"]["uid"]),), 120), DeleteJob())
+        await bench.run(DeletePods(((head["metadata"]["name"], head["metadata"]["uid"]),)), DeleteJob())
         assert list(bench.server.all("scalingjobs")) == []
         [pod] = bench.server.all("pods")
-        assert pod["metadata"]["deletionTimestamp"] == bench.server.time_in(120)
+        assert pod["metadata"]["deletionTimestamp"] == bench.server.time_in(
+            head["spec"]["terminationGracePeriodSeconds"]
+        )
 
     _on_bench(test)

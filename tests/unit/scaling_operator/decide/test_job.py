@@ -11,7 +11,7 @@ import pytest
 from scaling_api.driver import CONTAINER_DRIVER, ExitCode
 from scaling_api.reasons import ConditionType, Failure, Reason
 from scaling_operator.decide import Decision, decide
-from scaling_operator.decide.suspend import GIVE_UP_ON_HEAD_S, SUSPEND_GRACE_S
+from scaling_operator.decide.suspend import GIVE_UP_ON_HEAD_S
 from scaling_operator.decide.types import (
     Action,
     CreateWorkers,
@@ -169,7 +169,7 @@ class TestSuspension:
     def test_then_the_driver_is_stopped_and_the_workers_stay(self) -> None:
         decision = decided(self.job, observed(self.pods, memory=self._suspending()))
         name = self.pods[0].name
-        assert decision.actions == (DeletePods(((name, f"uid-{name}"),), SUSPEND_GRACE_S),)
+        assert decision.actions == (DeletePods(((name, f"uid-{name}"),)),)
 
     @pytest.mark.parametrize(
         ("late_s", "waits"),

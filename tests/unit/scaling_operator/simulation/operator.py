@@ -19,8 +19,6 @@ from scaling_operator.settings import Settings
 from .kubelet import Kubelet
 from .server import EPOCH_S, Feed, Server, copied
 
-POD_GRACE_S = 30.0
-
 
 class Faults:
     """What goes wrong on the way: `failing` is a probability, half of it after the server has acted."""
@@ -81,7 +79,8 @@ class SimulatedClient(ApiClient):
         lose_answer = await self._travel("delete", plural)
         obj = self._server.get(plural, key)
         if plural == "pods":
-            obj = self._kubelet.delete(key, POD_GRACE_S if grace_period_s is None else grace_period_s)
+            own_s = obj["spec"]["terminationGracePeriodSeconds"]
+            obj = self._kubelet.delete(key, own_s if grace_period_s is None else grace_period_s)
         else:
             self._server.remove(plural, key)
         await self._return(lose_answer)
