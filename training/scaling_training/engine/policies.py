@@ -103,16 +103,22 @@ class BudgetPolicy(FailurePolicy):  # type: ignore[misc]
         budget: RestartBudget,
         gained: Callable[[], tuple[int, str | None]],
         restarting: Callable[[Cause], None],
+        stopping: Callable[[], bool],
     ) -> None:
         super().__init__(failure_config)
         self._budget = budget
         self._gained = gained
         self._restarting = restarting
+        self._stopping = stopping
         self.final: Cause | None = None
 
     def make_decision(self, training_failed_error: BaseException) -> FailureDecision:
         """Retry or raise."""
         cause = group_cause(training_failed_error)
+        if self._stopping():
+            # Asked to stop, a group that breaks is not mended; and whoever asked may have left Ray already.
+            self.final = cause
+            return FailureDecision.RAISE
         steps_gained, checkpoint = self._gained()
         if self._budget.spend(cause, steps_gained=steps_gained, checkpoint=checkpoint):
             log.warning("Restarting the training processes: %s", cause.sentence)

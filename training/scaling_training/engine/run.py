@@ -119,6 +119,9 @@ class _Group:
         final = self._failures.final if self._failures else None
         if final is not None and final.kind is Kind.USER:
             raise UserError(final.sentence)
+        if final is not None and self._watch.stop_requested():
+            # What was committed before is what there is to save.
+            raise StoppedError
         if final is not None:
             raise EngineError(*final_sentence(final, self._budget.in_a_row))
         if self._error is not None:
@@ -134,7 +137,11 @@ class _Group:
 
             def failure_policy(config: Any) -> BudgetPolicy:
                 self._failures = BudgetPolicy(
-                    config, budget=self._budget, gained=self._gained, restarting=self._restarting
+                    config,
+                    budget=self._budget,
+                    gained=self._gained,
+                    restarting=self._restarting,
+                    stopping=self._watch.stop_requested,
                 )
                 return self._failures
 
