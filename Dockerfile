@@ -29,15 +29,16 @@ RUN python3 -m venv /opt/uv \
 ENV PATH=/opt/scaling/bin:/opt/uv/bin:${PATH} \
     VIRTUAL_ENV=/opt/scaling
 
-# The wheel is built apart, so that no build tool ends up in an image.
-FROM build AS wheel
+# The package is built apart, so that no build tool ends up in an image.
+FROM build AS package
 COPY requirements/dev.txt requirements/dev.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY api api
 COPY operator operator
 COPY training training
 COPY cli cli
-RUN uv build --wheel --require-hashes --build-constraints requirements/dev.txt --out-dir /wheel
+RUN uv build --wheel --require-hashes --build-constraints requirements/dev.txt --out-dir /wheel \
+    && uv pip install --no-deps --prefix /package /wheel/*.whl
 
 FROM build AS operator-requirements
 COPY requirements/operator.txt requirements/operator.txt
@@ -51,18 +52,14 @@ RUN uv pip install --require-hashes -r requirements/runtime.txt
 # layer of several gigabytes as it is, in registries and on nodes.
 FROM common AS operator
 COPY --from=operator-requirements /opt/scaling /opt/scaling
-RUN --mount=type=bind,from=build,source=/opt/uv,target=/opt/uv \
-    --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
-    /opt/uv/bin/uv pip install --python /opt/scaling --no-cache --no-deps --compile-bytecode /wheel/*.whl
+COPY --from=package /package /opt/scaling
 ENV PATH=/opt/scaling/bin:${PATH}
 USER 1000:1000
 ENTRYPOINT ["scaling-operator"]
 
 FROM common AS runtime
 COPY --from=runtime-requirements /opt/scaling /opt/scaling
-RUN --mount=type=bind,from=build,source=/opt/uv,target=/opt/uv \
-    --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
-    /opt/uv/bin/uv pip install --python /opt/scaling --no-cache --no-deps --compile-bytecode /wheel/*.whl
+COPY --from=package /package /opt/scaling
 ENV PATH=/opt/scaling/bin:${PATH} \
     RAY_USAGE_STATS_ENABLED=0
 USER 1000:1000
