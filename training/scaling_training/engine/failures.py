@@ -72,7 +72,7 @@ def cause_of(error: BaseException, *, rank: int | None = None) -> Cause:
     if name == "WorkerHealthCheckTimeoutError":
         return Cause(Kind.LOST, f"{who} stopped answering")
     if any(sign.lower() in text.lower() for sign in _ECHOES):
-        return Cause(Kind.ECHO, f"{who} lost its connection to another one ({_last_line(text)})")
+        return Cause(Kind.ECHO, f"{who} lost its connection to another one")
     return Cause(Kind.PROGRAM, f"{name} in {who}: {_last_line(text)}")
 
 

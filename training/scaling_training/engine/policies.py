@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,8 +21,6 @@ from ray.train.v2.api.exceptions import ControllerError, PreemptionError, Worker
 from scaling_api.driver import RAY_RESOURCE_SLOT
 from scaling_training.engine.failures import Cause, Kind, RestartBudget, cause_of, most_telling
 from scaling_training.engine.sizing import Sizing
-
-log = logging.getLogger(__name__)
 
 # How long an elastic group waits for all the workers that the spec promises before it starts with fewer: about
 # what a replacement pod takes to come up.
@@ -121,7 +118,6 @@ class BudgetPolicy(FailurePolicy):  # type: ignore[misc]
             return FailureDecision.RAISE
         steps_gained, checkpoint = self._gained()
         if self._budget.spend(cause, steps_gained=steps_gained, checkpoint=checkpoint):
-            log.warning("Restarting the training processes: %s", cause.sentence)
             self._restarting(cause)
             return FailureDecision.RETRY
         self.final = cause
