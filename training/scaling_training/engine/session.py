@@ -69,6 +69,7 @@ def attached(address: str) -> Iterator[None]:
     """
     import ray
 
+    silence_logs()
     deadline = time.monotonic() + ATTACH_TIMEOUT_S
     _wait_for_port(address, deadline)
     while True:
@@ -112,6 +113,7 @@ def local(slots: int, gpus: int) -> Iterator[None]:
     import ray
     from ray.cluster_utils import Cluster
 
+    silence_logs()
     folder = _scratch_folder()
     cluster: Any = None
     try:
@@ -120,7 +122,9 @@ def local(slots: int, gpus: int) -> Iterator[None]:
                 initialize_head=True,
                 shutdown_at_exit=True,
                 head_node_args={
-                    "num_cpus": 0,
+                    # Not what is used, which is slots, but how many processes the node starts ahead: the training
+                    # processes and Ray Train's one helper move into those.
+                    "num_cpus": slots + 1,
                     "num_gpus": gpus,
                     "resources": {RAY_RESOURCE_SLOT: slots},
                     "include_dashboard": False,
