@@ -115,6 +115,10 @@ def local(slots: int, gpus: int) -> Iterator[None]:
 
     silence_logs()
     folder = _scratch_folder()
+    # Where Cluster writes its address, temp_dir or not. It would be /tmp/ray, which may be missing, may be another
+    # user's, and is what every `ray.init("auto")` on the machine reads.
+    os.environ["RAY_TMPDIR"] = str(folder)
+    (folder / "ray").mkdir()
     cluster: Any = None
     try:
         with _own_signals():
@@ -141,6 +145,7 @@ def local(slots: int, gpus: int) -> Iterator[None]:
             ray.shutdown()
         if cluster is not None:
             cluster.shutdown()
+        del os.environ["RAY_TMPDIR"]
         shutil.rmtree(folder, ignore_errors=True)
 
 
