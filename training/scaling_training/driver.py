@@ -31,7 +31,7 @@ from scaling_training.engine import EngineError
 from scaling_training.engine.launch import RayEngine
 from scaling_training.engine.run import StoppedError, Watch
 from scaling_training.errors import UserError
-from scaling_training.ledger import AttemptTakenError, Ledger, Record, SupersededError
+from scaling_training.ledger import AttemptTakenError, Ledger, Record, SupersededError, latest_attempt
 from scaling_training.progress import ProgressModel
 from scaling_training.progress.show import Show
 from scaling_training.stages import STAGES
@@ -185,7 +185,13 @@ def _previous(settings: Settings) -> Storage | None:
     if named is None:
         return None
     root = settings.storage_root
-    return Storage(f"{root.rstrip('/')}/{named}" if root else named)
+    previous = Storage(f"{root.rstrip('/')}/{named}" if root else named)
+    if not latest_attempt(previous):
+        raise UserError(
+            f"spec.storage.resumeFrom: {previous.url()} holds no run; "
+            f"name an earlier run's folder relative to {root or 'the working directory'}"
+        )
+    return previous
 
 
 def _ending(run: Callable[[], Ending], stop: _Stop) -> Ending:

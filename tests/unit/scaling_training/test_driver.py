@@ -122,3 +122,13 @@ def test_a_wrong_manifest_is_a_users_mistake(tmp_path: Path) -> None:
     manifest.write_text(json.dumps({"kind": "Pod"}))
     with pytest.raises(UserError, match="no ScalingJob"):
         settings_from_environment({ENV_SPEC: str(manifest)})
+
+
+def test_a_resume_from_nowhere_is_a_users_mistake(tmp_path: Path) -> None:
+    manifest = a_job().model_dump(by_alias=True, exclude_none=True)
+    manifest["spec"]["storage"] = {"claimName": "runs", "resumeFrom": "team/earlier"}
+    settings = Settings(
+        ScalingJob.model_validate(manifest), Storage(str(tmp_path / "run")), 1, storage_root=str(tmp_path)
+    )
+    with pytest.raises(UserError, match=r"resumeFrom: .*/team/earlier holds no run"):
+        drive(settings, shows=[])
