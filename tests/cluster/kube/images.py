@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,14 +27,17 @@ SOURCE_FOLDERS = ("api", "operator", "training", "cli")
 USER_ID = 1000
 
 _BIN = "opt/scaling/bin"
+_ENVIRONMENT = "/opt/scaling/environment"
+_SOURCES = "/opt/scaling/sources"
 _TOP_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _OTHER_FOLDERS = ("/usr", "/etc/ssl", "/etc/alternatives")
 # Made anew, since they name no one's passwords or other secrets of the machine.
 _PASSWD = "root:x:0:0:root:/root:/bin/sh\nscaling:x:1000:1000:scaling:/home/scaling:/bin/sh\n"
 _GROUP = "root:x:0:\nscaling:x:1000:\n"
 _NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\n"
-# The console scripts of pyproject.toml, also there when the environment does not have the project installed.
+# Console scripts name their interpreter by its path on this machine: those that pods run are made anew.
 _CONSOLE_SCRIPTS = {
+    "ray": "ray.scripts.scripts",
     "scalingjob": "scaling_cli.main",
     "scaling-operator": "scaling_operator.main",
     "scaling-driver": "scaling_training.driver",
@@ -43,23 +46,27 @@ _CONSOLE_SCRIPTS = {
 
 @dataclass(frozen=True)
 class HostMounts:
-    """Folders of this machine shown read-only in every container, at their own paths."""
+    """Folders of this machine shown read-only in every container, by where they appear there.
 
-    paths: tuple[str, ...]
+    The system and the interpreter appear at their own paths. The environment and the sources appear below
+    /opt/scaling, because a checkout may lie where pods mount something else, such as /tmp.
+    """
+
+    folders: Mapping[str, str]
 
     @classmethod
     def of_this_interpreter(cls) -> HostMounts:
         """System folders, the running interpreter, its environment and the project's sources."""
-        wanted = [f"/{name}" for name in _TOP_FOLDERS if not Path("/", name).is_symlink()]
-        wanted += _OTHER_FOLDERS
-        wanted += [sys.base_prefix, str(Path(sys.base_prefix).resolve()), sys.prefix]
-        wanted += [str(path) for path in _source_paths()]
-        chosen: list[str] = []
-        for path in wanted:
+        same = [f"/{name}" for name in _TOP_FOLDERS if not Path("/", name).is_symlink()]
+        same += [*_OTHER_FOLDERS, sys.base_prefix, str(Path(sys.base_prefix).resolve())]
+        chosen: dict[str, str] = {}
+        for path in same:
             inside = any(path == other or path.startswith(other + "/") for other in chosen)
             if not inside and Path(path).is_dir():
-                chosen.append(path)
-        return cls(tuple(chosen))
+                chosen[path] = path
+        if sys.prefix != sys.base_prefix:
+            chosen[_ENVIRONMENT] = sys.prefix
+        return cls(chosen | {f"{_SOURCES}/{name}": str(REPOSITORY / name) for name in SOURCE_FOLDERS})
 
 
 @dataclass(frozen=True)
@@ -75,10 +82,10 @@ class Image:
 
 def standard_images(pause_program: Path, mounts: HostMounts) -> list[Image]:
     """The image of every pod's first process, and those of the training pods and of the operator."""
-    layer = _layer(_runtime_files(), mounts.paths)
+    layer = _layer(_runtime_files(), mounts.folders)
     environment = {
-        "PATH": f"/{_BIN}:{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin",
-        "PYTHONPATH": ":".join(str(path) for path in _source_paths()),
+        "PATH": f"/{_BIN}:{_prefix()}/bin:/usr/local/bin:/usr/bin:/bin",
+        "PYTHONPATH": ":".join(f"{_SOURCES}/{name}" for name in SOURCE_FOLDERS),
         "PYTHONUNBUFFERED": "1",
         "LANG": "C.UTF-8",
     }
@@ -133,8 +140,9 @@ def docker_archive(images: Iterable[Image]) -> bytes:
     return buffer.getvalue()
 
 
-def _source_paths() -> list[Path]:
-    return [REPOSITORY / name for name in SOURCE_FOLDERS]
+def _prefix() -> str:
+    """The Python environment's folder in a container."""
+    return _ENVIRONMENT if sys.prefix != sys.base_prefix else sys.prefix
 
 
 def _runtime_files() -> dict[str, tuple[bytes, int]]:
@@ -147,7 +155,7 @@ def _runtime_files() -> dict[str, tuple[bytes, int]]:
     if cache.exists():
         files["etc/ld.so.cache"] = (cache.read_bytes(), 0o644)
     for script, module in _CONSOLE_SCRIPTS.items():
-        text = f"#!{sys.prefix}/bin/python\nimport sys\nfrom {module} import main\n\nsys.exit(main())\n"
+        text = f"#!{_prefix()}/bin/python\nimport sys\nfrom {module} import main\n\nsys.exit(main())\n"
         files[f"{_BIN}/{script}"] = (text.encode(), 0o755)
     return files
 

@@ -131,8 +131,8 @@ def _runtime_spec(mounts: HostMounts) -> dict[str, object]:
     assert isinstance(spec["mounts"], list)
     assert isinstance(spec["process"], dict)
     spec["mounts"] += [
-        {"destination": path, "type": "bind", "source": path, "options": ["rbind", "ro", "nosuid", "nodev"]}
-        for path in mounts.paths
+        {"destination": place, "type": "bind", "source": folder, "options": ["rbind", "ro", "nosuid", "nodev"]}
+        for place, folder in mounts.folders.items()
     ]
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # even root may not always go beyond
     limit = _OPEN_FILES if most == resource.RLIM_INFINITY else min(_OPEN_FILES, most)
