@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import socket
 import tempfile
@@ -16,6 +15,7 @@ from typing import Any
 
 from scaling_api.driver import RAY_RESOURCE_SLOT
 from scaling_training.engine.errors import EngineError
+from scaling_training.engine.reaper import reaped
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 ATTACH_TIMEOUT_S = 180.0
 # Nothing large goes through the object store: training processes talk by collectives and storage.
 OBJECT_STORE_BYTES = 100 * 1024 * 1024
+# Short, because a socket's path has at most 107 characters.
 _SCRATCH_PREFIX = "scaling-"
 
 # Read by Ray in this process and inherited by the processes that it starts here.
@@ -108,45 +109,45 @@ def local(slots: int, gpus: int) -> Iterator[None]:
     """A Ray of our own with room for ``slots`` training processes, gone when the block ends.
 
     It is the single node of `ray.cluster_utils`, which can leave out what `ray.init` cannot: the log monitor and
-    the autoscaler's monitor, a process of a second each. A reaper ends it even when this process is killed.
+    the autoscaler's monitor, a process of a second each. It ends with this process even when that is killed.
     """
     import ray
     from ray.cluster_utils import Cluster
 
     silence_logs()
-    folder = _scratch_folder()
+    folder = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX))
     # Where Cluster writes its address, temp_dir or not. It would be /tmp/ray, which may be missing, may be another
     # user's, and is what every `ray.init("auto")` on the machine reads.
     os.environ["RAY_TMPDIR"] = str(folder)
     (folder / "ray").mkdir()
-    cluster: Any = None
-    try:
-        with _own_signals():
-            cluster = Cluster(
-                initialize_head=True,
-                shutdown_at_exit=True,
-                head_node_args={
-                    # Not what is used, which is slots, but how many processes the node starts ahead: the training
-                    # processes and Ray Train's one helper move into those.
-                    "num_cpus": slots + 1,
-                    "num_gpus": gpus,
-                    "resources": {RAY_RESOURCE_SLOT: slots},
-                    "include_dashboard": False,
-                    "include_log_monitor": False,
-                    "no_monitor": True,
-                    "object_store_memory": OBJECT_STORE_BYTES,
-                    "temp_dir": str(folder),
-                },
-            )
-            ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-        yield
-    finally:
-        with suppress(Exception):
-            ray.shutdown()
-        if cluster is not None:
-            cluster.shutdown()
-        del os.environ["RAY_TMPDIR"]
-        shutil.rmtree(folder, ignore_errors=True)
+    with reaped(folder):
+        cluster: Any = None
+        try:
+            with _own_signals():
+                cluster = Cluster(
+                    initialize_head=True,
+                    shutdown_at_exit=True,
+                    head_node_args={
+                        # Not what is used, which is slots, but how many processes the node starts ahead: the
+                        # training processes and Ray Train's one helper move into those.
+                        "num_cpus": slots + 1,
+                        "num_gpus": gpus,
+                        "resources": {RAY_RESOURCE_SLOT: slots},
+                        "include_dashboard": False,
+                        "include_log_monitor": False,
+                        "no_monitor": True,
+                        "object_store_memory": OBJECT_STORE_BYTES,
+                        "temp_dir": str(folder),
+                    },
+                )
+                ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+            yield
+        finally:
+            with suppress(Exception):
+                ray.shutdown()
+            if cluster is not None:
+                cluster.shutdown()
+            del os.environ["RAY_TMPDIR"]
 
 
 def local_gpus() -> int:
@@ -154,19 +155,6 @@ def local_gpus() -> int:
     from ray._private.accelerators import get_accelerator_manager_for_resource
 
     return int(get_accelerator_manager_for_resource("GPU").get_current_node_num_accelerators())
-
-
-def _scratch_folder() -> Path:
-    """A folder for Ray's sockets and logs: short, because a socket's path has at most 107 characters.
-
-    Folders of processes that were killed are removed on this occasion.
-    """
-    base = Path(tempfile.gettempdir())
-    for left in base.glob(f"{_SCRATCH_PREFIX}*-*"):
-        owner = left.name.removeprefix(_SCRATCH_PREFIX).split("-")[0]
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
-            shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{_SCRATCH_PREFIX}{os.getpid()}-", dir=base))
 
 
 def _wait_for_port(address: str, deadline: float) -> None:

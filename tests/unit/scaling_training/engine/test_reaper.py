@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from scaling_training.engine.reaper import reaped
+
+# Stands for one of Ray's processes: a session of its own, a log in the folder, and nobody who waits for it.
+STARTS_AND_WAITS = """
+import subprocess, sys, time
+from pathlib import Path
+from scaling_training.engine.reaper import reaped
+folder = Path(sys.argv[1])
+with reaped(folder):
+    with open(folder / "log", "w") as log:
+        child = subprocess.Popen(["sleep", "300"], start_new_session=True, stdout=log)
+    print(child.pid, flush=True)
+    time.sleep(300)
+"""
+
+
+def gone(pid: int) -> bool:
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_what_was_started_in_the_folder_ends_with_the_block_and_we_do_not(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "scratch", tmp_path / "scratch2"
+    for place in (folder, elsewhere):
+        place.mkdir()
+    with open(folder / "mine", "w"), reaped(folder):
+        with open(folder / "log", "w") as log:
+            ours = subprocess.Popen(["sleep", "300"], stdout=log)
+        with open(elsewhere / "log", "w") as log:
+            other = subprocess.Popen(["sleep", "300"], stdout=log)
+    try:
+        assert ours.wait(5) == -9
+        assert other.poll() is None
+        assert not folder.exists()
+    finally:
+        other.kill()
+        other.wait()
+
+
+@pytest.mark.timeout(60)
+def test_what_was_started_in_the_folder_ends_with_a_killed_process(tmp_path: Path) -> None:
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", STARTS_AND_WAITS, str(folder)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        process.kill()
+    assert gone(child)
+    deadline = time.monotonic() + 5
+    while folder.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not folder.exists()
