@@ -6,6 +6,10 @@ so a job carries as many observations as fit it, and the disturbances that leave
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 import scaling_api.names as names
@@ -25,12 +29,19 @@ def _epochs(rows: list[dict[str, object]]) -> list[object]:
     return [row["epoch"] for row in rows]
 
 
+def _follow(cluster: Access, namespace: str, job: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "scaling_cli.main", "status", job, "-n", namespace, "--watch"]
+    environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 def test_apply_leads_to_a_trained_model(run_job: RunJob, cluster: Access, namespace: str) -> None:
     training = {
         "optimizer": {"name": "adam", "learningRate": 0.003},
         "schedule": {"name": "one-cycle", "warmupFraction": 0.3},
     }
     job = run_job("mnist", dataset="mnist-5k", epochs=3, batch_size=128, training=training)
+    follower = _follow(cluster, namespace, "mnist")
 
     workers: dict[str, str] = {}
 
@@ -63,6 +74,10 @@ def test_apply_leads_to_a_trained_model(run_job: RunJob, cluster: Access, namesp
     table = cluster.kubectl("-n", namespace, "get", "sj").splitlines()
     assert table[0].split() == ["NAME", "STATUS", "STAGE", "PROGRESS", "WORKERS", "ACCURACY", "AGE"]
     assert table[1].split()[:2] == ["mnist", "Succeeded"]
+    # `scalingjob status --watch` has seen it through, and its exit code tells how the job ended.
+    told, complaints = follower.communicate(timeout=30)
+    assert follower.returncode == 0, complaints
+    assert "Succeeded" in told
     # cleanPodPolicy All is the default: of a finished job nothing is left but itself.
     wait_until(lambda: job.owned() == [], timeout_s=60)
     events = job.events()
