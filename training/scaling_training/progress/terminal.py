@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-BAR_WIDTH = 32
+# Two lines of text and a bar that fit 80 columns.
+BAR_WIDTH = 20
 _SIGNS = {"Pending": "·", "Running": "▸", "Succeeded": "✓", "Reused": "✓", "Failed": "✗"}
 _STYLES = {"Pending": "dim", "Running": "bold cyan", "Succeeded": "green", "Reused": "green", "Failed": "bold red"}
 
@@ -63,17 +64,21 @@ def _detail(stage: Stage, snapshot: Snapshot, elapsed_s: float) -> str:
         return (
             f"[dim]{_plain(snapshot.message) or 'starting' if stage.name == 'train' else ''}  {duration(elapsed_s)}[/]"
         )
-    parts = [f"{_bar(training.percent)} {training.percent:3.0f}%", f"epoch {training.epoch}/{training.epochs}"]
-    if stage.state == "Running":
-        parts.append(f"step {training.step}/{training.steps}")
-        if training.samples_per_second is not None:
-            parts.append(f"{training.samples_per_second:,.0f} samples/s")
-        if training.eta_s:
-            parts.append(f"{duration(training.eta_s)} left")
-    if "valAccuracy" in training.metrics:
-        parts.append(f"validation accuracy {training.metrics['valAccuracy']:.4f}")
-    line = "  ".join(parts)
-    return f"{line}\n[yellow]{_plain(snapshot.message)}[/]" if snapshot.message else line
+    first = [f"{_bar(training.percent)} {training.percent:3.0f}%", f"epoch {training.epoch}/{training.epochs}"]
+    scores = [
+        f"{label} {training.metrics[name]:.4f}"
+        for name, label in (("trainLoss", "loss"), ("valAccuracy", "validation accuracy"))
+        if name in training.metrics
+    ]
+    if stage.state != "Running":
+        return "  ".join([*first, *scores[-1:]])
+    if training.samples_per_second is not None:
+        first.append(f"{training.samples_per_second:,.0f} samples/s")
+    if training.eta_s:
+        first.append(f"{duration(training.eta_s)} left")
+    second = "  ".join([f"step {training.step}/{training.steps}", *scores])
+    trouble = f"\n[yellow]{_plain(snapshot.message)}[/]" if snapshot.message else ""
+    return f"{'  '.join(first)}\n[dim]{second}[/]{trouble}"
 
 
 def _bar(percent: float) -> str:

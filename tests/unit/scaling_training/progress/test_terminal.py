@@ -11,7 +11,7 @@ from scaling_training.train.types import TrainingProgress
 
 def drawn(model: ProgressModel) -> str:
     buffer = io.StringIO()
-    Console(file=buffer, width=140, color_system=None).print(picture(model.snapshot(), elapsed_s=7.2))
+    Console(file=buffer, width=80, color_system=None).print(picture(model.snapshot(), elapsed_s=7.2))
     return buffer.getvalue()
 
 
@@ -34,14 +34,15 @@ def test_training_has_a_bar_with_step_speed_time_left_and_accuracy() -> None:
             step=25,
             steps=50,
             workers=2,
-            samples_per_second=2000,
+            samples_per_second=20_000,
             eta_s=65,
             first_step_at=1.0,
             metrics={"valAccuracy": 0.97},
         )
     )
     text = drawn(model)
-    for part in (" 50%", "epoch 1/2", "step 25/50", "2,000 samples/s", "1m left", "validation accuracy 0.9700"):
+    assert len(text.splitlines()) == 2, "it fits a terminal of 80 columns"
+    for part in (" 50%", "epoch 1/2", "step 25/50", "20,000 samples/s", "1m left", "validation accuracy 0.9700"):
         assert part in text
 
 
