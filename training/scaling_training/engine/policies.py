@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,8 @@ from ray.train.v2.api.exceptions import ControllerError, PreemptionError, Worker
 from scaling_api.driver import RAY_RESOURCE_SLOT
 from scaling_training.engine.failures import Cause, Kind, RestartBudget, cause_of, most_telling
 from scaling_training.engine.sizing import Sizing
+
+log = logging.getLogger(__name__)
 
 # How long an elastic group waits for all the workers that the spec promises before it starts with fewer: about
 # what a replacement pod takes to come up.
@@ -112,6 +115,9 @@ class BudgetPolicy(FailurePolicy):  # type: ignore[misc]
     def make_decision(self, training_failed_error: BaseException) -> FailureDecision:
         """Retry or raise."""
         cause = group_cause(training_failed_error)
+        if cause.kind is Kind.PROGRAM:
+            # A sentence is for users; whoever mends the program needs the traceback.
+            log.error("%s", training_failed_error)
         if self._stopping():
             # Asked to stop, a group that breaks is not mended; and whoever asked may have left Ray already.
             self.final = cause

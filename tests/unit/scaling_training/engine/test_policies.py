@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+import pytest
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from ray.exceptions import ActorDiedError
+    from ray.train.v2._internal.exceptions import (
+        UserExceptionWithTraceback,
+        WorkerGroupStartupFailedError,
+        WorkerGroupStartupTimeoutError,
+        WorkerHealthCheckFailedError,
+    )
+    from ray.train.v2._internal.execution.failure_handling import FailureDecision
+    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+    from scaling_training.engine.failures import Kind, RestartBudget
+    from scaling_training.engine.policies import BudgetPolicy, group_cause
+from scaling_training.errors import UserError
+
+
+def raised(error: Exception) -> UserExceptionWithTraceback:
+    return UserExceptionWithTraceback(error, f"Traceback of {error}")
+
+
+def lost() -> WorkerHealthCheckFailedError:
+    return WorkerHealthCheckFailedError("A worker health check failed.", failure=ActorDiedError())
+
+
+def group(**failures: Exception) -> WorkerGroupError:
+    return WorkerGroupError("failed", {int(rank[1:]): error for rank, error in failures.items()})
+
+
+ECHO = RuntimeError("Connection closed by peer")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "sentence"),
+    [
+        pytest.param(
+            group(r0=raised(ECHO), r1=raised(UserError("mend it"))),
+            Kind.USER,
+            "mend it",
+            id="a user's mistake and its echo",
+        ),
+        pytest.param(
+            group(r0=raised(ECHO), r1=lost()), Kind.LOST, "training process 1 was lost", id="a loss and its echo"
+        ),
+        pytest.param(
+            group(r0=raised(ValueError("shapes"))), Kind.PROGRAM, "ValueError in training process 0: shapes", id="a bug"
+        ),
+        pytest.param(ControllerError(WorkerGroupStartupTimeoutError(2)), Kind.NO_ROOM, "free slot", id="no room"),
+        pytest.param(
+            ControllerError(WorkerGroupStartupFailedError("x")),
+            Kind.LOST,
+            "while the group started",
+            id="lost in the start",
+        ),
+    ],
+)
+def test_what_ray_reports_becomes_a_cause(error: Exception, kind: Kind, sentence: str) -> None:
+    cause = group_cause(error)
+    assert cause.kind == kind
+    assert sentence in cause.sentence
+
+
+def policy(*, stopping: bool = False, restarts: list[Any] | None = None) -> BudgetPolicy:
+    return BudgetPolicy(
+        None,
+        budget=RestartBudget(),
+        gained=lambda: (5, "checkpoints/attempt-0001/step-00000005"),
+        restarting=(restarts if restarts is not None else []).append,
+        stopping=lambda: stopping,
+    )
+
+
+def test_a_loss_is_met_by_a_restart_and_said() -> None:
+    restarts: list[Any] = []
+    judge = policy(restarts=restarts)
+    assert judge.make_decision(group(r1=lost())) is FailureDecision.RETRY
+    assert [cause.kind for cause in restarts] == [Kind.LOST]
+    assert judge.final is None
+
+
+def test_a_users_mistake_ends_the_run() -> None:
+    judge = policy()
+    assert judge.make_decision(group(r1=raised(UserError("mend it")))) is FailureDecision.RAISE
+    assert judge.final is not None
+    assert judge.final.sentence == "mend it"
+
+
+def test_a_group_that_was_asked_to_stop_is_not_mended() -> None:
+    assert policy(stopping=True).make_decision(group(r1=lost())) is FailureDecision.RAISE
+
+
+def test_a_bugs_traceback_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    error = WorkerGroupError("Traceback of shapes", {0: raised(ValueError("shapes"))})
+    with caplog.at_level(logging.ERROR):
+        assert policy().make_decision(error) is FailureDecision.RETRY
+    assert "Traceback of shapes" in caplog.text
