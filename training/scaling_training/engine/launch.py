@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from contextlib import AbstractContextManager
 from importlib import import_module
+from pathlib import Path
 
 from scaling_api.driver import RAY_RESOURCE_SLOT
 from scaling_api.spec import ScalingJobSpec
@@ -36,7 +36,7 @@ class RayEngine:
         imports = threading.Thread(target=_import_all, name="import-ray-train", daemon=True)
         imports.start()
         watch.say("starting Ray" if local else "connecting to Ray")
-        connection: AbstractContextManager[None] = (
+        connection: AbstractContextManager[Path] = (
             session.attached(self._address)
             if self._address is not None
             else session.local(sizing.most, sizing.gpus_per_worker * sizing.most)
@@ -44,13 +44,13 @@ class RayEngine:
         resources = {RAY_RESOURCE_SLOT: 1.0}
         if sizing.gpus_per_worker:
             resources["GPU"] = float(sizing.gpus_per_worker)
-        with connection, tempfile.TemporaryDirectory(prefix="scaling-train-") as scratch:
+        with connection as scratch:
             watch.mark("rayReady")
             imports.join()
             session.silence_logs()
             watch.mark("trainImported")
             watch.say("starting the training processes")
-            return run_training(task, sizing=sizing, resources=resources, scratch=scratch, watch=watch)
+            return run_training(task, sizing=sizing, resources=resources, scratch=str(scratch), watch=watch)
 
 
 def _import_all() -> None:

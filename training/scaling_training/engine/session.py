@@ -62,10 +62,10 @@ def silence_logs() -> None:
 
 
 @contextmanager
-def attached(address: str) -> Iterator[None]:
-    """Connected to the Ray cluster whose GCS listens at ``host:port``, waiting for it to come up.
+def attached(address: str) -> Iterator[Path]:
+    """Gives a scratch folder, with a connection to the Ray cluster whose GCS listens at ``host:port``.
 
-    The port opens before the node is registered, so connecting is tried again until it works. EngineError when
+    It waits for the cluster; the port opens before the node is registered, so connecting is tried again. EngineError when
     it never does.
     """
     import ray
@@ -88,7 +88,8 @@ def attached(address: str) -> Iterator[None]:
                 ray.shutdown()
             time.sleep(0.2)
     try:
-        yield
+        with tempfile.TemporaryDirectory(prefix=_SCRATCH_PREFIX) as scratch:
+            yield Path(scratch)
     finally:
         ray.shutdown()
 
@@ -105,8 +106,10 @@ def _own_signals() -> Iterator[None]:
 
 
 @contextmanager
-def local(slots: int, gpus: int) -> Iterator[None]:
-    """A Ray of our own with room for ``slots`` training processes, gone when the block ends.
+def local(slots: int, gpus: int) -> Iterator[Path]:
+    """Gives a scratch folder, with a Ray of our own that has room for ``slots`` training processes.
+
+    Both are gone when the block ends.
 
     It is the single node of `ray.cluster_utils`, which can leave out what `ray.init` cannot: the log monitor and
     the autoscaler's monitor, a process of a second each. It ends with this process even when that is killed.
@@ -141,7 +144,7 @@ def local(slots: int, gpus: int) -> Iterator[None]:
                     },
                 )
                 ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-            yield
+            yield folder
         finally:
             with suppress(Exception):
                 ray.shutdown()
