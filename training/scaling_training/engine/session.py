@@ -65,8 +65,8 @@ def silence_logs() -> None:
 def attached(address: str) -> Iterator[Path]:
     """Gives a scratch folder, with a connection to the Ray cluster whose GCS listens at ``host:port``.
 
-    It waits for the cluster; the port opens before the node is registered, so connecting is tried again. EngineError when
-    it never does.
+    It waits for the cluster. The port opens before the node is registered, so connecting is tried until it works;
+    EngineError when it never does.
     """
     import ray
 
