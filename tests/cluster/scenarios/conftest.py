@@ -58,8 +58,9 @@ class Operator:
         self._access.client.delete("pods", name, OPERATOR_NAMESPACE, grace_period_s=grace_period_s)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def operator(cluster: Access) -> Iterator[Operator]:
+    """Gone with all that it installed when the scenarios end: other tests want jobs that nobody else writes to."""
     cluster.kubectl("apply", "-k", str(MANIFESTS))
     cluster.client.wait_for(
         "customresourcedefinitions.apiextensions.k8s.io",
@@ -71,7 +72,7 @@ def operator(cluster: Access) -> Iterator[Operator]:
     replicas = cluster.client.get("deployments.apps", "scaling-operator", OPERATOR_NAMESPACE)["spec"]["replicas"]
     deployed.wait_available(replicas)
     yield deployed
-    cluster.kubectl("delete", "-k", str(MANIFESTS), "--wait=false", "--ignore-not-found", check=False)
+    cluster.kubectl("delete", "-k", str(MANIFESTS), "--ignore-not-found")
 
 
 @pytest.fixture
