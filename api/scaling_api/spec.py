@@ -2,8 +2,8 @@
 
 Types and bounds become the CRD's schema; rules over several fields become its CEL rules. Every list, map
 and string is bounded, because the API server refuses CEL rules over unbounded ones as too costly. Only
-sections that are built are here. What is trained is in workload, where it runs in cluster; here is what ties
-them together. What an edit may change is in edits.
+sections that are built are here. Each section has a module of its own (model, dataset, training, cluster);
+here is what ties them together. What an edit may change is in edits.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ from scaling_api.cluster import (
     exactly_one,
 )
 from scaling_api.constraints import Pattern
+from scaling_api.dataset import Augmentation, DatasetSpec
+from scaling_api.model import ModelSpec
+from scaling_api.optim import OptimizerSpec, ScheduleSpec
+from scaling_api.parallelism import Parallelism
 from scaling_api.scalars import (
     API_VERSION,
     GROUP,
@@ -37,16 +41,7 @@ from scaling_api.scalars import (
     VERSION,
     ObjectName,
 )
-from scaling_api.workload import (
-    Augmentation,
-    CheckpointSpec,
-    DatasetSpec,
-    ModelSpec,
-    OptimizerSpec,
-    Parallelism,
-    ScheduleSpec,
-    TrainingSpec,
-)
+from scaling_api.training import CheckpointSpec, TrainingSpec
 
 __all__ = [
     "API_VERSION",

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from scaling_api.crd import schema
-from tests.cases.refusals import Manifest, minimal
+from tests.cases.case import Manifest, minimal
 
 _ODD_SHARE = 0.04
 _ODD: tuple[Any, ...] = (

@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 from scaling_api.validation import check, check_edit
+from tests.cases.case import Case, Change, Edit, minimal
 from tests.cases.mutations import manifest as random_manifest
-from tests.cases.refusals import ACCEPTED, EDITS, REFUSED, Case, Change, Edit, minimal
+from tests.cases.refusals import ACCEPTED, EDITS, REFUSED
 from tests.cluster.crd import KIND as _KIND
 from tests.cluster.crd import install_crd
 from tests.cluster.kube.access import Access

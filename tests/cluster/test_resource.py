@@ -19,7 +19,7 @@ from scaling_api.status import (
     StageStatus,
     WorkerGroupStatus,
 )
-from tests.cases.refusals import minimal
+from tests.cases.case import minimal
 from tests.cluster.crd import KIND, install_crd
 from tests.cluster.kube.client import ApiError, Client
 

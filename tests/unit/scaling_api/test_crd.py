@@ -11,7 +11,7 @@ import pytest
 from scaling_api.crd import crd, schema, with_defaults
 from scaling_api.scalars import MAX_JOB_NAME
 from scaling_api.spec import ScalingJobSpec
-from tests.cases.refusals import minimal
+from tests.cases.case import minimal
 
 _MAX_SIZE_BYTES = 100_000  # kubectl apply copies the whole object into an annotation of at most 256 KiB
 _MAX_DESCRIPTION = 400

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from scaling_api.crd import schema
 from scaling_api.validation import check, check_edit, examine, is_ours
-from tests.cases.refusals import ACCEPTED, EDITS, REFUSED, RULES, Case, Change, Edit, minimal, put
+from tests.cases.case import Case, Change, Edit, minimal, put
+from tests.cases.refusals import ACCEPTED, EDITS, REFUSED, RULES
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.id)

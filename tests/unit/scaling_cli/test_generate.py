@@ -14,7 +14,7 @@ from scaling_api.validation import check
 from scaling_cli.generate import FILES
 from scaling_cli.manifest import load
 from scaling_cli.reference import EXAMPLES, reference
-from tests.cases.refusals import minimal
+from tests.cases.case import minimal
 
 _ROOT = Path(__file__).parents[3]
 _MAX_CRD_BYTES = 100_000
