@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+from scaling_training.evaluate import Metrics, Objective, validation_key
+
+
+def test_another_tasks_metrics_need_no_classes() -> None:
+    metrics = Metrics({"loss": 2.0, "perplexity": 7.4}, 10, Objective("perplexity", "min"))
+    assert metrics.to_dict() == {"loss": 2.0, "perplexity": 7.4, "samples": 10}
+
+
+def test_the_direction_belongs_to_the_metric() -> None:
+    assert Objective("accuracy", "max").improvement(0.9, over=0.8) > 0
+    assert Objective("loss", "min").improvement(0.9, over=0.8) < 0
+
+
+def test_rows_name_metrics_of_the_validation() -> None:
+    assert validation_key("accuracy") == "valAccuracy"
+    assert validation_key("top5Accuracy") == "valTop5Accuracy"
