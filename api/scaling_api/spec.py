@@ -27,7 +27,7 @@ from scaling_api.cluster import (
 from scaling_api.constraints import Pattern
 from scaling_api.dataset import Augmentation, DatasetSpec
 from scaling_api.model import ModelSpec
-from scaling_api.optim import OptimizerSpec, ScheduleSpec
+from scaling_api.optim import EarlyStopping, EmaSpec, OptimizerSpec, ScheduleSpec
 from scaling_api.parallelism import Parallelism
 from scaling_api.scalars import (
     API_VERSION,
@@ -56,6 +56,8 @@ __all__ = [
     "CheckpointSpec",
     "Cluster",
     "DatasetSpec",
+    "EarlyStopping",
+    "EmaSpec",
     "EnvVar",
     "Head",
     "ModelSpec",

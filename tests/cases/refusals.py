@@ -7,6 +7,7 @@ patterns the server says it in the same words, otherwise it has its own.
 
 from __future__ import annotations
 
+from tests.cases import optim
 from tests.cases.case import (
     ABSENT,
     Case,
@@ -82,7 +83,7 @@ RULES = (
         "momentum without sgd",
         training(optimizer={"name": "adamw", "momentum": 0.9}),
         "spec.training.optimizer.momentum",
-        "momentum 0.9 belongs to optimizer sgd, not to adamw",
+        "momentum 0.9 belongs to optimizer sgd, rmsprop or lars, not to adamw",
         True,
     ),
     Case(
@@ -271,6 +272,7 @@ RULES = (
     Case("job name begins with a digit", put("metadata.name", "1st"), "metadata.name", '"1st" is not a job name', True),
     Case("job name with a dot", put("metadata.name", "a.b"), "metadata.name", '"a.b" is not a job name', True),
     Case("job name in capitals", put("metadata.name", "Mnist"), "metadata.name", '"Mnist" is not a job name', True),
+    *optim.RULES,
 )
 
 # What JSON Schema says: each kind of bound and of type. The server has words of its own for these.
@@ -329,7 +331,7 @@ BOUNDS = (
         "unknown choice of several",
         training(optimizer={"name": "lion"}),
         "spec.training.optimizer.name",
-        '"lion" is not supported; allowed: sgd, adam, adamw',
+        '"lion" is not supported; allowed: gradient-descent, sgd, adagrad, rmsprop, adam, adamw, lars, lamb',
     ),
     Case("choice of another type", put("spec.model.name", 3), "spec.model.name", "3 is not supported"),
     Case("choice in another case", put("spec.model.name", "Small-CNN"), "spec.model.name", "allowed: small-cnn"),
@@ -405,6 +407,7 @@ BOUNDS = (
     Case("label that is a number", put("metadata.labels", {"tier": 1}), "metadata.labels", 'write "1", in quotes'),
     Case("label with a blank", put("metadata.labels", {"a": "b c"}), "metadata.labels", "not the value of a label"),
     Case("label key with a blank", put("metadata.labels", {"a b": "c"}), "metadata.labels", '"a b" is not a key'),
+    *optim.BOUNDS,
 )
 
 REFUSED = (*RULES, *BOUNDS)
@@ -438,6 +441,7 @@ ACCEPTED = (
     ("a variable of Ray that is the user's", cluster(env=[{"name": "RAY_BACKEND_LOG_LEVEL", "value": "debug"}])),
     ("podOverrides of any shape", cluster(podOverrides={"spec": {"nodeSelector": {"a": "b"}}, "x": [None, 1.5]})),
     ("every policy", put("spec.runPolicy", {"suspend": True, "backoffLimit": 0, "cleanPodPolicy": "None"})),
+    *optim.ACCEPTED,
 )
 
 _FROZEN = "a running job takes edits of cluster.workers min and max and of runPolicy only"

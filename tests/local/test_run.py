@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(240)
 def test_a_run_leaves_a_good_model_its_metrics_and_its_curves(straight: Finished) -> None:
     result = straight.result
     assert result["metrics"]["test"]["accuracy"] > 0.95
-    assert set(result["metrics"]["test"]) == {"accuracy", "precision", "recall", "f1", "loss"}
+    assert {"accuracy", "precision", "recall", "f1", "loss"} <= set(result["metrics"]["test"])
     assert straight.stage_states() == {"train": "Succeeded", "evaluate": "Succeeded", "report": "Succeeded"}
     assert [row["epoch"] for row in straight.curves] == list(range(1, 31))
     for uri in result["artifacts"].values():

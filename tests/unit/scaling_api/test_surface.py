@@ -72,14 +72,26 @@ _SPEC = """
     spec.training.checkpoint.keep
     spec.training.epochs
     spec.training.optimizer
+    spec.training.optimizer.beta1
+    spec.training.optimizer.beta2
+    spec.training.optimizer.epsilon
+    spec.training.optimizer.excludeBiases
     spec.training.optimizer.learningRate
     spec.training.optimizer.momentum
     spec.training.optimizer.name
+    spec.training.optimizer.nesterov
+    spec.training.optimizer.trustCoefficient
     spec.training.optimizer.weightDecay
     spec.training.parallelism
     spec.training.parallelism.data
     spec.training.schedule
+    spec.training.schedule.everyEpochs
+    spec.training.schedule.factor
+    spec.training.schedule.floor
+    spec.training.schedule.milestones[]
     spec.training.schedule.name
+    spec.training.schedule.patience
+    spec.training.schedule.threshold
     spec.training.schedule.warmupFraction
     spec.training.seed
 """

@@ -8,7 +8,7 @@ from scaling_api.spec import ScalingJobSpec
 from scaling_training.checkpoint import CheckpointRef, DamagedError, load_checkpoint
 from scaling_training.data import TestAccess, open_dataset
 from scaling_training.errors import UserError
-from scaling_training.evaluate.metrics import Metrics, metrics_from
+from scaling_training.evaluate.metrics import Metrics
 from scaling_training.storage import Storage
 
 _BATCH = 256
@@ -41,7 +41,7 @@ def evaluate(
 
     from scaling_training.checkpoint.state import MODEL, load_weights
     from scaling_training.data.batches import Batches, Normalisation
-    from scaling_training.evaluate.counts import count
+    from scaling_training.evaluate.tally import count
     from scaling_training.models import build_task
 
     dataset = open_dataset(spec.dataset.name)
@@ -56,4 +56,5 @@ def evaluate(
     place = torch.device(device)
     task.model.to(place)
     batches = Batches(samples, normalisation=Normalisation.of(dataset.train), device=place)
-    return metrics_from(count(task, batches.stretch(slice(0, len(samples)), _BATCH), device=place), dataset.class_names)
+    tally = count(task, batches.stretch(slice(0, len(samples)), _BATCH), device=place)
+    return tally.result(dataset.class_names)

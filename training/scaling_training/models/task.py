@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from scaling_training.data.batches import Batch
+from scaling_training.evaluate.classification import ClassificationTally
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +38,7 @@ class ClassificationTask:
     def targets(self, batch: Batch) -> torch.Tensor:
         """The true class of each sample."""
         return batch.targets
+
+    def tally(self, device: torch.device) -> ClassificationTally:
+        """What an evaluation counts."""
+        return ClassificationTally(self.classes, loss_sum=self.loss_sum, device=device)

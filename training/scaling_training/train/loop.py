@@ -9,7 +9,6 @@ done but whose row is missing (a stop came in between) is closed first after a r
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable
 
@@ -20,8 +19,8 @@ from scaling_training.checkpoint import CheckpointRef
 from scaling_training.checkpoint.state import Position
 from scaling_training.data.order import rank_slice
 from scaling_training.errors import UserError
-from scaling_training.evaluate.counts import count
-from scaling_training.evaluate.metrics import Metrics, metrics_from
+from scaling_training.evaluate.metrics import validation_key
+from scaling_training.evaluate.tally import count, not_finite
 from scaling_training.storage import Storage
 from scaling_training.train import preload
 from scaling_training.train.collectives import broadcast_buffers, broadcast_bytes, sum_in_place
@@ -118,7 +117,9 @@ class _Loop:
             batch = setup.order.batch_at(position.cursor)
             stop = setup.world.is_first and self._stop_requested()
             try:
-                result = train_step(setup, self._replica, batch, step=position.step, stop=stop)
+                result = train_step(
+                    setup, self._replica, batch, step=position.step, stop=stop, history=self.keeper.rows
+                )
             except LossNotFiniteError as error:
                 raise self._diverged(f"training loss became {error} at", position.step + 1) from error
             position.cursor = batch.end
@@ -162,8 +163,7 @@ class _Loop:
             "trainLoss": position.epoch_loss_sum / samples,
             "learningRate": setup.optimizer.param_groups[0]["lr"],
         }
-        if metrics is not None:
-            row |= {f"val{name.capitalize()}": value for name, value in metrics.scalars().items()}
+        row |= {validation_key(name): value for name, value in metrics.items()}
         self._count_time()
         row["seconds"] = round(position.seconds, 3)
         self.keeper.add_row(row)
@@ -176,28 +176,31 @@ class _Loop:
         elif setup.world.is_first:
             self._report()
 
-    def _validate(self) -> Metrics | None:
-        """Metrics on the validation split, on rank 0; each rank counts its share of the samples."""
+    def _validate(self) -> dict[str, float]:
+        """Metrics on the validation split, equal on all ranks; each rank counts its share of the samples."""
         setup = self.setup
         world, validation = setup.world, setup.validation
         broadcast_buffers(world, setup.task.model)
         share = rank_slice(len(validation), world.rank, world.size)
-        counts = count(setup.task, validation.stretch(share, EVALUATION_BATCH), device=world.device)
-        sum_in_place(world, counts.confusion)
-        sum_in_place(world, counts.loss_sum)
-        if not math.isfinite(counts.loss_sum.item()):
+        tally = count(setup.task, validation.stretch(share, EVALUATION_BATCH), device=world.device)
+        for sums in tally.tensors():
+            sum_in_place(world, sums)
+        if (wrong := not_finite(tally)) is not None:
             # The last step spoilt the weights; the checkpoint before it is better than one with these.
-            raise self._diverged(f"validation loss became {counts.loss_sum.item()} after", self.position.step)
-        if not world.is_first:
-            return None
-        preload.wait(preload.METRICS_MODULES)
-        return metrics_from(counts, setup.dataset.class_names)
+            raise self._diverged(f"validation loss became {wrong} after", self.position.step)
+        known = None
+        if world.is_first:
+            # Only here: importing torchmetrics takes each process seconds.
+            preload.wait(preload.METRICS_MODULES)
+            known = json.dumps(tally.result(setup.dataset.class_names).scalars()).encode()
+        metrics: dict[str, float] = json.loads(broadcast_bytes(world, known))
+        return metrics
 
-    def _save(self, metrics: Metrics | None) -> None:
+    def _save(self, metrics: dict[str, float] | None) -> None:
         if not self.setup.world.is_first:
             return
         self._count_time()
-        self.keeper.save(self.position, epoch=self.epochs_done, metrics=metrics.scalars() if metrics else None)
+        self.keeper.save(self.position, epoch=self.epochs_done, metrics=metrics)
         self._report()
 
     def _count_time(self) -> None:

@@ -12,8 +12,10 @@ from dataclasses import replace
 from scaling_training.checkpoint import CheckpointRef, Checkpoints
 from scaling_training.checkpoint.key import checkpoint_key
 from scaling_training.checkpoint.state import HISTORY, MODEL, TRAINING, Position, pack, unpack
+from scaling_training.evaluate.classification import ACCURACY
 from scaling_training.storage import Storage
 from scaling_training.train.collectives import broadcast_bytes
+from scaling_training.train.early_stopping import better
 from scaling_training.train.history import Row, dump_rows, history_name, parse_rows
 from scaling_training.train.setup import Setup
 
@@ -66,7 +68,7 @@ class Keeper:
 
     def save(self, position: Position, *, epoch: int, metrics: dict[str, float] | None) -> CheckpointRef:
         """Commit a checkpoint; with ``metrics`` of a validation at this point it may become the best. Rank 0 only."""
-        improves = metrics is not None and _better(metrics, position.best_metrics)
+        improves = metrics is not None and better(metrics, position.best_metrics, ACCURACY)
         if metrics is not None and improves:
             position.best_metrics = dict(metrics)
         files = pack(self._setup.task.model, self._setup.optimizer, position)
@@ -81,8 +83,3 @@ class Keeper:
         if improves:
             self.best = self.latest
         return self.latest
-
-
-def _better(metrics: dict[str, float], best: dict[str, float]) -> bool:
-    """Higher accuracy; among equals, which a small validation split often has, the lower loss."""
-    return not best or (metrics["accuracy"], -metrics["loss"]) > (best["accuracy"], -best["loss"])

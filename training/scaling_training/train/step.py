@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ from torch import nn
 from scaling_training.data.order import GlobalBatch, rank_slice
 from scaling_training.optim import learning_rate
 from scaling_training.train.collectives import begin_sum
+from scaling_training.train.history import Row
 from scaling_training.train.setup import Setup
 
 
@@ -38,8 +40,10 @@ class StepResult:
     data_wait_s: float  # this rank's
 
 
-def train_step(setup: Setup, replica: nn.Module, batch: GlobalBatch, *, step: int, stop: bool) -> StepResult:
-    """Take step number ``step`` (0-based); ``stop`` is what this rank wishes."""
+def train_step(
+    setup: Setup, replica: nn.Module, batch: GlobalBatch, *, step: int, stop: bool, history: Sequence[Row]
+) -> StepResult:
+    """Take step number ``step`` (0-based); ``stop`` is what this rank wishes, ``history`` the rows so far."""
     world, task, training = setup.world, setup.task, setup.spec.training
     mine = batch.indices[rank_slice(len(batch.indices), world.rank, world.size)]
     weight = 1.0 if len(mine) else 0.0
@@ -48,7 +52,12 @@ def train_step(setup: Setup, replica: nn.Module, batch: GlobalBatch, *, step: in
     data_wait_s = time.monotonic() - began
 
     rate = learning_rate(
-        training.schedule, peak=training.optimizer.learning_rate, step=step, total_steps=setup.total_steps
+        training.schedule,
+        peak=training.optimizer.learning_rate,
+        step=step,
+        total_steps=setup.total_steps,
+        steps_per_epoch=setup.order.steps_per_epoch,
+        history=history,
     )
     for group in setup.optimizer.param_groups:
         group["lr"] = rate

@@ -45,7 +45,7 @@ def steps(world: World, spec: ScalingJobSpec, count: int) -> tuple[list[float], 
     cursor, losses = 0, []
     for step in range(count):
         batch = setup.order.batch_at(cursor)
-        losses.append(train_step(setup, replica, batch, step=step, stop=False).loss_sum)
+        losses.append(train_step(setup, replica, batch, step=step, stop=False, history=()).loss_sum)
         cursor = batch.end
     values = {name: value.detach().numpy() for name, value in setup.task.model.named_parameters()}
     grads = {f"{name}.grad": value.grad.numpy() for name, value in setup.task.model.named_parameters()}  # type: ignore[union-attr]

@@ -1,0 +1,180 @@
+"""Optimizers, clipping and averages on sharded parameters are those of one process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+from scaling_api.spec import OptimizerSpec
+from scaling_training.optim import build_optimizer
+from scaling_training.optim.clip import clip_gradients
+from scaling_training.optim.ema import Ema
+from scaling_training.optim.tensors import full_norms
+from scaling_training.train import World
+from tests.unit.scaling_training.worlds import in_world
+
+# Rows that two processes cannot share evenly, one row that leaves one of them with none, a bias, a plain tensor.
+SHAPES = [(5, 3), (1, 4), (3,), (2, 2)]
+SPECS: list[dict[str, Any]] = [
+    {"name": "gradient-descent"},
+    {"name": "sgd", "momentum": 0.9, "nesterov": True},
+    {"name": "adagrad"},
+    {"name": "rmsprop", "momentum": 0.5},
+    {"name": "adam"},
+    {"name": "adamw"},
+    {"name": "lars", "trustCoefficient": 0.1},
+    {"name": "lamb"},
+    {"name": "lamb", "excludeBiases": False},
+]
+
+
+class Four(nn.Module):
+    """Four parameters and a buffer; on several processes the first is sharded on one mesh, the second and third on
+    another, and the last is plain."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        one = init_device_mesh("cpu", (size,)) if size > 1 else None
+        two = init_device_mesh("cpu", (1, size)) if size > 1 else None
+        self.layouts: list[Any] = [
+            one and (one, [Shard(0)]),
+            two and (two, [Replicate(), Shard(0)]),
+            two and (two, [Replicate(), Replicate()]),
+            None,
+        ]
+        for index, value in enumerate(values(0)):
+            self.register_parameter(f"w{index}", nn.Parameter(self.placed(index, value)))
+        self.register_buffer("running", torch.zeros(2, dtype=torch.float64))
+
+    def placed(self, index: int, value: torch.Tensor) -> torch.Tensor:
+        layout = self.layouts[index]
+        return distribute_tensor(value, *layout) if layout else value
+
+    def set_gradients(self, step: int) -> None:
+        for index, (parameter, value) in enumerate(zip(self.parameters(), values(step), strict=True)):
+            parameter.grad = self.placed(index, value)
+
+    def whole(self) -> list[list[float]]:
+        return [whole(parameter.detach()).flatten().tolist() for parameter in self.parameters()]
+
+
+def values(seed: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in SHAPES]
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def trained(world: World) -> dict[str, Any]:
+    """Weights after six clipped steps of each rule, the norms before clipping, and the averaged weights."""
+    found: dict[str, Any] = {}
+    for number, fields in enumerate(SPECS):
+        model = Four(world.size)
+        spec = OptimizerSpec.model_validate({"learningRate": 0.05, "weightDecay": 0.01, **fields})
+        optimizer = build_optimizer(spec, model.parameters())
+        ema = Ema(model, 0.9)
+        norms = []
+        for step in range(1, 7):
+            model.set_gradients(step)
+            norms.append(clip_gradients(model.parameters(), 4.0).item())
+            optimizer.step()
+            ema.update(step)
+        weights = model.whole()
+        with ema.swapped():
+            averaged = model.whole()
+        assert model.whole() == weights
+        found[f"{number} {fields['name']}"] = {"weights": weights, "averages": averaged, "norms": norms}
+    return found
+
+
+def test_every_rule_on_mixed_meshes_is_that_of_one_process() -> None:
+    expected = trained(World(0, 1, torch.device("cpu")))
+    for rank, found in enumerate(in_world(2, trained)):
+        for rule, results in expected.items():
+            for what, numbers in results.items():
+                rows = numbers if what != "norms" else [numbers]
+                theirs = found[rule][what] if what != "norms" else [found[rule][what]]
+                for row, other in zip(rows, theirs, strict=True):
+                    assert other == pytest.approx(row, rel=1e-12, abs=1e-14), f"{rule}, {what}, rank {rank}"
+
+
+def sharded_twice(world: World) -> list[float]:
+    mesh = init_device_mesh("cpu", (2, 2))
+    layouts: list[list[Any]] = [
+        [Shard(0), Shard(1)],
+        [Shard(0), Replicate()],
+        [Replicate(), Shard(0)],
+        [Replicate(), Replicate()],
+        [Shard(0), Shard(0)],
+    ]
+    tensor = torch.arange(15, dtype=torch.float64).reshape(5, 3)
+    return full_norms([distribute_tensor(tensor, mesh, layout) for layout in layouts] + [tensor]).tolist()
+
+
+def test_norms_are_of_the_full_tensor_whatever_the_placements() -> None:
+    expected = [torch.arange(15, dtype=torch.float64).norm().item()] * 6
+    answers = in_world(4, sharded_twice)
+    assert answers[0] == pytest.approx(expected, rel=1e-14)
+    assert all(answer == answers[0] for answer in answers), "equal on all processes, bit for bit"
+
+
+def a_partial_norm(world: World) -> str:
+    from torch.distributed.tensor import Partial
+
+    mesh = init_device_mesh("cpu", (2,))
+    try:
+        full_norms([DTensor.from_local(torch.ones(2), mesh, [Partial()])])
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_a_tensor_that_is_not_summed_up_has_no_norm() -> None:
+    assert all("summed up" in answer for answer in in_world(2, a_partial_norm))
+
+
+def fsdp_with_averages(world: World) -> tuple[list[float], list[float], list[float], bool]:
+    """Outputs before, with, and after the averages, under FSDP, which keeps gathered weights after a forward."""
+    from torch.distributed.fsdp import fully_shard
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)).double()
+    inputs = torch.ones(1, 3, dtype=torch.float64)
+    if world.size > 1:
+        fully_shard(model[0], mesh=init_device_mesh("cpu", (world.size,)))
+        fully_shard(model, mesh=init_device_mesh("cpu", (world.size,)))
+    optimizer = build_optimizer(OptimizerSpec.model_validate({"name": "lamb", "learningRate": 0.1}), model.parameters())
+    ema = Ema(model, 0.5)
+    for step in (1, 2, 3):
+        optimizer.zero_grad()
+        model(inputs).square().sum().backward()
+        optimizer.step()
+        ema.update(step)
+
+    def output() -> list[float]:
+        with torch.no_grad():
+            row: list[float] = model(inputs)[0].tolist()
+            return row
+
+    before = output()
+    with ema.swapped():
+        averaged = output()
+    sharded = all(isinstance(value, DTensor) for value in ema.state_dict().values())
+    return before, averaged, output(), sharded
+
+
+def test_averages_under_fsdp_are_used_and_put_back() -> None:
+    before, averaged, after, _ = fsdp_with_averages(World(0, 1, torch.device("cpu")))
+    assert averaged != pytest.approx(before, rel=1e-3)
+    assert after == before
+    for answer in in_world(2, fsdp_with_averages):
+        for found, expected in zip(answer[:3], (before, averaged, after), strict=True):
+            assert found == pytest.approx(expected, rel=1e-12)
+        assert answer[3], "the averages are sharded like the weights"
