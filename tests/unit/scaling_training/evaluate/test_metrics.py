@@ -43,7 +43,8 @@ def test_counts_are_the_same_however_the_samples_are_cut(sizes: list[int]) -> No
     inputs = torch.randn(7, 4, generator=generator)
     targets = torch.randint(0, 3, (7,), generator=generator)
     model = torch.nn.Linear(4, 3)
-    pieces = zip(torch.split(inputs, sizes), torch.split(targets, sizes), strict=True)
+    keys = torch.arange(7)
+    pieces = zip(*(torch.split(values, sizes) for values in (inputs, targets, keys)), strict=True)
     counts = count(ClassificationTask(model, 3), [Batch(*piece) for piece in pieces], device=CPU)
 
     output = model(inputs)
