@@ -25,7 +25,7 @@ from scaling_api.cluster import (
     exactly_one,
 )
 from scaling_api.constraints import Pattern
-from scaling_api.dataset import Augmentation, DatasetSpec
+from scaling_api.dataset import Arguments, Augmentation, Crop, DatasetSpec, LoaderSpec, NormalizationSpec, SplitSpec
 from scaling_api.model import ModelSpec
 from scaling_api.optim import EarlyStopping, EmaSpec, OptimizerSpec, ScheduleSpec
 from scaling_api.parallelism import Parallelism
@@ -52,15 +52,19 @@ __all__ = [
     "MAX_WORKERS_PER_GROUP",
     "PLURAL",
     "VERSION",
+    "Arguments",
     "Augmentation",
     "CheckpointSpec",
     "Cluster",
+    "Crop",
     "DatasetSpec",
     "EarlyStopping",
     "EmaSpec",
     "EnvVar",
     "Head",
+    "LoaderSpec",
     "ModelSpec",
+    "NormalizationSpec",
     "ObjectMeta",
     "OptimizerSpec",
     "Parallelism",
@@ -72,6 +76,7 @@ __all__ = [
     "ScheduleSpec",
     "SecretKey",
     "SecretRef",
+    "SplitSpec",
     "Storage",
     "TrainingSpec",
     "Volume",

@@ -30,11 +30,12 @@ def test_a_run_leaves_a_good_model_its_metrics_and_its_curves(straight: Finished
 def test_the_model_can_be_loaded_again_and_agrees_with_the_reported_accuracy(straight: Finished) -> None:
     import torch
 
+    from scaling_api.spec import DatasetSpec
     from scaling_training.data import TestAccess, open_dataset
     from scaling_training.report.artifact import load_model
 
     task, architecture = load_model(str(straight.folder / "model"))
-    test = open_dataset("digits").open_test(TestAccess("report"))
+    test = open_dataset(DatasetSpec(name="digits")).open_test(TestAccess("report"))
     normalisation = architecture["normalisation"]
     images = torch.from_numpy(test.images).float() / normalisation["maxValue"]
     shape = (1, -1, 1, 1)

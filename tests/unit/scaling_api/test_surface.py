@@ -43,12 +43,41 @@ _SPEC = """
     spec.cluster.workers[].resources.requests[]
     spec.cluster.workers[].slots
     spec.dataset
+    spec.dataset.arguments
     spec.dataset.augmentation
+    spec.dataset.augmentation.crop
+    spec.dataset.augmentation.crop.area
+    spec.dataset.augmentation.crop.padding
+    spec.dataset.augmentation.cutmix
+    spec.dataset.augmentation.fill
+    spec.dataset.augmentation.horizontalFlip
+    spec.dataset.augmentation.mixup
     spec.dataset.augmentation.rotation
     spec.dataset.augmentation.shear
     spec.dataset.augmentation.shift
+    spec.dataset.augmentation.verticalFlip
     spec.dataset.augmentation.zoom
+    spec.dataset.channels
+    spec.dataset.classWeights
+    spec.dataset.classes
+    spec.dataset.factory
+    spec.dataset.imageSize
+    spec.dataset.loader
+    spec.dataset.loader.prefetch
+    spec.dataset.loader.workers
     spec.dataset.name
+    spec.dataset.normalization
+    spec.dataset.normalization.mean[]
+    spec.dataset.normalization.source
+    spec.dataset.normalization.std[]
+    spec.dataset.samples
+    spec.dataset.sampling
+    spec.dataset.split
+    spec.dataset.split.seed
+    spec.dataset.split.test
+    spec.dataset.split.validation
+    spec.dataset.unreadable
+    spec.dataset.uri
     spec.model
     spec.model.name
     spec.model.width

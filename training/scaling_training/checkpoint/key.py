@@ -20,7 +20,8 @@ def checkpoint_key(spec: ScalingJobSpec, data_fingerprint: str) -> str:
     training = spec.training.to_json_dict()
     parts = {
         "model": spec.model.to_json_dict(),
-        "dataset": spec.dataset.to_json_dict(),
+        # Who reads the files, and how far ahead, changes no batch.
+        "dataset": {name: value for name, value in spec.dataset.to_json_dict().items() if name != "loader"},
         "training": {name: value for name, value in training.items() if name not in _INDIFFERENT},
         "data": data_fingerprint,
     }

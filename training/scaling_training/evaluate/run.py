@@ -40,11 +40,10 @@ def evaluate(
     import torch
 
     from scaling_training.checkpoint.state import MODEL, load_weights
-    from scaling_training.data.batches import Batches, Normalisation
     from scaling_training.evaluate.tally import count
     from scaling_training.models import build_task
 
-    dataset = open_dataset(spec.dataset.name)
+    dataset = open_dataset(spec.dataset)
     samples = dataset.open_test(access) if access is not None and split == "test" else dataset.validation
     task = build_task(
         spec.model,
@@ -55,6 +54,6 @@ def evaluate(
     load_weights(loaded.files[MODEL], task.model)
     place = torch.device(device)
     task.model.to(place)
-    batches = Batches(samples, normalisation=Normalisation.of(dataset.train), device=place)
-    tally = count(task, batches.stretch(slice(0, len(samples)), _BATCH), device=place)
+    feed = dataset.feed(samples, device=place, seed=spec.training.seed)
+    tally = count(task, feed.stretch(slice(0, len(samples)), _BATCH), device=place)
     return tally.result(dataset.class_names)

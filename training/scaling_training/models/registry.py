@@ -12,7 +12,7 @@ from scaling_training.registry import lookup, table
 if TYPE_CHECKING:
     from scaling_training.models.task import ClassificationTask
 
-Shape = tuple[int, int, int]  # channels, height, width
+Shape = tuple[int, ...]  # of an image: channels, height, width
 
 
 @dataclass(frozen=True, slots=True)

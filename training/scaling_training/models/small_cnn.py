@@ -19,7 +19,7 @@ _DENSE = 512
 _SMALLEST = 2 ** len(_CHANNELS)  # pixels a side, so that a pixel is left after all halvings
 
 
-def build(spec: ModelSpec, input_shape: tuple[int, int, int], classes: int) -> ClassificationTask:
+def build(spec: ModelSpec, input_shape: tuple[int, ...], classes: int) -> ClassificationTask:
     """The model for images of this shape; UserError when they are too small."""
     channels, height, width = input_shape
     if min(height, width) < _SMALLEST:

@@ -24,20 +24,17 @@ FORMAT = 1
 def write_model(folder: Storage, weights: bytes, spec: ScalingJobSpec) -> dict[str, Any]:
     """Write the model of a job; returns the architecture. ``weights`` are a checkpoint's, as safetensors."""
     from scaling_training.data import open_dataset
-    from scaling_training.data.batches import Normalisation
 
-    dataset = open_dataset(spec.dataset.name)
-    normalisation = Normalisation.of(dataset.train)
+    dataset = open_dataset(spec.dataset)
+    normalisation = dataset.normalisation
     architecture = {
         "format": FORMAT,
         "model": spec.model.to_json_dict(),
         "inputShape": list(dataset.input_shape),
         "classes": list(dataset.class_names),
-        "normalisation": {
-            "maxValue": dataset.train.max_value,
-            "mean": list(normalisation.mean),
-            "std": list(normalisation.std),
-        },
+        # None: the inputs are no images, the model takes them as they are.
+        "normalisation": normalisation
+        and {"maxValue": dataset.max_value, "mean": list(normalisation.mean), "std": list(normalisation.std)},
     }
     folder.write(WEIGHTS, weights)
     folder.write(ARCHITECTURE, json.dumps(architecture, indent=1).encode())

@@ -44,7 +44,7 @@ class Run:
         """A hash of the data and its split; loads the data once."""
         from scaling_training.data import open_dataset
 
-        return open_dataset(self.spec.dataset.name).fingerprint
+        return open_dataset(self.spec.dataset).fingerprint
 
 
 Inputs = Mapping[str, Output]

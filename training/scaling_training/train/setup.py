@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +10,7 @@ from torch import nn
 
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.data import Dataset, open_dataset
-from scaling_training.data.augment import AffineAugmentation, is_identity
-from scaling_training.data.batches import Batches, Normalisation
+from scaling_training.data.feed import Feed
 from scaling_training.data.order import DataOrder
 from scaling_training.models import build_task
 from scaling_training.models.task import ClassificationTask
@@ -27,8 +27,8 @@ class Setup:
     world: World
     dataset: Dataset
     order: DataOrder
-    training: Batches
-    validation: Batches
+    training: Feed
+    validation: Feed
     task: ClassificationTask
     optimizer: torch.optim.Optimizer
 
@@ -42,13 +42,9 @@ def set_up(spec: ScalingJobSpec, world: World) -> Setup:
     """Load the data, build model and optimizer; UserError for what the user must mend."""
     preload.begin(preload.OPTIMIZER_MODULES)
     training = spec.training
-    dataset = open_dataset(spec.dataset.name)
-    samples = len(dataset.train)
-    augmentation = spec.dataset.augmentation
-    changes = (
-        None if is_identity(augmentation) else AffineAugmentation(augmentation, seed=training.seed, samples=samples)
-    )
-    normalisation = Normalisation.of(dataset.train)
+    dataset = open_dataset(spec.dataset)
+    feed = functools.partial(dataset.feed, device=world.device, seed=training.seed)
+    training_feed, validation_feed = feed(dataset.train, training=True), feed(dataset.validation)
     preload.wait(preload.OPTIMIZER_MODULES)
     task = build_task(spec.model, input_shape=dataset.input_shape, classes=len(dataset.class_names), seed=training.seed)
     task.model.to(world.device).train()
@@ -56,9 +52,9 @@ def set_up(spec: ScalingJobSpec, world: World) -> Setup:
         spec=spec,
         world=world,
         dataset=dataset,
-        order=DataOrder(seed=training.seed, samples=samples, batch_size=training.batch_size),
-        training=Batches(dataset.train, normalisation=normalisation, device=world.device, augmentation=changes),
-        validation=Batches(dataset.validation, normalisation=normalisation, device=world.device),
+        order=dataset.order(seed=training.seed, batch_size=training.batch_size),
+        training=training_feed,
+        validation=validation_feed,
         task=task,
         optimizer=build_optimizer(training.optimizer, task.model.parameters()),
     )

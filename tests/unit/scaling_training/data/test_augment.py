@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from scaling_api.spec import Augmentation
-from scaling_training.data.augment import AffineAugmentation, inverse_affine, is_identity
+from scaling_training.data.augment import ImageAugmentation, inverse_affine, is_identity
 
 EVERYTHING = Augmentation(rotation=15, shift=0.2, zoom=0.2, shear=10)
 
@@ -15,26 +15,26 @@ def images(count: int, side: int = 12) -> torch.Tensor:
 
 
 def test_a_sample_looks_the_same_in_whatever_batch_it_comes() -> None:
-    augmentation = AffineAugmentation(EVERYTHING, seed=5, samples=40)
+    augmentation = ImageAugmentation(EVERYTHING, seed=5, samples=40)
     pictures = images(40)
     together = augmentation.apply(pictures, 3, np.arange(40))
     for batch in (np.array([17]), np.array([39, 17, 2]), np.arange(39, -1, -1)):
-        alone = AffineAugmentation(EVERYTHING, seed=5, samples=40).apply(pictures[batch], 3, batch)
+        alone = ImageAugmentation(EVERYTHING, seed=5, samples=40).apply(pictures[batch], 3, batch)
         torch.testing.assert_close(alone, together[batch], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("seed", "epoch"), [pytest.param(5, 4, id="another epoch"), pytest.param(6, 3, id="seed")])
 def test_it_looks_different_in(seed: int, epoch: int) -> None:
     indices = np.arange(4)
-    first = AffineAugmentation(EVERYTHING, seed=5, samples=4).apply(images(4), 3, indices)
-    second = AffineAugmentation(EVERYTHING, seed=seed, samples=4).apply(images(4), epoch, indices)
+    first = ImageAugmentation(EVERYTHING, seed=5, samples=4).apply(images(4), 3, indices)
+    second = ImageAugmentation(EVERYTHING, seed=seed, samples=4).apply(images(4), epoch, indices)
     assert all(not torch.equal(first[sample], second[sample]) for sample in range(4))
 
 
 def test_nothing_asked_is_nothing_changed() -> None:
     assert is_identity(Augmentation())
     assert not is_identity(Augmentation(shear=1))
-    unchanged = AffineAugmentation(Augmentation(), seed=0, samples=4).apply(images(4), 0, np.arange(4))
+    unchanged = ImageAugmentation(Augmentation(), seed=0, samples=4).apply(images(4), 0, np.arange(4))
     torch.testing.assert_close(unchanged, images(4))
 
 

@@ -12,6 +12,7 @@ from torchmetrics import classification as torchmetrics
 from scaling_training.data.batches import Batch
 from scaling_training.evaluate.classification import ClassificationTally
 from scaling_training.evaluate.metrics import Metrics
+from tests.unit.scaling_training.builders import a_batch
 
 CPU = torch.device("cpu")
 
@@ -34,7 +35,7 @@ def from_confusion(rows: list[list[int]]) -> Metrics:
     ]
     targets, predicted = torch.tensor(pairs).unbind(1)
     tally = a_tally(len(rows))
-    tally.update(torch.nn.functional.one_hot(predicted, len(rows)) * 20.0, Batch(targets, targets))
+    tally.update(torch.nn.functional.one_hot(predicted, len(rows)) * 20.0, a_batch(targets, targets))
     return tally.result([chr(ord("a") + index) for index in range(len(rows))])
 
 
@@ -85,7 +86,7 @@ def test_however_the_samples_are_cut_the_metrics_are_torchmetrics_and_scikit_lea
     scores, targets = random_samples(seed, classes)
     tally = a_tally(classes)
     for piece, true in zip(torch.split(scores, sizes), torch.split(targets, sizes), strict=True):
-        tally.update(piece, Batch(piece, true))
+        tally.update(piece, a_batch(piece, true))
     metrics = tally.result([str(index) for index in range(classes)])
     found = metrics.scalars()
 
@@ -113,7 +114,7 @@ def test_however_the_samples_are_cut_the_metrics_are_torchmetrics_and_scikit_lea
 def test_k_and_the_bins_can_be_chosen() -> None:
     scores, targets = random_samples(7, 4)
     tally = a_tally(4, top_k=2, bins=10)
-    tally.update(scores, Batch(scores, targets))
+    tally.update(scores, a_batch(scores, targets))
     metrics = tally.result("abcd")
     top = torchmetrics.MulticlassAccuracy(4, top_k=2, average="micro")(scores, targets)
     calibration = torchmetrics.MulticlassCalibrationError(4, n_bins=10, norm="l1")(scores.softmax(1), targets)
@@ -124,7 +125,7 @@ def test_k_and_the_bins_can_be_chosen() -> None:
 def test_the_reliability_diagram_holds_every_sample_once() -> None:
     scores, targets = random_samples(3, 6)
     tally = a_tally(6)
-    tally.update(scores, Batch(scores, targets))
+    tally.update(scores, a_batch(scores, targets))
     metrics = tally.result("abcdef")
     rows = metrics.tables["calibration"]
     assert sum(row["samples"] for row in rows) == 500
@@ -134,7 +135,7 @@ def test_the_reliability_diagram_holds_every_sample_once() -> None:
 
 def test_full_confidence_lies_in_the_last_bin() -> None:
     tally = a_tally(2)
-    tally.update(torch.tensor([[200.0, -200.0]]), Batch(torch.zeros(1), torch.zeros(1, dtype=torch.int64)))
+    tally.update(torch.tensor([[200.0, -200.0]]), a_batch(torch.zeros(1), torch.zeros(1, dtype=torch.int64)))
     assert tally.result("ab").tables["calibration"] == [
         {"above": 14 / 15, "upTo": 1.0, "samples": 1, "confidence": 1.0, "accuracy": 1.0}
     ]

@@ -8,6 +8,7 @@ from scaling_training.evaluate.tally import count, not_finite
 from scaling_training.models.task import ClassificationTask
 from scaling_training.train import World
 from scaling_training.train.collectives import sum_in_place
+from tests.unit.scaling_training.builders import a_batch
 from tests.unit.scaling_training.worlds import in_world
 
 CPU = torch.device("cpu")
@@ -20,7 +21,7 @@ def batches_of(samples: slice, size: int) -> list[Batch]:
     targets = torch.randint(0, len(NAMES), (41,), generator=generator)
     starts = range(samples.start, samples.stop, size)
     ends = [min(start + size, samples.stop) for start in starts]
-    return [Batch(inputs[start:end], targets[start:end]) for start, end in zip(starts, ends, strict=True)]
+    return [a_batch(inputs[start:end], targets[start:end]) for start, end in zip(starts, ends, strict=True)]
 
 
 def a_task() -> ClassificationTask:
@@ -32,7 +33,7 @@ def a_task() -> ClassificationTask:
 def measured(world: World, cuts: list[int]) -> tuple[list[list[float]], dict[str, float]]:
     task = a_task()
     share = slice(cuts[world.rank], cuts[world.rank + 1])
-    pieces = [Batch(batch.inputs.double(), batch.targets) for batch in batches_of(share, 7)]
+    pieces = [a_batch(batch.inputs.double(), batch.targets) for batch in batches_of(share, 7)]
     tally = count(task, pieces, device=CPU)
     for sums in tally.tensors():
         sum_in_place(world, sums)

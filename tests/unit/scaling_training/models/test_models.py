@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from scaling_api.spec import ModelSpec
-from scaling_training.data.batches import Batch
 from scaling_training.errors import UserError
 from scaling_training.models import build_task
+from tests.unit.scaling_training.builders import a_batch
 
 
 def built(shape: tuple[int, int, int] = (1, 28, 28), seed: int = 0, **spec: Any) -> torch.nn.Module:
@@ -51,7 +51,7 @@ def test_images_too_small_are_refused_with_their_size() -> None:
 
 def test_a_tasks_loss_is_the_sum_over_samples() -> None:
     task = build_task(ModelSpec(name="small-cnn"), input_shape=(1, 8, 8), classes=3, seed=0)
-    batch = Batch(torch.zeros(2, 1, 8, 8), torch.tensor([0, 2]))
+    batch = a_batch(torch.zeros(2, 1, 8, 8), torch.tensor([0, 2]))
     logits = torch.tensor([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]])
     expected = -torch.log_softmax(logits, dim=1)[[0, 1], [0, 2]].sum()
 
