@@ -174,7 +174,7 @@ def build_optimizer(spec: OptimizerSpec, parameters: Parameters) -> torch.optim.
     """
     record = lookup(OPTIMIZERS, spec.name, field="training.optimizer.name")
     groups = _groups(record, parameters, exclude=spec.exclude_biases is not False)
-    kernels: Groups = [{key: group[key] for key in ("fused", "foreach") if key in group} for group in groups]
+    kernels: Groups = [{key: value for key, value in group.items() if key != "params"} for group in groups]
     optimizer = record.build(spec, groups)
 
     def choose_kernels(loaded: torch.optim.Optimizer) -> None:
@@ -201,7 +201,8 @@ def _groups(record: OptimizerRecord, parameters: Parameters, *, exclude: bool) -
             groups.append({"params": members, "adapt": not excluded})
         else:
             fused = record.fused_sharded if mesh is not None else record.fused
-            groups.append({"params": members, "fused": True} if fused else {"params": members, "foreach": True})
+            # Both said, so that neither is left from a state that is loaded.
+            groups.append({"params": members, "fused": fused, "foreach": not fused})
     return groups
 
 

@@ -105,6 +105,67 @@ def test_every_rule_on_mixed_meshes_is_that_of_one_process() -> None:
                     assert other == pytest.approx(row, rel=1e-12, abs=1e-14), f"{rule}, {what}, rank {rank}"
 
 
+Saved = tuple[dict[str, Any], dict[str, Any]]
+
+
+def continued(world: World, saved: dict[str, Saved] | None, steps: list[int]) -> dict[str, Saved]:
+    """Each rule's weights and state after these steps, as whole tensors; from such a state when one is given.
+
+    By torch's state dicts with one entry for each parameter, as torch.distributed.checkpoint saves and loads them.
+    """
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        get_optimizer_state_dict,
+        set_optimizer_state_dict,
+    )
+
+    options = StateDictOptions(flatten_optimizer_state_dict=True)
+    found: dict[str, Saved] = {}
+    for fields in SPECS:
+        model = Four(world.size)
+        spec = OptimizerSpec.model_validate({"learningRate": 0.05, "weightDecay": 0.01, **fields})
+        optimizer = build_optimizer(spec, model.parameters())
+        if saved is not None:
+            weights, state = saved[str(fields)]
+            with torch.no_grad():
+                for index, parameter in enumerate(model.parameters()):
+                    parameter.copy_(model.placed(index, weights[f"w{index}"]))
+            empty = get_optimizer_state_dict(model, optimizer, options=options)
+            assert empty.keys() == state.keys()
+            filled = {key: placed_like(state[key], value) for key, value in empty.items()}
+            set_optimizer_state_dict(model, optimizer, filled, options=options)
+        for step in steps:
+            model.set_gradients(step)
+            optimizer.step()
+        state = get_optimizer_state_dict(model, optimizer, options=options)
+        found[str(fields)] = (
+            {name: whole(value.detach()) for name, value in model.named_parameters()},
+            {key: whole(value) if isinstance(value, torch.Tensor) else value for key, value in state.items()},
+        )
+    return found
+
+
+def placed_like(value: Any, other: Any) -> Any:
+    if isinstance(other, DTensor):
+        # A copy, because a tensor that came over a pipe is shared by all who got it.
+        return distribute_tensor(value.clone(), other.device_mesh, other.placements)
+    return value.clone() if isinstance(value, torch.Tensor) else value
+
+
+def test_a_state_saved_on_one_mesh_goes_on_on_another() -> None:
+    alone = World(0, 1, torch.device("cpu"))
+    first, straight = continued(alone, None, [1, 2, 3]), continued(alone, None, [1, 2, 3, 4, 5])
+    outcomes = [
+        in_world(2, continued, first, [4, 5])[0],  # from one process to two
+        continued(alone, in_world(2, continued, None, [1, 2, 3])[0], [4, 5]),  # and back
+    ]
+    for outcome in outcomes:
+        for rule, (weights, state) in straight.items():
+            assert outcome[rule][1].keys() == state.keys()
+            for name, value in weights.items():
+                torch.testing.assert_close(outcome[rule][0][name], value, rtol=1e-12, atol=1e-14, msg=f"{rule}, {name}")
+
+
 def sharded_twice(world: World) -> list[float]:
     mesh = init_device_mesh("cpu", (2, 2))
     layouts: list[list[Any]] = [

@@ -33,3 +33,14 @@ def test_the_picture_is_large_enough_to_read_and_not_empty() -> None:
 def test_rows_without_a_validation_are_drawn_as_far_as_they_go() -> None:
     rows: list[Row] = [{"epoch": 1, "step": 10, "trainLoss": 1.0}]
     assert curves_png(rows, title="job").startswith(b"\x89PNG")
+
+
+def test_the_onset_of_overfitting_is_drawn() -> None:
+    plain, marked = (
+        Image.open(io.BytesIO(curves_png(ROWS, title="job", onset_epoch=onset))).convert("RGB") for onset in (None, 2)
+    )
+    shade = {color for _, color in marked.getcolors(1_000_000) or []} - {
+        color for _, color in plain.getcolors(1_000_000) or []
+    }
+    # Orange, as laid over white at 15 %.
+    assert any(red > 245 and 230 < green < 245 and 200 < blue < 225 for red, green, blue in shade)

@@ -74,6 +74,7 @@ def test_the_report_holds_model_curves_and_metrics(finished: Path) -> None:
     metrics = json.loads((finished / "metrics.json").read_text())
     assert metrics["test"]["samples"] > 300
     assert len(metrics["test"]["per_class"]) == 10
+    assert metrics["overfitting"] == {"onsetEpoch": None}
     assert [row["epoch"] for row in json.loads((finished / "curves.json").read_text())] == [1, 2]
     task, architecture = load_model(str(finished / "model"))
     assert architecture["inputShape"] == [1, 8, 8]
