@@ -77,7 +77,10 @@ _SPEC = """
     spec.training.optimizer.name
     spec.training.optimizer.weightDecay
     spec.training.parallelism
+    spec.training.parallelism.batchNorm
     spec.training.parallelism.data
+    spec.training.parallelism.fsdp
+    spec.training.parallelism.tensor
     spec.training.schedule
     spec.training.schedule.name
     spec.training.schedule.warmupFraction
