@@ -180,14 +180,15 @@ class ScalingJobSpec(Model):
             on_cluster_only=True,
         ),
         Rule(
-            "!has(self.training.parallelism.data) || self.training.parallelism.data <= "
+            "(has(self.training.parallelism.data) ? self.training.parallelism.data : 1) "
+            "* self.training.parallelism.fsdp * self.training.parallelism.tensor <= "
             "self.cluster.workers.map(w, w.max * w.slots).sum()",
             lambda self: (
-                self.training.parallelism.data is None or self.training.parallelism.data <= _slots(self.cluster)
+                (self.training.parallelism.workers or self.training.parallelism.model_group) <= _slots(self.cluster)
             ),
-            "parallelism.data {training.parallelism.data} is above the number of training processes that "
-            "cluster.workers offer (max times slots, over all groups); lower it or raise max",
-            field="training.parallelism.data",
+            "parallelism asks for more training processes (the product of its axes) than cluster.workers offer (max "
+            "times slots, over all groups); lower an axis or raise max",
+            field="training.parallelism",
             on_cluster_only=True,
         ),
     )

@@ -40,10 +40,10 @@ class TrainingSpec(Model):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "!has(self.parallelism.data) || self.batchSize >= self.parallelism.data",
-            lambda self: self.parallelism.data is None or self.batch_size >= self.parallelism.data,
-            "batchSize counts all workers together: {batchSize} leaves some of the {parallelism.data} workers "
-            "(parallelism.data) without a sample; make it at least {parallelism.data}",
+            "self.batchSize >= (has(self.parallelism.data) ? self.parallelism.data : 1) * self.parallelism.fsdp",
+            lambda self: self.batch_size >= (self.parallelism.data or 1) * self.parallelism.fsdp,
+            "batchSize counts all workers together: {batchSize} leaves some of them without a sample; make it at least "
+            "parallelism.data times fsdp",
             field="batchSize",
         ),
     )

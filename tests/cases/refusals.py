@@ -7,7 +7,7 @@ patterns the server says it in the same words, otherwise it has its own.
 
 from __future__ import annotations
 
-from tests.cases import optim
+from tests.cases import optim, parallelism
 from tests.cases.case import (
     ABSENT,
     Case,
@@ -91,27 +91,6 @@ RULES = (
         training(schedule={"name": "one-cycle"}),
         "spec.training.schedule.warmupFraction",
         "warmupFraction must be above 0 (0.3 is usual), it is 0",
-        True,
-    ),
-    Case(
-        "batch smaller than the number of workers",
-        training(batchSize=1, parallelism={"data": 2}),
-        "spec.training.batchSize",
-        "1 leaves some of the 2 workers (parallelism.data) without a sample; make it at least 2",
-        True,
-    ),
-    Case(
-        "more processes than slots",
-        both(training(parallelism={"data": 9}), group(max=4, slots=2)),
-        "spec.training.parallelism.data",
-        "parallelism.data 9 is above the number of training processes",
-        True,
-    ),
-    Case(
-        "more processes than the default cluster has",
-        training(parallelism={"data": 3}),
-        "spec.training.parallelism.data",
-        "parallelism.data 3 is above",
         True,
     ),
     Case(
@@ -273,6 +252,7 @@ RULES = (
     Case("job name with a dot", put("metadata.name", "a.b"), "metadata.name", '"a.b" is not a job name', True),
     Case("job name in capitals", put("metadata.name", "Mnist"), "metadata.name", '"Mnist" is not a job name', True),
     *optim.RULES,
+    *parallelism.RULES,
 )
 
 # What JSON Schema says: each kind of bound and of type. The server has words of its own for these.
@@ -408,6 +388,7 @@ BOUNDS = (
     Case("label with a blank", put("metadata.labels", {"a": "b c"}), "metadata.labels", "not the value of a label"),
     Case("label key with a blank", put("metadata.labels", {"a b": "c"}), "metadata.labels", '"a b" is not a key'),
     *optim.BOUNDS,
+    *parallelism.BOUNDS,
 )
 
 REFUSED = (*RULES, *BOUNDS)
@@ -432,7 +413,6 @@ ACCEPTED = (
     ("huge pages", resources(limits={"hugepages-2Mi": "64Mi", "ephemeral-storage": "10Gi"})),
     ("sgd with momentum", training(optimizer={"name": "sgd", "momentum": 0.9})),
     ("one-cycle with warm-up", training(schedule={"name": "one-cycle", "warmupFraction": 0.3})),
-    ("as many processes as slots", both(training(parallelism={"data": 8}), group(max=4, slots=2))),
     ("a group without a minimum", group(min=0, max=4)),
     ("an empty value", env(value="")),
     ("a value from a Secret", env(secretKeyRef={"name": "hub", "key": "token"})),
@@ -442,6 +422,7 @@ ACCEPTED = (
     ("podOverrides of any shape", cluster(podOverrides={"spec": {"nodeSelector": {"a": "b"}}, "x": [None, 1.5]})),
     ("every policy", put("spec.runPolicy", {"suspend": True, "backoffLimit": 0, "cleanPodPolicy": "None"})),
     *optim.ACCEPTED,
+    *parallelism.ACCEPTED,
 )
 
 _FROZEN = "a running job takes edits of cluster.workers min and max and of runPolicy only"

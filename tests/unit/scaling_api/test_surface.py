@@ -112,7 +112,10 @@ _SPEC = """
     spec.training.optimizer.trustCoefficient
     spec.training.optimizer.weightDecay
     spec.training.parallelism
+    spec.training.parallelism.batchNorm
     spec.training.parallelism.data
+    spec.training.parallelism.fsdp
+    spec.training.parallelism.tensor
     spec.training.schedule
     spec.training.schedule.everyEpochs
     spec.training.schedule.factor

@@ -1,0 +1,73 @@
+"""Whatever the mesh, gradients and losses are those of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+
+from scaling_training.train import World
+from tests.unit.scaling_training.parallel.stepping import Case, Result, train, train_all
+from tests.unit.scaling_training.worlds import in_world
+
+ALONE = World(0, 1, torch.device("cpu"))
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
+SYNC = {"batchNorm": "sync"}
+
+# Samples that do not divide by the ranks; clipping that takes effect; two micro-batches.
+TWO = (
+    Case("small-cnn", {"data": 2} | SYNC, samples=11, max_norm=0.5),
+    Case("small-cnn", {"fsdp": 2} | SYNC, samples=11),
+    Case("small-cnn", {"tensor": 2}, samples=11, max_norm=0.5),
+    Case("mnist-cnn", {"tensor": 2}),
+    Case("mnist-cnn", {"data": 2}, micro_batches=2),
+    Case("mobilenet", {"data": 2} | SYNC),
+    Case("mobilenet", {"fsdp": 2} | SYNC),
+    Case("mobilenet", {"tensor": 2}, max_norm=0.5),
+    Case("transformer", {"data": 2}, max_norm=0.5),
+    Case("transformer", {"fsdp": 2}, micro_batches=2),
+    Case("transformer", {"tensor": 2}, max_norm=0.5),
+)
+FOUR = (
+    Case("small-cnn", {"data": 4} | SYNC),
+    Case("small-cnn", {"data": 2, "tensor": 2} | SYNC, samples=11, max_norm=0.5),
+    Case("small-cnn", {"fsdp": 2, "tensor": 2} | SYNC),
+    Case("mobilenet", {"data": 2, "fsdp": 2} | SYNC, max_norm=0.5),
+    Case("mobilenet", {"data": 2, "tensor": 2} | SYNC),
+    Case("mobilenet", {"fsdp": 2, "tensor": 2} | SYNC),
+    Case("transformer", {"data": 2, "fsdp": 2}),
+    Case("transformer", {"data": 2, "tensor": 2}, micro_batches=2),
+    Case("transformer", {"fsdp": 2, "tensor": 2}, max_norm=0.5),
+    Case("transformer", {"tensor": 4}),
+)
+
+
+def alone(case: Case) -> Result:
+    """The same steps by one process with the whole batch."""
+    return train(ALONE, Case(case.model, {}, case.samples, case.steps, case.dtype, case.max_norm))
+
+
+def assert_equal(result: Result, expected: Result, dtype: torch.dtype) -> None:
+    tolerance = TOLERANCES[dtype]
+    assert result.losses == pytest.approx(expected.losses, rel=tolerance)
+    assert_close(result.gradients, expected.gradients, tolerance)
+    assert_close(result.state, expected.state, tolerance)
+
+
+def assert_close(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], tolerance: float) -> None:
+    """Relative to the tensor's size, because single numbers may be nothing but rounding."""
+    assert set(found) == set(expected)
+    largest = max(tensor.abs().max().item() for tensor in expected.values())
+    for name, tensor in expected.items():
+        scale = max(tensor.abs().max().item(), 1e-6 * largest)
+        assert (found[name] - tensor).abs().max().item() <= tolerance * scale, name
+
+
+@pytest.mark.parametrize(("size", "cases"), [(2, TWO), (4, FOUR)], ids=["two processes", "four processes"])
+def test_every_mesh_trains_as_one_process(size: int, cases: tuple[Case, ...]) -> None:
+    results = in_world(size, train_all, cases)
+    for number, case in enumerate(cases):
+        expected = alone(case)
+        for by_rank in results:
+            assert_equal(by_rank[number], expected, case.dtype)
