@@ -17,7 +17,8 @@ from torch import nn
 
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.checkpoint import CheckpointRef
-from scaling_training.checkpoint.state import Position
+from scaling_training.checkpoint.key import checkpoint_key
+from scaling_training.checkpoint.state import Position, Trained
 from scaling_training.data.order import rank_slice
 from scaling_training.errors import UserError
 from scaling_training.evaluate.counts import count
@@ -63,10 +64,18 @@ def train(
     a checkpoint that does not fit the model.
     """
     setup = set_up(spec, world)
-    keeper = Keeper(setup, storage, attempt)
+    keeper = Keeper(
+        Trained(setup.task.model, setup.optimizer),
+        world=world,
+        storage=storage,
+        attempt=attempt,
+        key=checkpoint_key(spec, setup.dataset.fingerprint),
+        keep=spec.training.checkpoint.keep,
+    )
     position = keeper.restore(resume)
     loop = _Loop(setup, keeper, position, observer, stop_requested)
     stopped = loop.run()
+    loop.finish()
     return _agree(loop, history_name(attempt), stopped)
 
 
@@ -110,6 +119,12 @@ class _Loop:
                 self._save(None)
                 return True
 
+    def finish(self) -> None:
+        """Wait for the last checkpoint to be committed, and say so."""
+        self.keeper.wait()
+        if self.setup.world.is_first:
+            self._report()
+
     def _steps_of_epoch(self) -> bool:
         """The steps up to the epoch's end; True when stopped."""
         setup, position = self.setup, self.position
@@ -136,6 +151,7 @@ class _Loop:
         first = self.first_step_at is None
         if first:
             self.first_step_at = time.time()
+        committed = self.keeper.poll()
         if not self.setup.world.is_first:
             return
         now = time.monotonic()
@@ -148,7 +164,7 @@ class _Loop:
         if first:
             self._latest_metrics["trainLoss"] = loss_sum / samples
             preload.begin(preload.METRICS_MODULES)
-        if first or interval is not None:
+        if first or committed or interval is not None:
             self._report()
 
     def _close_epoch(self) -> None:
@@ -194,11 +210,11 @@ class _Loop:
         return metrics_from(counts, setup.dataset.class_names)
 
     def _save(self, metrics: Metrics | None) -> None:
-        if not self.setup.world.is_first:
-            return
         self._count_time()
         self.keeper.save(self.position, epoch=self.epochs_done, metrics=metrics.scalars() if metrics else None)
-        self._report()
+        if self.setup.world.is_first:
+            self._latest_metrics["saveBlockedSeconds"] = self.keeper.blocked_s
+            self._report()
 
     def _count_time(self) -> None:
         now = time.monotonic()
@@ -230,6 +246,7 @@ class _Loop:
 
     def _diverged(self, what: str, step: int) -> UserError:
         """``step`` counts from 1."""
+        self.keeper.wait()
         rate = self.setup.spec.training.optimizer.learning_rate
         epoch = -(-step // self.setup.order.steps_per_epoch)
         kept = f"; {self.keeper.latest.folder} is kept" if self.keeper.latest else ""
