@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -73,7 +75,31 @@ def replicate(model: nn.Module, world: World) -> nn.Module:
     """
     if world.size == 1:
         return model
+    devices = [world.device] if world.device.type == "cuda" else None
+    return _fixed_buckets()(model, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True)
+
+
+@cache
+def _fixed_buckets() -> type[nn.Module]:
     from torch.nn.parallel import DistributedDataParallel
 
-    devices = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True)
+    class FixedBuckets(DistributedDataParallel):
+        """DDP whose buckets are the same from the first step on.
+
+        DDP sums gradients in buckets, which it lays out anew after its first backward pass, in the order in which
+        gradients came. The order of a sum depends on the layout, and a resumed run has its first pass at another
+        step than the straight one: from three ranks on, their weights would differ in the last bit. Here the one
+        rebuild happens at once, over the parameters in reverse, which is the order that gradients come in but for
+        neighbours: no cost per step, and the sums still travel while the backward pass goes on.
+        """
+
+        def __init__(self, module: nn.Module, **settings: Any) -> None:
+            super().__init__(module, **settings)
+            self.reducer._push_all_rebuilt_params()
+            assert self.reducer._rebuild_buckets(), "DDP would lay its buckets out anew after the first step"
+
+        def _build_params_for_reducer(self) -> tuple[list[nn.Parameter], list[bool]]:
+            parameters, sparse = super()._build_params_for_reducer()
+            return parameters[::-1], sparse[::-1]
+
+    return FixedBuckets

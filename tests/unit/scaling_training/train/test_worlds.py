@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -98,33 +100,45 @@ def result(root: str, outcome: TrainOutcome) -> tuple[bytes, list[dict[str, floa
     return storage.read(f"{outcome.checkpoint.folder}/model.safetensors"), [row | {"seconds": 0} for row in rows]
 
 
+Result = tuple[bytes, list[dict[str, float]]]
+
+
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, list[dict[str, float]]]:
-    root = str(tmp_path_factory.mktemp("straight"))
-    outcomes = in_world(2, run, root, 1)
-    assert outcomes[0] == outcomes[1]
-    return result(root, outcomes[0])
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Result]:
+    """The result of an undisturbed run on so many processes."""
+
+    @cache
+    def of(size: int) -> Result:
+        root = str(tmp_path_factory.mktemp("straight"))
+        outcomes = in_world(size, run, root, 1)
+        assert outcomes == [outcomes[0]] * size
+        return result(root, outcomes[0])
+
+    return of
 
 
-@pytest.mark.parametrize("step", [1, 3, 5])
-def test_two_processes_stop_at_one_step_and_resume_bit_for_bit(
-    tmp_path: Path, straight: tuple[bytes, list[dict[str, float]]], step: int
+# From three ranks on, the order in which gradients are summed depends on the layout of DDP's buckets.
+@pytest.mark.parametrize(("size", "step"), [(2, 1), (2, 3), (3, 2), (4, 5)])
+def test_processes_stop_at_one_step_and_resume_bit_for_bit(
+    tmp_path: Path, straight: Callable[[int], Result], size: int, step: int
 ) -> None:
-    stopped = in_world(2, run, str(tmp_path), 1, step)
-    assert [(outcome.stopped, outcome.step) for outcome in stopped] == [(True, step)] * 2
+    stopped = in_world(size, run, str(tmp_path), 1, step)
+    assert [(outcome.stopped, outcome.step) for outcome in stopped] == [(True, step)] * size
 
-    resumed = in_world(2, run, str(tmp_path), 2)
-    assert result(str(tmp_path), resumed[0]) == straight
+    resumed = in_world(size, run, str(tmp_path), 2)
+    assert result(str(tmp_path), resumed[0]) == straight(size)
 
 
-@pytest.mark.parametrize("attempt", [1, 2], ids=["workers restarted", "new attempt"])
-def test_two_processes_killed_in_mid_epoch_resume_bit_for_bit(
-    tmp_path: Path, straight: tuple[bytes, list[dict[str, float]]], attempt: int
+@pytest.mark.parametrize(
+    ("size", "attempt"), [(2, 1), (3, 2), (4, 1)], ids=["workers restarted", "new attempt", "four workers restarted"]
+)
+def test_processes_killed_in_mid_epoch_resume_bit_for_bit(
+    tmp_path: Path, straight: Callable[[int], Result], size: int, attempt: int
 ) -> None:
     with pytest.raises((AssertionError, EOFError)):
-        in_world(2, run, str(tmp_path), 1, None, 5)
-    resumed = in_world(2, run, str(tmp_path), attempt)
-    assert result(str(tmp_path), resumed[0]) == straight
+        in_world(size, run, str(tmp_path), 1, None, 5)
+    resumed = in_world(size, run, str(tmp_path), attempt)
+    assert result(str(tmp_path), resumed[0]) == straight(size)
 
 
 def test_another_number_of_processes_goes_on_from_the_same_place(tmp_path: Path) -> None:
