@@ -7,7 +7,7 @@ patterns the server says it in the same words, otherwise it has its own.
 
 from __future__ import annotations
 
-from tests.cases import optim, parallelism
+from tests.cases import optim, parallelism, training_section
 from tests.cases.case import (
     ABSENT,
     Case,
@@ -253,6 +253,7 @@ RULES = (
     Case("job name in capitals", put("metadata.name", "Mnist"), "metadata.name", '"Mnist" is not a job name', True),
     *optim.RULES,
     *parallelism.RULES,
+    *training_section.RULES,
 )
 
 # What JSON Schema says: each kind of bound and of type. The server has words of its own for these.
@@ -389,6 +390,7 @@ BOUNDS = (
     Case("label key with a blank", put("metadata.labels", {"a b": "c"}), "metadata.labels", '"a b" is not a key'),
     *optim.BOUNDS,
     *parallelism.BOUNDS,
+    *training_section.BOUNDS,
 )
 
 REFUSED = (*RULES, *BOUNDS)
@@ -423,6 +425,7 @@ ACCEPTED = (
     ("every policy", put("spec.runPolicy", {"suspend": True, "backoffLimit": 0, "cleanPodPolicy": "None"})),
     *optim.ACCEPTED,
     *parallelism.ACCEPTED,
+    *training_section.ACCEPTED,
 )
 
 _FROZEN = "a running job takes edits of cluster.workers min and max and of runPolicy only"

@@ -28,6 +28,8 @@ class ClassificationTally:
     a batch's losses. Counts are exact; the sums of losses and confidences are in float64.
     """
 
+    objective = ACCURACY
+
     def __init__(
         self,
         classes: int,
@@ -93,7 +95,7 @@ class ClassificationTally:
         return Metrics(
             values=values,
             samples=samples,
-            objective=ACCURACY,
+            objective=self.objective,
             tables={
                 "averages": {
                     average: {name: rates[0] for name, rates in found.items()} for average, found in averages.items()
