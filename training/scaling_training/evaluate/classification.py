@@ -51,6 +51,11 @@ class ClassificationTally:
         self._confidence, self._loss = torch.split(self._sums, [bins, 1])
         self._inner_edges = torch.linspace(0, 1, bins + 1, device=device)[1:-1].contiguous()
 
+    @property
+    def objective(self) -> Objective:
+        """The accuracy, the higher the better."""
+        return ACCURACY
+
     def update(self, output: torch.Tensor, batch: Batch) -> None:
         """Count a batch."""
         targets = batch.targets
