@@ -7,6 +7,7 @@ patterns the server says it in the same words, otherwise it has its own.
 
 from __future__ import annotations
 
+from tests.cases import dataset
 from tests.cases.case import (
     ABSENT,
     Case,
@@ -271,6 +272,7 @@ RULES = (
     Case("job name begins with a digit", put("metadata.name", "1st"), "metadata.name", '"1st" is not a job name', True),
     Case("job name with a dot", put("metadata.name", "a.b"), "metadata.name", '"a.b" is not a job name', True),
     Case("job name in capitals", put("metadata.name", "Mnist"), "metadata.name", '"Mnist" is not a job name', True),
+    *dataset.RULES,
 )
 
 # What JSON Schema says: each kind of bound and of type. The server has words of its own for these.
@@ -405,6 +407,7 @@ BOUNDS = (
     Case("label that is a number", put("metadata.labels", {"tier": 1}), "metadata.labels", 'write "1", in quotes'),
     Case("label with a blank", put("metadata.labels", {"a": "b c"}), "metadata.labels", "not the value of a label"),
     Case("label key with a blank", put("metadata.labels", {"a b": "c"}), "metadata.labels", '"a b" is not a key'),
+    *dataset.BOUNDS,
 )
 
 REFUSED = (*RULES, *BOUNDS)
@@ -438,6 +441,7 @@ ACCEPTED = (
     ("a variable of Ray that is the user's", cluster(env=[{"name": "RAY_BACKEND_LOG_LEVEL", "value": "debug"}])),
     ("podOverrides of any shape", cluster(podOverrides={"spec": {"nodeSelector": {"a": "b"}}, "x": [None, 1.5]})),
     ("every policy", put("spec.runPolicy", {"suspend": True, "backoffLimit": 0, "cleanPodPolicy": "None"})),
+    *dataset.ACCEPTED,
 )
 
 _FROZEN = "a running job takes edits of cluster.workers min and max and of runPolicy only"
