@@ -7,7 +7,7 @@ patterns the server says it in the same words, otherwise it has its own.
 
 from __future__ import annotations
 
-from tests.cases import optim, parallelism, training_section
+from tests.cases import dataset, optim, parallelism, training_section
 from tests.cases.case import (
     ABSENT,
     Case,
@@ -254,6 +254,7 @@ RULES = (
     *optim.RULES,
     *parallelism.RULES,
     *training_section.RULES,
+    *dataset.RULES,
 )
 
 # What JSON Schema says: each kind of bound and of type. The server has words of its own for these.
@@ -391,6 +392,7 @@ BOUNDS = (
     *optim.BOUNDS,
     *parallelism.BOUNDS,
     *training_section.BOUNDS,
+    *dataset.BOUNDS,
 )
 
 REFUSED = (*RULES, *BOUNDS)
@@ -426,6 +428,7 @@ ACCEPTED = (
     *optim.ACCEPTED,
     *parallelism.ACCEPTED,
     *training_section.ACCEPTED,
+    *dataset.ACCEPTED,
 )
 
 _FROZEN = "a running job takes edits of cluster.workers min and max and of runPolicy only"

@@ -28,8 +28,6 @@ class ClassificationTally:
     a batch's losses. Counts are exact; the sums of losses and confidences are in float64.
     """
 
-    objective = ACCURACY
-
     def __init__(
         self,
         classes: int,
