@@ -7,10 +7,13 @@ patterns the server says it in the same words, otherwise it has its own.
 
 from __future__ import annotations
 
-from tests.cases import optim, parallelism
+from typing import Any
+
+from tests.cases import models, optim, parallelism
 from tests.cases.case import (
     ABSENT,
     Case,
+    Change,
     Edit,
     both,
     cluster,
@@ -251,6 +254,7 @@ RULES = (
     Case("job name begins with a digit", put("metadata.name", "1st"), "metadata.name", '"1st" is not a job name', True),
     Case("job name with a dot", put("metadata.name", "a.b"), "metadata.name", '"a.b" is not a job name', True),
     Case("job name in capitals", put("metadata.name", "Mnist"), "metadata.name", '"Mnist" is not a job name', True),
+    *models.RULES,
     *optim.RULES,
     *parallelism.RULES,
 )
@@ -387,6 +391,7 @@ BOUNDS = (
     Case("label that is a number", put("metadata.labels", {"tier": 1}), "metadata.labels", 'write "1", in quotes'),
     Case("label with a blank", put("metadata.labels", {"a": "b c"}), "metadata.labels", "not the value of a label"),
     Case("label key with a blank", put("metadata.labels", {"a b": "c"}), "metadata.labels", '"a b" is not a key'),
+    *models.BOUNDS,
     *optim.BOUNDS,
     *parallelism.BOUNDS,
 )
@@ -421,9 +426,15 @@ ACCEPTED = (
     ("a variable of Ray that is the user's", cluster(env=[{"name": "RAY_BACKEND_LOG_LEVEL", "value": "debug"}])),
     ("podOverrides of any shape", cluster(podOverrides={"spec": {"nodeSelector": {"a": "b"}}, "x": [None, 1.5]})),
     ("every policy", put("spec.runPolicy", {"suspend": True, "backoffLimit": 0, "cleanPodPolicy": "None"})),
+    *models.ACCEPTED,
     *optim.ACCEPTED,
     *parallelism.ACCEPTED,
 )
+
+
+def _factory(**arguments: Any) -> Change:
+    return put("spec.model", {"factory": "a:b", "arguments": arguments})
+
 
 _FROZEN = "a running job takes edits of cluster.workers min and max and of runPolicy only"
 
@@ -458,6 +469,8 @@ EDITS = (
     ),
     Edit("epochs", both(), training(epochs=9), _FROZEN),
     Edit("model", both(), put("spec.model.width", 0.5), _FROZEN),
+    Edit("code is new", both(), put("spec.code", {"uri": "/code"}), _FROZEN),
+    Edit("a factory's arguments", _factory(depth=1), _factory(depth=2), _FROZEN),
     Edit("dataset", both(), put("spec.dataset.name", "mnist-5k"), _FROZEN),
     Edit("storage", both(), put("spec.storage.claimName", "other"), _FROZEN),
     Edit("resumeFrom is new", both(), put("spec.storage.resumeFrom", "old"), _FROZEN),
