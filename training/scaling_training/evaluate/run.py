@@ -50,6 +50,7 @@ def evaluate(
         input_shape=dataset.input_shape,
         classes=len(dataset.class_names),
         seed=spec.training.seed,
+        initial_weights=False,
     )
     load_weights(loaded.files[MODEL], task.model)
     place = torch.device(device)

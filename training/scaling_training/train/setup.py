@@ -13,7 +13,7 @@ from scaling_training.data import Dataset, open_dataset
 from scaling_training.data.feed import Feed
 from scaling_training.data.order import DataOrder
 from scaling_training.models import build_task
-from scaling_training.models.task import ClassificationTask
+from scaling_training.models.task import Task
 from scaling_training.optim import build_optimizer
 from scaling_training.train import preload
 from scaling_training.train.types import World
@@ -29,7 +29,7 @@ class Setup:
     order: DataOrder
     training: Feed
     validation: Feed
-    task: ClassificationTask
+    task: Task
     optimizer: torch.optim.Optimizer
 
     @property
