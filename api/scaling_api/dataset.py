@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from scaling_api.base import Model, Rule
+from scaling_api.code import FACTORY, Arguments
 from scaling_api.constraints import Pattern
 
 # The authority of a URI holds no colon, so that nobody writes a password where logs will show it.
 _PLACE = Pattern(
     r"[a-z][a-z0-9+]*://[^\s:]*[^\s:/][^\s:]*|[^\s:]+",
     "a place of data: write a path, or an address such as s3://bucket/folder, without blanks and passwords",
-)
-FACTORY = Pattern(
-    r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*",
-    "a function's name: write package.module:function",
 )
 
 
@@ -140,12 +137,6 @@ class LoaderSpec(Model):
     prefetch: Annotated[int, Field(ge=1, le=64)] = Field(
         2, description="Batches that each of them reads ahead; memory for them is needed."
     )
-
-
-class Arguments(Model):
-    """Arguments of a function of the user's: any names, any values."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
 
 
 def _named(names: Sequence[str]) -> tuple[str, Any]:

@@ -24,9 +24,10 @@ from scaling_api.cluster import (
     WorkerGroup,
     exactly_one,
 )
+from scaling_api.code import Arguments, CodeSpec
 from scaling_api.constraints import Pattern
-from scaling_api.dataset import Arguments, Augmentation, Crop, DatasetSpec, LoaderSpec, NormalizationSpec, SplitSpec
-from scaling_api.model import ModelSpec
+from scaling_api.dataset import Augmentation, Crop, DatasetSpec, LoaderSpec, NormalizationSpec, SplitSpec
+from scaling_api.model import FreezeSpec, ModelSpec, WeightsSpec
 from scaling_api.optim import EarlyStopping, EmaSpec, OptimizerSpec, ScheduleSpec
 from scaling_api.parallelism import Parallelism
 from scaling_api.scalars import (
@@ -56,11 +57,13 @@ __all__ = [
     "Augmentation",
     "CheckpointSpec",
     "Cluster",
+    "CodeSpec",
     "Crop",
     "DatasetSpec",
     "EarlyStopping",
     "EmaSpec",
     "EnvVar",
+    "FreezeSpec",
     "Head",
     "LoaderSpec",
     "ModelSpec",
@@ -80,6 +83,7 @@ __all__ = [
     "Storage",
     "TrainingSpec",
     "Volume",
+    "WeightsSpec",
     "WorkerGroup",
 ]
 
@@ -167,6 +171,7 @@ class ScalingJobSpec(Model):
     )
     model: ModelSpec = Field(description="The network.")
     dataset: DatasetSpec = Field(description="The data.")
+    code: CodeSpec | None = Field(None, description="The user's modules, for factories; the image's alone when absent.")
     training: TrainingSpec = Field(description="The training stage.")
     cluster: Cluster = Field(default_factory=Cluster, description="The Ray cluster.")
     run_policy: RunPolicy = Field(default_factory=RunPolicy, description="How the job runs, retries and ends.")

@@ -42,6 +42,9 @@ class TrainingSpec(Model):
         description="Arithmetic of the forward and backward pass. Weights and their updates stay fp32; fp16 scales "
         "the loss.",
     )
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="Share of each label that is spread over all classes alike."
+    )
     clip_norm: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(
         None, description="Scale the gradient down to this L2 norm, taken over all parameters, when it is longer."
     )

@@ -7,10 +7,13 @@ patterns the server says it in the same words, otherwise it has its own.
 
 from __future__ import annotations
 
-from tests.cases import dataset, optim, parallelism, training_section
+from typing import Any
+
+from tests.cases import dataset, models, optim, parallelism, training_section
 from tests.cases.case import (
     ABSENT,
     Case,
+    Change,
     Edit,
     both,
     cluster,
@@ -251,10 +254,11 @@ RULES = (
     Case("job name begins with a digit", put("metadata.name", "1st"), "metadata.name", '"1st" is not a job name', True),
     Case("job name with a dot", put("metadata.name", "a.b"), "metadata.name", '"a.b" is not a job name', True),
     Case("job name in capitals", put("metadata.name", "Mnist"), "metadata.name", '"Mnist" is not a job name', True),
+    *dataset.RULES,
+    *models.RULES,
     *optim.RULES,
     *parallelism.RULES,
     *training_section.RULES,
-    *dataset.RULES,
 )
 
 # What JSON Schema says: each kind of bound and of type. The server has words of its own for these.
@@ -389,10 +393,11 @@ BOUNDS = (
     Case("label that is a number", put("metadata.labels", {"tier": 1}), "metadata.labels", 'write "1", in quotes'),
     Case("label with a blank", put("metadata.labels", {"a": "b c"}), "metadata.labels", "not the value of a label"),
     Case("label key with a blank", put("metadata.labels", {"a b": "c"}), "metadata.labels", '"a b" is not a key'),
+    *dataset.BOUNDS,
+    *models.BOUNDS,
     *optim.BOUNDS,
     *parallelism.BOUNDS,
     *training_section.BOUNDS,
-    *dataset.BOUNDS,
 )
 
 REFUSED = (*RULES, *BOUNDS)
@@ -425,11 +430,17 @@ ACCEPTED = (
     ("a variable of Ray that is the user's", cluster(env=[{"name": "RAY_BACKEND_LOG_LEVEL", "value": "debug"}])),
     ("podOverrides of any shape", cluster(podOverrides={"spec": {"nodeSelector": {"a": "b"}}, "x": [None, 1.5]})),
     ("every policy", put("spec.runPolicy", {"suspend": True, "backoffLimit": 0, "cleanPodPolicy": "None"})),
+    *dataset.ACCEPTED,
+    *models.ACCEPTED,
     *optim.ACCEPTED,
     *parallelism.ACCEPTED,
     *training_section.ACCEPTED,
-    *dataset.ACCEPTED,
 )
+
+
+def _factory(**arguments: Any) -> Change:
+    return put("spec.model", {"factory": "a:b", "arguments": arguments})
+
 
 _FROZEN = "a running job takes edits of cluster.workers min and max and of runPolicy only"
 
@@ -464,6 +475,8 @@ EDITS = (
     ),
     Edit("epochs", both(), training(epochs=9), _FROZEN),
     Edit("model", both(), put("spec.model.width", 0.5), _FROZEN),
+    Edit("code is new", both(), put("spec.code", {"uri": "/code"}), _FROZEN),
+    Edit("a factory's arguments", _factory(depth=1), _factory(depth=2), _FROZEN),
     Edit("dataset", both(), put("spec.dataset.name", "mnist-5k"), _FROZEN),
     Edit("storage", both(), put("spec.storage.claimName", "other"), _FROZEN),
     Edit("resumeFrom is new", both(), put("spec.storage.resumeFrom", "old"), _FROZEN),

@@ -33,6 +33,7 @@ RULES = (
 BOUNDS = (
     Case("no micro-batch", training(accumulation=0), f"{_TRAINING}.accumulation", "must be at least 1"),
     Case("an unknown precision", training(precision="fp8"), f"{_TRAINING}.precision", "fp32"),
+    Case("labels that say nothing", training(labelSmoothing=1), f"{_TRAINING}.labelSmoothing", "must be below 1"),
     Case("a norm of 0", training(clipNorm=0), f"{_TRAINING}.clipNorm", "must be above 0"),
     Case("an average that keeps all", training(ema={"decay": 1}), f"{_TRAINING}.ema.decay", "must be below 1"),
     Case("a number for a switch", training(compile=1), f"{_TRAINING}.compile", "true or false"),

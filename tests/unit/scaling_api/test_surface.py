@@ -42,6 +42,9 @@ _SPEC = """
     spec.cluster.workers[].resources.limits[]
     spec.cluster.workers[].resources.requests[]
     spec.cluster.workers[].slots
+    spec.code
+    spec.code.sha256
+    spec.code.uri
     spec.dataset
     spec.dataset.arguments
     spec.dataset.augmentation
@@ -79,7 +82,18 @@ _SPEC = """
     spec.dataset.unreadable
     spec.dataset.uri
     spec.model
+    spec.model.arguments
+    spec.model.dropout
+    spec.model.factory
+    spec.model.freeze[]
+    spec.model.freeze[].layers
+    spec.model.freeze[].untilEpoch
+    spec.model.head
     spec.model.name
+    spec.model.weights
+    spec.model.weights.name
+    spec.model.weights.sha256
+    spec.model.weights.uri
     spec.model.width
     spec.runPolicy
     spec.runPolicy.activeDeadlineSeconds
@@ -111,6 +125,7 @@ _SPEC = """
     spec.training.ema
     spec.training.ema.decay
     spec.training.epochs
+    spec.training.labelSmoothing
     spec.training.optimizer
     spec.training.optimizer.beta1
     spec.training.optimizer.beta2

@@ -43,6 +43,7 @@ def evaluate(
         input_shape=dataset.input_shape,
         classes=len(dataset.class_names),
         seed=spec.training.seed,
+        initial_weights=False,
     )
     try:
         load_weights(weights_file(storage, checkpoint), task.model)

@@ -14,7 +14,7 @@ from scaling_training.errors import UserError
 from scaling_training.storage import Storage
 
 if TYPE_CHECKING:
-    from scaling_training.models.task import ClassificationTask
+    from scaling_training.models.task import Task
 
 WEIGHTS = "model.safetensors"
 ARCHITECTURE = "architecture.json"
@@ -41,7 +41,7 @@ def write_model(folder: Storage, weights: bytes, spec: ScalingJobSpec) -> dict[s
     return architecture
 
 
-def load_model(folder: str | Storage) -> tuple[ClassificationTask, dict[str, Any]]:
+def load_model(folder: str | Storage) -> tuple[Task, dict[str, Any]]:
     """The model that `write_model` wrote, ready for inference, and its architecture.
 
     UserError when the folder holds no model that this version reads.
@@ -67,6 +67,7 @@ def load_model(folder: str | Storage) -> tuple[ClassificationTask, dict[str, Any
         input_shape=(channels, height, width),
         classes=len(architecture["classes"]),
         seed=0,
+        initial_weights=False,
     )
     load_weights(weights, task.model)
     task.model.eval()

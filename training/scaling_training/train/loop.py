@@ -21,6 +21,7 @@ from scaling_training.checkpoint.state import Position, Trained
 from scaling_training.data.batches import Batch
 from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import Metrics, validation_key
+from scaling_training.models.freeze import apply_freeze
 from scaling_training.optim import learning_rate
 from scaling_training.storage import Storage
 from scaling_training.train import preload
@@ -136,6 +137,7 @@ class _Loop:
         """The steps up to the epoch's end; True when stopped."""
         setup, position = self.setup, self.position
         training = setup.spec.training
+        apply_freeze(setup.task, setup.spec.model.freeze, self.epochs_done)
         while True:
             batch = setup.order.batch_at(position.cursor)
             stop = setup.world.is_first and self._stop_requested()

@@ -5,19 +5,21 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
 import torch
 
 from scaling_api.spec import ScalingJobSpec, TrainingSpec
 from scaling_training.data import Dataset, open_dataset
+from scaling_training.data.batches import Batch
 from scaling_training.data.feed import Feed
 from scaling_training.data.order import DataOrder
 from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import Objective
 from scaling_training.models import build_task
-from scaling_training.models.task import ClassificationTask
+from scaling_training.models.dropout import keyed
+from scaling_training.models.task import Task
 from scaling_training.optim import build_optimizer, global_batch_size
 from scaling_training.optim.ema import Ema
 from scaling_training.optim.loss_scale import LossScale
@@ -42,7 +44,7 @@ class Setup:
     micro_batches: int  # that each process divides its share of a batch into
     training: Feed
     validation: Feed
-    task: ClassificationTask
+    task: Task
     replica: Replica
     parameters: tuple[torch.nn.Parameter, ...]
     optimizer: torch.optim.Optimizer
@@ -67,9 +69,26 @@ def set_up(spec: ScalingJobSpec, world: World) -> Setup:
     batch_size = global_batch_size(training, len(training_feed))
     preload.wait(preload.OPTIMIZER_MODULES)
     mesh = Mesh.of(training.parallelism, world, batch_size=batch_size)
-    task = build_task(spec.model, input_shape=dataset.input_shape, classes=len(dataset.class_names), seed=training.seed)
+    weights = dataset.class_weights()
+    task = build_task(
+        spec.model,
+        input_shape=dataset.input_shape,
+        classes=len(dataset.class_names),
+        class_names=dataset.class_names,
+        seed=training.seed,
+        label_smoothing=training.label_smoothing,
+        class_weights=torch.tensor(weights, device=world.device) if weights is not None else None,
+    )
     task.model.to(world.device).train()
-    replica = parallelize(task, mesh, spec=spec, around=functools.partial(_arithmetic, training, world.device))
+
+    def around(batch: Batch) -> AbstractContextManager[object]:
+        stack = ExitStack()
+        if half := _HALF.get(training.precision):
+            stack.enter_context(torch.autocast(world.device.type, half))
+        stack.enter_context(keyed(task.model, batch.keys))
+        return stack
+
+    replica = parallelize(task, mesh, spec=spec, around=around)
     if training.compile:
         replica.model.compile()
     parameters = tuple(replica.model.parameters())
@@ -90,11 +109,6 @@ def set_up(spec: ScalingJobSpec, world: World) -> Setup:
         ema=Ema(replica.model, training.ema.decay) if training.ema is not None else None,
         objective=objective_of(training.early_stopping, task.tally(world.device).objective),
     )
-
-
-def _arithmetic(training: TrainingSpec, device: torch.device) -> AbstractContextManager[object]:
-    half = _HALF.get(training.precision)
-    return torch.autocast(device.type, half) if half is not None else nullcontext()
 
 
 def _choose_kernels(training: TrainingSpec, device: torch.device) -> None:
