@@ -26,6 +26,7 @@ from scaling_training.evaluate.metrics import Metrics, metrics_from
 from scaling_training.storage import Storage
 from scaling_training.train import preload
 from scaling_training.train.collectives import broadcast_buffers, broadcast_bytes, sum_in_place
+from scaling_training.train.heartbeat import Beat, Phase, silent
 from scaling_training.train.history import history_name
 from scaling_training.train.pace import Pace
 from scaling_training.train.saving import Keeper
@@ -48,6 +49,7 @@ def train(
     observer: Observer,
     stop_requested: Callable[[], bool],
     resume: CheckpointRef | None,
+    beat: Beat = silent,
 ) -> TrainOutcome:
     """Train to the end of the last epoch, or until asked to stop. Every rank calls it with the same arguments.
 
@@ -58,7 +60,7 @@ def train(
 
     ``observer`` and ``stop_requested`` are called on rank 0 only and must return at once. When
     ``stop_requested`` answers True, all ranks stop after the same step, a checkpoint is saved, and the outcome
-    says stopped.
+    says stopped. ``beat`` is told on every rank what it does, for a watchdog.
 
     Raises UserError for what the user must mend: a loss that is not finite, storage that cannot be written,
     a checkpoint that does not fit the model.
@@ -73,7 +75,7 @@ def train(
         keep=spec.training.checkpoint.keep,
     )
     position = keeper.restore(resume)
-    loop = _Loop(setup, keeper, position, observer, stop_requested)
+    loop = _Loop(setup, keeper, position, observer, stop_requested, beat)
     stopped = loop.run()
     loop.finish()
     return _agree(loop, history_name(attempt), stopped)
@@ -87,6 +89,7 @@ class _Loop:
         position: Position,
         observer: Observer,
         stop_requested: Callable[[], bool],
+        beat: Beat,
     ) -> None:
         self.setup = setup
         self.keeper = keeper
@@ -95,6 +98,7 @@ class _Loop:
         self._replica: nn.Module = replicate(setup.task.model, setup.world)
         self._observer = observer
         self._stop_requested = stop_requested
+        self._beat = beat
         self._pace = Pace(interval_s=REPORT_INTERVAL_S)
         self._rate: float | None = None
         self._latest_metrics: dict[str, float] = {}
@@ -121,9 +125,11 @@ class _Loop:
 
     def finish(self) -> None:
         """Wait for the last checkpoint to be committed, and say so."""
+        self._beat(Phase.SAVE, self.position.step)
         self.keeper.wait()
         if self.setup.world.is_first:
             self._report()
+        self._beat(Phase.END, self.position.step)
 
     def _steps_of_epoch(self) -> bool:
         """The steps up to the epoch's end; True when stopped."""
@@ -132,8 +138,9 @@ class _Loop:
         while True:
             batch = setup.order.batch_at(position.cursor)
             stop = setup.world.is_first and self._stop_requested()
+            self._beat(Phase.DATA, position.step)
             try:
-                result = train_step(setup, self._replica, batch, step=position.step, stop=stop)
+                result = train_step(setup, self._replica, batch, step=position.step, stop=stop, beat=self._beat)
             except LossNotFiniteError as error:
                 raise self._diverged(f"training loss became {error} at", position.step + 1) from error
             position.cursor = batch.end
@@ -170,6 +177,7 @@ class _Loop:
     def _close_epoch(self) -> None:
         """Validate, add the row, save when due. Every rank takes part."""
         setup, position = self.setup, self.position
+        self._beat(Phase.VALIDATION, position.step)
         metrics = self._validate()
         samples = len(setup.dataset.train)
         row: dict[str, float | int] = {
@@ -210,6 +218,7 @@ class _Loop:
         return metrics_from(counts, setup.dataset.class_names)
 
     def _save(self, metrics: Metrics | None) -> None:
+        self._beat(Phase.SAVE, self.position.step)
         self._count_time()
         self.keeper.save(self.position, epoch=self.epochs_done, metrics=metrics.scalars() if metrics else None)
         if self.setup.world.is_first:

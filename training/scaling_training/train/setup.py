@@ -99,7 +99,7 @@ def _fixed_buckets() -> type[nn.Module]:
             assert self.reducer._rebuild_buckets(), "DDP would lay its buckets out anew after the first step"
 
         def _build_params_for_reducer(self) -> tuple[list[nn.Parameter], list[bool]]:
-            parameters, sparse = super()._build_params_for_reducer()
+            parameters, sparse = super()._build_params_for_reducer()  # type: ignore[no-untyped-call]
             return parameters[::-1], sparse[::-1]
 
     return FixedBuckets

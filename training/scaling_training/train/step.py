@@ -22,6 +22,7 @@ from torch import nn
 from scaling_training.data.order import GlobalBatch, rank_slice
 from scaling_training.optim import learning_rate
 from scaling_training.train.collectives import begin_sum
+from scaling_training.train.heartbeat import Beat, Phase, silent
 from scaling_training.train.setup import Setup
 
 
@@ -38,7 +39,9 @@ class StepResult:
     data_wait_s: float  # this rank's
 
 
-def train_step(setup: Setup, replica: nn.Module, batch: GlobalBatch, *, step: int, stop: bool) -> StepResult:
+def train_step(
+    setup: Setup, replica: nn.Module, batch: GlobalBatch, *, step: int, stop: bool, beat: Beat = silent
+) -> StepResult:
     """Take step number ``step`` (0-based); ``stop`` is what this rank wishes."""
     world, task, training = setup.world, setup.task, setup.spec.training
     mine = batch.indices[rank_slice(len(batch.indices), world.rank, world.size)]
@@ -46,6 +49,7 @@ def train_step(setup: Setup, replica: nn.Module, batch: GlobalBatch, *, step: in
     began = time.monotonic()
     local = setup.training.get(batch.epoch, mine if len(mine) else batch.indices[:1])
     data_wait_s = time.monotonic() - began
+    beat(Phase.STEP, step)
 
     rate = learning_rate(
         training.schedule, peak=training.optimizer.learning_rate, step=step, total_steps=setup.total_steps
