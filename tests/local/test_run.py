@@ -33,6 +33,7 @@ def test_a_run_leaves_a_good_model_its_metrics_and_its_curves(straight: Finished
 
 
 def test_the_model_can_be_loaded_again_and_agrees_with_the_reported_accuracy(straight: Finished) -> None:
+    import numpy as np
     import torch
 
     from scaling_api.spec import DatasetSpec
@@ -42,7 +43,7 @@ def test_the_model_can_be_loaded_again_and_agrees_with_the_reported_accuracy(str
     task, architecture = load_model(str(straight.folder / "model"))
     test = open_dataset(DatasetSpec(name="digits")).open_test(TestAccess("report"))
     normalisation = architecture["normalisation"]
-    images = torch.from_numpy(test.images).float() / normalisation["maxValue"]
+    images = torch.from_numpy(test.read(np.arange(len(test))).values).float() / normalisation["maxValue"]
     shape = (1, -1, 1, 1)
     images = (images - torch.tensor(normalisation["mean"]).reshape(shape)) / torch.tensor(normalisation["std"]).reshape(
         shape
