@@ -109,10 +109,10 @@ def parallelize(
     loss (mixed precision). UserError when the model cannot be divided so.
     """
     model, shape = task.model, mesh.shape
-    check_model(model, mesh, name=spec.model.name)
+    check_model(model, mesh, name=spec.model.title)
     if shape.tensor > 1:
         axis = mesh.axis("tensor")
-        apply_plan(model, tensor_plan(model, shape.tensor, name=spec.model.name), axis)
+        apply_plan(model, tensor_plan(model, shape.tensor, name=spec.model.title), axis)
     if spec.training.parallelism.batch_norm == "sync" and mesh.batch_group is not None:
         synchronise_batch_norm(model, mesh.batch_group)
     gradients = None

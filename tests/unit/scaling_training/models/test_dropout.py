@@ -142,7 +142,7 @@ def test_a_compiled_model_draws_the_same_without_compiling_again() -> None:
         compilations.append(graph)
         return graph
 
-    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    compiled: Any = torch.compile(model, backend=backend, fullgraph=True)
     x = torch.randn(8, 6)
     for seed in range(3):
         with keyed(model, keys(8, seed)):
