@@ -25,7 +25,7 @@ def a_model(*layers: nn.Module) -> nn.Sequential:
 
 def test_the_mask_is_splitmix64_at_the_key() -> None:
     def reference(key: int, place: int) -> int:
-        z = (key + place * 0x9E3779B97F4A7C15) % 2**64
+        z = (key + place) * 0x9E3779B97F4A7C15 % 2**64
         z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
         z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
         return z ^ (z >> 31)
