@@ -194,8 +194,21 @@ EARLY_STOPPING_RULES = (
         "metric and mode go together",
         True,
     ),
+    Case(
+        "a metric with a blank",
+        training(earlyStopping={"metric": "top 5", "mode": "max"}),
+        "spec.training.earlyStopping.metric",
+        '"top 5" is not a metric\'s name: write it as in the curves without val',
+        True,
+    ),
 )
 EARLY_STOPPING_BOUNDS = (
+    Case(
+        "a metric's name too long",
+        training(earlyStopping={"metric": "a" * 41, "mode": "max"}),
+        "spec.training.earlyStopping.metric",
+        "must have at most 40 characters, not 41",
+    ),
     Case(
         "no patience at all",
         training(earlyStopping={"patience": 0}),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.cases import models, optim, parallelism
+from tests.cases import dataset, models, optim, parallelism, training_section
 from tests.cases.case import (
     ABSENT,
     Case,
@@ -254,9 +254,11 @@ RULES = (
     Case("job name begins with a digit", put("metadata.name", "1st"), "metadata.name", '"1st" is not a job name', True),
     Case("job name with a dot", put("metadata.name", "a.b"), "metadata.name", '"a.b" is not a job name', True),
     Case("job name in capitals", put("metadata.name", "Mnist"), "metadata.name", '"Mnist" is not a job name', True),
+    *dataset.RULES,
     *models.RULES,
     *optim.RULES,
     *parallelism.RULES,
+    *training_section.RULES,
 )
 
 # What JSON Schema says: each kind of bound and of type. The server has words of its own for these.
@@ -391,9 +393,11 @@ BOUNDS = (
     Case("label that is a number", put("metadata.labels", {"tier": 1}), "metadata.labels", 'write "1", in quotes'),
     Case("label with a blank", put("metadata.labels", {"a": "b c"}), "metadata.labels", "not the value of a label"),
     Case("label key with a blank", put("metadata.labels", {"a b": "c"}), "metadata.labels", '"a b" is not a key'),
+    *dataset.BOUNDS,
     *models.BOUNDS,
     *optim.BOUNDS,
     *parallelism.BOUNDS,
+    *training_section.BOUNDS,
 )
 
 REFUSED = (*RULES, *BOUNDS)
@@ -426,9 +430,11 @@ ACCEPTED = (
     ("a variable of Ray that is the user's", cluster(env=[{"name": "RAY_BACKEND_LOG_LEVEL", "value": "debug"}])),
     ("podOverrides of any shape", cluster(podOverrides={"spec": {"nodeSelector": {"a": "b"}}, "x": [None, 1.5]})),
     ("every policy", put("spec.runPolicy", {"suspend": True, "backoffLimit": 0, "cleanPodPolicy": "None"})),
+    *dataset.ACCEPTED,
     *models.ACCEPTED,
     *optim.ACCEPTED,
     *parallelism.ACCEPTED,
+    *training_section.ACCEPTED,
 )
 
 

@@ -55,7 +55,7 @@ class Storage:
         """The whole file."""
         return self._backend.read(_relative(name))
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | bytearray) -> None:
         """Replace the file atomically and durably; its folders are made."""
         self._backend.write(_relative(name), data)
 
@@ -128,7 +128,7 @@ class _Local:
         with _explained(self._shown):
             return self.local_path(name).read_bytes()
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | bytearray) -> None:
         self._place(name, data, lambda temporary, target: os.replace(temporary, target))
 
     def create(self, name: str, data: bytes) -> bool:
@@ -138,7 +138,7 @@ class _Local:
             return False
         return True
 
-    def _place(self, name: str, data: bytes, publish: Callable[[Path, Path], None]) -> None:
+    def _place(self, name: str, data: bytes | bytearray, publish: Callable[[Path, Path], None]) -> None:
         target = self.local_path(name)
         temporary = target.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
         with _explained(self._shown):
@@ -259,7 +259,7 @@ class _Remote:
             data: bytes = self._fs.cat_file(self._path(name))
         return data
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | bytearray) -> None:
         self._put(name, data, "overwrite")
 
     def create(self, name: str, data: bytes) -> bool:
@@ -275,7 +275,7 @@ class _Remote:
             raise
         return True
 
-    def _put(self, name: str, data: bytes, mode: str) -> None:
+    def _put(self, name: str, data: bytes | bytearray, mode: str) -> None:
         try:
             with _explained(self._shown):
                 self._fs.pipe_file(self._path(name), data, mode=mode)

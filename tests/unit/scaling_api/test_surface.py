@@ -108,12 +108,24 @@ _SPEC = """
     spec.storage.secretRef.name
     spec.storage.uri
     spec.training
+    spec.training.accumulation
     spec.training.batchSize
     spec.training.checkpoint
     spec.training.checkpoint.everyEpochs
     spec.training.checkpoint.everySteps
     spec.training.checkpoint.keep
+    spec.training.clipNorm
+    spec.training.compile
+    spec.training.deterministic
+    spec.training.earlyStopping
+    spec.training.earlyStopping.metric
+    spec.training.earlyStopping.minDelta
+    spec.training.earlyStopping.mode
+    spec.training.earlyStopping.patience
+    spec.training.ema
+    spec.training.ema.decay
     spec.training.epochs
+    spec.training.labelSmoothing
     spec.training.optimizer
     spec.training.optimizer.beta1
     spec.training.optimizer.beta2
@@ -130,6 +142,7 @@ _SPEC = """
     spec.training.parallelism.data
     spec.training.parallelism.fsdp
     spec.training.parallelism.tensor
+    spec.training.precision
     spec.training.schedule
     spec.training.schedule.everyEpochs
     spec.training.schedule.factor

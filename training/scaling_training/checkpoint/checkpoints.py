@@ -1,10 +1,10 @@
-"""Saving, finding and deleting the checkpoints of a run.
+"""Finding, committing and deleting the checkpoints of a run.
 
-Layout: ``checkpoints/attempt-0001/step-00000123/{model.safetensors, training.pt, history.jsonl, MANIFEST.json}``.
-An attempt writes to its own folder alone, so a frozen process of an earlier attempt that wakes up damages
-nothing. What an attempt starts from, its base, is looked for once and recorded in the attempt's folder by an
-exclusive create: however often its workers restart, and whatever an earlier attempt writes meanwhile, the
-base stays the same. Within the attempt the newest committed checkpoint is preferred to the base.
+Layout: ``checkpoints/attempt-0001/step-00000123/`` with the files that `scaling_training.checkpoint.state` tells of
+and ``MANIFEST.json``. An attempt writes to its own folder alone, so a frozen process of an earlier attempt that
+wakes up damages nothing. What an attempt starts from, its base, is looked for once and recorded in the attempt's
+folder by an exclusive create: however often its workers restart, and whatever an earlier attempt writes meanwhile,
+the base stays the same. Within the attempt the newest committed checkpoint is preferred to the base.
 
 A checkpoint counts only when its manifest is there and every file has the size and hash that it says. One that
 fails is passed over with a warning, and the one before it is used.
@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scaling_training.checkpoint.manifest import MANIFEST, CheckpointRef, DamagedError, FileEntry, Manifest
 from scaling_training.storage import Storage
@@ -32,18 +32,28 @@ class OtherKeyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LoadedCheckpoint:
-    """A verified checkpoint in memory."""
+    """A committed checkpoint whose files are verified before anybody sees their content."""
 
     ref: CheckpointRef
     manifest: Manifest
-    files: Mapping[str, bytes]
+    storage: Storage  # the run folder that it lies in
+    kept: Mapping[str, bytes]  # files that are in memory already, verified
+
+    def read(self, name: str) -> bytes:
+        """A file's content; DamagedError naming the file when it is not as the manifest says."""
+        if name in self.kept:
+            return self.kept[name]
+        try:
+            return self.manifest.verify(name, self.storage.read(f"{self.ref.folder}/{name}"))
+        except FileNotFoundError:
+            raise DamagedError(f"{name} is missing") from None
 
 
 class Checkpoints:
     """The checkpoints of a run, as seen and written by one attempt.
 
     ``key`` names the work (see `scaling_training.checkpoint.key`): a checkpoint with another key is not
-    resumed from. ``keep`` is how many of the latest of this attempt stay; the best one stays besides.
+    resumed from. ``keep`` is how many of the latest stay; the best one stays besides.
     """
 
     def __init__(self, storage: Storage, *, attempt: int, key: str, keep: int = 2) -> None:
@@ -52,6 +62,8 @@ class Checkpoints:
         self._key = key
         self._keep = keep
         self._folder = f"{FOLDER}/attempt-{attempt:04d}"
+        # Earlier attempts that have nothing left to delete.
+        self._pruned: set[int] = set()
 
     def base(self, resume: CheckpointRef | None = None) -> CheckpointRef | None:
         """What this attempt starts from, decided at the first call and the same ever after.
@@ -75,54 +87,99 @@ class Checkpoints:
         return loaded.ref if loaded else None
 
     def load_latest(self, *, base: CheckpointRef | None = None) -> LoadedCheckpoint | None:
-        """What `latest_committed` finds, with its content: each file is read once and verified as it is read."""
+        """What `latest_committed` finds. Every file was read and verified; of a whole one the content is kept."""
         own = self._newest_in(self._storage, self._attempt)
         if own is not None or base is None:
             return own
         storage = Storage(base.root) if base.root is not None else self._storage
         return self._newest_in(storage, base.attempt, up_to=base.step, root=base.root)
 
-    def save(
+    def reference(self, step: int) -> CheckpointRef:
+        """The checkpoint of this step, saved or not."""
+        return CheckpointRef(f"{self._folder}/step-{step:08d}", self._attempt, step)
+
+    def begin(self, ref: CheckpointRef) -> None:
+        """Make room for the files of a checkpoint. What was left there of the same step is deleted, manifest first."""
+        self._delete(ref.folder)
+
+    def write(self, ref: CheckpointRef, name: str, data: bytes | bytearray) -> FileEntry:
+        """Write a file; returns what the manifest must say of it. Any process may do so after `begin`."""
+        entry = FileEntry.of(data)
+        self._storage.write(f"{ref.folder}/{name}", data)
+        return entry
+
+    def commit(
         self,
-        step: int,
-        files: Mapping[str, bytes],
+        ref: CheckpointRef,
+        files: Mapping[str, FileEntry],
         *,
         epoch: int,
         metrics: Mapping[str, float],
         best: CheckpointRef | None,
         is_best: bool,
-    ) -> CheckpointRef:
-        """Write and commit; then delete what retention no longer keeps. ``best`` is the best before this one."""
-        ref = CheckpointRef(f"{self._folder}/step-{step:08d}", self._attempt, step)
-        # A leftover of the same step: without its manifest nobody reads it while the files are replaced.
-        self._storage.delete(f"{ref.folder}/{MANIFEST}")
-        for name, data in files.items():
-            self._storage.write(f"{ref.folder}/{name}", data)
+    ) -> None:
+        """Write the manifest, then delete what retention no longer keeps.
+
+        All ``files`` must have been written. ``best`` is the best checkpoint before this one.
+        """
         manifest = Manifest(
             attempt=self._attempt,
-            step=step,
+            step=ref.step,
             epoch=epoch,
             key=self._key,
-            files={name: FileEntry.of(data) for name, data in files.items()},
+            files=dict(files),
             metrics=dict(metrics),
             best=ref if is_best else best,
         )
         self._storage.write(f"{ref.folder}/{MANIFEST}", manifest.to_bytes())
         self._retain(ref, manifest.best)
-        return ref
 
     def _retain(self, newest: CheckpointRef, best: CheckpointRef | None) -> None:
-        """Keep the newest `keep` up to ``newest`` and the best. Only this attempt's folder is touched."""
+        """Keep the newest `keep`, this attempt's before the earlier ones', and the best.
+
+        Earlier attempts' are touched only here, when this attempt has one of its own and its base is no longer
+        what a restart begins with; folders of later attempts never.
+        """
         kept = 0
+        best_folder = best.folder if best is not None and best.root is None else None
         for step, folder in _steps(self._storage, self._attempt):
-            if best is not None and best.root is None and folder == best.folder:
-                kept += step <= newest.step
-            elif step <= newest.step and kept < self._keep:
+            if step > newest.step:
+                # Of a future that was given up: training went on from before it.
+                self._delete(folder)
+            elif kept < self._keep or folder == best_folder:
                 kept += 1
             else:
-                # The manifest goes first: a deletion cut short leaves an uncommitted folder, not a damaged one.
-                self._storage.delete(f"{folder}/{MANIFEST}")
-                self._storage.delete(folder, recursive=True)
+                self._delete(folder)
+        for attempt in _attempts_below(self._storage, self._attempt):
+            if attempt not in self._pruned:
+                kept += self._retain_earlier(attempt, room=self._keep - kept, best_folder=best_folder)
+
+    def _retain_earlier(self, attempt: int, *, room: int, best_folder: str | None) -> int:
+        """Keep the newest ``room`` of an earlier attempt; how many of this work are left."""
+        left = 0
+        for _, folder in _steps(self._storage, attempt):
+            key = self._committed_key(folder)
+            if key is not None and key != self._key:
+                continue  # another model's or data set's: not ours to delete
+            if folder == best_folder or (key is not None and left < room):
+                left += 1
+            else:
+                self._delete(folder)
+        if not left:
+            self._pruned.add(attempt)
+        return left
+
+    def _committed_key(self, folder: str) -> str | None:
+        """The key of a committed checkpoint; None for what nobody could resume from."""
+        try:
+            return Manifest.from_bytes(self._storage.read(f"{folder}/{MANIFEST}")).key
+        except (FileNotFoundError, DamagedError):
+            return None
+
+    def _delete(self, folder: str) -> None:
+        # The manifest goes first: a deletion cut short leaves an uncommitted folder, not a damaged one.
+        self._storage.delete(f"{folder}/{MANIFEST}")
+        self._storage.delete(folder, recursive=True)
 
     def _newest_before(self) -> CheckpointRef | None:
         for attempt in range(self._attempt - 1, 0, -1):
@@ -148,11 +205,11 @@ class Checkpoints:
         return None
 
 
-def load_checkpoint(storage: Storage, ref: CheckpointRef, *, key: str | None = None) -> LoadedCheckpoint:
-    """Read and verify a checkpoint of the run in ``storage``, or of the run that ``ref.root`` names.
+def open_checkpoint(storage: Storage, ref: CheckpointRef, *, key: str | None = None) -> LoadedCheckpoint:
+    """A checkpoint of the run in ``storage``, or of the run that ``ref.root`` names; files are read when asked for.
 
-    Raises DamagedError naming the file that is not as its manifest says, and OtherKeyError when ``key`` is
-    given and the checkpoint has another one; then no file but the manifest was read.
+    Raises DamagedError when it has no readable manifest, and OtherKeyError when ``key`` is given and the
+    checkpoint has another one.
     """
     if ref.root is not None and ref.root != storage.root:
         storage = Storage(ref.root)
@@ -162,14 +219,22 @@ def load_checkpoint(storage: Storage, ref: CheckpointRef, *, key: str | None = N
         raise DamagedError(f"{MANIFEST} is missing, so it was never committed") from None
     if key is not None and manifest.key != key:
         raise OtherKeyError(ref.folder)
-    return LoadedCheckpoint(ref, manifest, {name: _read(storage, ref, manifest, name) for name in manifest.files})
+    return LoadedCheckpoint(ref, manifest, storage, {})
 
 
-def _read(storage: Storage, ref: CheckpointRef, manifest: Manifest, name: str) -> bytes:
-    try:
-        return manifest.verify(name, storage.read(f"{ref.folder}/{name}"))
-    except FileNotFoundError:
-        raise DamagedError(f"{name} is missing") from None
+def load_checkpoint(storage: Storage, ref: CheckpointRef, *, key: str | None = None) -> LoadedCheckpoint:
+    """The same with every file read and verified now; DamagedError naming the first that is not as it should be.
+
+    A whole checkpoint stays in memory, so it is read once. The shards of one that several processes wrote may be
+    more than a process can hold: each is read again, and verified again, by whoever needs it.
+    """
+    opened = open_checkpoint(storage, ref, key=key)
+    kept: dict[str, bytes] = {}
+    for name in opened.manifest.files:
+        data = opened.read(name)
+        if opened.manifest.is_whole:
+            kept[name] = data
+    return replace(opened, kept=kept)
 
 
 def _steps(storage: Storage, attempt: int) -> Iterator[tuple[int, str]]:
@@ -179,3 +244,9 @@ def _steps(storage: Storage, attempt: int) -> Iterator[tuple[int, str]]:
         prefix, _, number = name.partition("-")
         if prefix == "step" and number.isdigit():
             yield int(number), f"{folder}/{name}"
+
+
+def _attempts_below(storage: Storage, attempt: int) -> list[int]:
+    """Attempts before this one that have a folder, newest first."""
+    numbers = (name.removeprefix("attempt-") for name in storage.names(FOLDER) if name.startswith("attempt-"))
+    return sorted((int(number) for number in numbers if number.isdigit() and int(number) < attempt), reverse=True)

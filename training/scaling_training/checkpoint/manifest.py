@@ -14,7 +14,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 MANIFEST = "MANIFEST.json"
-FORMAT = 1
+# The weights when one process wrote them all; of several, each writes a file with its number.
+WHOLE_MODEL = "model.safetensors"
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class FileEntry:
     sha256: str
 
     @classmethod
-    def of(cls, data: bytes) -> FileEntry:
+    def of(cls, data: bytes | bytearray) -> FileEntry:
         """The entry of a file with this content."""
         return cls(len(data), hashlib.sha256(data).hexdigest())
 
@@ -95,6 +97,11 @@ class Manifest:
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedError(f"{MANIFEST} is not readable ({error})") from error
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether one process wrote every tensor as a whole, so that the checkpoint fits into one process."""
+        return WHOLE_MODEL in self.files
 
     def verify(self, name: str, data: bytes) -> bytes:
         """``data`` when it is what the manifest says of file ``name``; DamagedError otherwise."""

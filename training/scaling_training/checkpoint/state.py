@@ -1,25 +1,46 @@
-"""What a checkpoint's files hold, and putting it back.
+"""What a checkpoint holds, and putting it back.
 
-``model.safetensors`` the weights and buffers; ``training.pt`` the optimizer's state and the position, plain
-types and tensors that torch loads with weights_only=True, so that a file from elsewhere runs no code;
-``history.jsonl`` the rows of the curves, which the loop adds. Learning rate, data order and augmentation follow
-from the position, and nothing else is random, so no generator's state is stored.
+Tensors, in `scaling_training.checkpoint.tensors`: ``model/<name>`` the weights and buffers, ``optimizer/<name of
+the parameter>/<entry>`` the optimizer's state, ``ema/<name>`` the averaged weights. ``position.json`` says how far
+training is, with the learning rates of the last step, and ``history.jsonl`` holds the rows of the curves. Data order
+and augmentation follow from the position, an optimizer's other settings follow from the spec, and nothing else is
+random: none of that is stored.
+
+Torch's own get_optimizer_state_dict is not used: on a fresh optimizer it takes a step to find out what state there
+will be, while a checkpoint says so itself. Here a tensor of a parameter's shape is laid out like the parameter,
+on any mesh, and any other is the same in every process.
 """
 
 from __future__ import annotations
 
-import io
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from scaling_training.checkpoint.checkpoints import LoadedCheckpoint
+from scaling_training.checkpoint.tensors import ShardReader, load, shapes
 from scaling_training.errors import UserError
 
-MODEL = "model.safetensors"
-TRAINING = "training.pt"
 HISTORY = "history.jsonl"
+POSITION = "position.json"
+
+MODEL, OPTIMIZER, EMA = "model", "optimizer", "ema"
+# What torch.compile puts before the names of a module that it wraps.
+_COMPILED = "_orig_mod."
+
+
+class HasState(Protocol):
+    """The averaged weights, for one: tensors and numbers by name."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state; tensors in it are the live ones."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any:
+        """The inverse of `state_dict`."""
 
 
 @dataclass(slots=True)
@@ -31,32 +52,156 @@ class Position:
     epoch_loss_sum: float = 0.0  # over the samples of the epoch under way
     seconds: float = 0.0  # spent training
     best_metrics: dict[str, float] = field(default_factory=dict)  # of the best checkpoint; empty before there is one
+    loss_scale: dict[str, float] = field(default_factory=dict)  # LossScale.state(); empty but for fp16
 
 
-def pack(model: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> dict[str, bytes]:
-    """The files of a checkpoint, but for the history."""
-    from safetensors.torch import save
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What training changes. Parameters and state are plain tensors or DTensors."""
 
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    buffer = io.BytesIO()
-    torch.save({"position": asdict(position), "optimizer": optimizer.state_dict()}, buffer)
-    return {MODEL: save(weights), TRAINING: buffer.getvalue()}
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: HasState | None = None
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the processes hold different parts of it."""
+        from torch.distributed.tensor import DTensor
+
+        return any(isinstance(tensor, DTensor) for tensor in self.model.state_dict().values())
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All of it by name; the tensors are the live ones."""
+        found = {f"{MODEL}/{name}": tensor for name, tensor in _weights(self.model).items()}
+        for name, parameter in _parameters(self.model).items():
+            for entry, value in self.optimizer.state.get(parameter, {}).items():
+                if value is None:
+                    continue
+                if not isinstance(value, torch.Tensor):
+                    raise TypeError(f"the optimizer keeps {entry} as a {type(value).__name__}; only tensors are saved")
+                found[f"{OPTIMIZER}/{name}/{entry}"] = value
+        if self.ema is not None:
+            found |= {f"{EMA}/{name}": _as_tensor(value) for name, value in _flat(self.ema.state_dict()).items()}
+        return found
+
+    def position_file(self, position: Position) -> bytes:
+        """As JSON, exactly: Python writes a float so that reading gives the same one."""
+        rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        return json.dumps({"position": asdict(position), "learningRates": rates}).encode()
+
+    def load(self, checkpoint: LoadedCheckpoint) -> Position:
+        """Put it into the state that was saved; every process must call it. Returns where that was.
+
+        UserError when the checkpoint is another model's, DamagedError when a file is not as it should be.
+        """
+        reader = ShardReader(checkpoint.read)
+        saved = shapes(reader)
+        targets = {f"{MODEL}/{name}": tensor for name, tensor in _weights(self.model).items()}
+        _check_fit(targets, {name: entry[0] for name, entry in saved.items() if name.startswith(f"{MODEL}/")})
+        parameters = _parameters(self.model)
+        state: dict[str, dict[str, torch.Tensor]] = {}
+        for name, (shape, dtype) in saved.items():
+            kind, _, rest = name.partition("/")
+            if kind == OPTIMIZER:
+                of, _, entry = rest.rpartition("/")
+                value = _laid_out_like(parameters.get(of), shape, dtype, of)
+                state.setdefault(of, {})[entry] = targets[name] = value
+        averaged: dict[str, Any] = {}
+        if self.ema is not None and any(name.startswith(f"{EMA}/") for name in saved):
+            averaged = _flat(self.ema.state_dict())
+            targets |= {f"{EMA}/{name}": _as_tensor(value) for name, value in averaged.items()}
+            _check_fit(
+                {name: tensor for name, tensor in targets.items() if name.startswith(f"{EMA}/")},
+                {name: entry[0] for name, entry in saved.items() if name.startswith(f"{EMA}/")},
+            )
+        with torch.no_grad():
+            load(targets, reader)
+        _put_back(self.optimizer, parameters, state)
+        if self.ema is not None and averaged:
+            self.ema.load_state_dict(
+                _nested(
+                    {
+                        name: targets[f"{EMA}/{name}"]
+                        if isinstance(value, torch.Tensor)
+                        else targets[f"{EMA}/{name}"].item()
+                        for name, value in averaged.items()
+                    }
+                )
+            )
+        saved_position = json.loads(checkpoint.read(POSITION))
+        for group, rate in zip(self.optimizer.param_groups, saved_position["learningRates"], strict=False):
+            group["lr"] = rate
+        return Position(**saved_position["position"])
 
 
-def unpack(files: Mapping[str, bytes], model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
-    """Put model and optimizer into the state that was saved; UserError when it is another model's."""
-    load_weights(files[MODEL], model)
-    saved = torch.load(io.BytesIO(files[TRAINING]), weights_only=True)
-    optimizer.load_state_dict(saved["optimizer"])
-    return Position(**saved["position"])
+def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name.replace(_COMPILED, ""): tensor.detach() for name, tensor in model.state_dict().items()}
 
 
-def load_weights(data: bytes, model: nn.Module) -> None:
-    """Put saved weights into the model; UserError when they do not fit."""
-    from safetensors.torch import load
+def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name.replace(_COMPILED, ""): parameter for name, parameter in model.named_parameters()}
 
-    try:
-        model.load_state_dict(load(data))
-    except RuntimeError as error:
-        first = str(error).splitlines()[-1].strip()
-        raise UserError(f"the checkpoint's weights do not fit spec.model: {first}") from error
+
+def _check_fit(targets: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Size]) -> None:
+    for name in sorted({*targets, *saved}):
+        bare = name.partition("/")[2]
+        if name not in saved:
+            raise UserError(f"the checkpoint's weights do not fit spec.model: {bare} is not among them")
+        if name not in targets:
+            raise UserError(f"the checkpoint's weights do not fit spec.model, which has no {bare}")
+        if targets[name].shape != saved[name]:
+            raise UserError(
+                f"the checkpoint's weights do not fit spec.model: {bare} has shape {list(saved[name])} there "
+                f"and {list(targets[name].shape)} here"
+            )
+
+
+def _laid_out_like(parameter: nn.Parameter | None, shape: torch.Size, dtype: torch.dtype, name: str) -> torch.Tensor:
+    if parameter is None:
+        raise UserError(f"the checkpoint's optimizer state does not fit spec.model, which has no {name}")
+    if shape == parameter.shape:
+        return torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
+    return torch.zeros(shape, dtype=dtype)
+
+
+def _put_back(
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    state: Mapping[str, Mapping[str, torch.Tensor]],
+) -> None:
+    """Through the optimizer's own load_state_dict, which puts each tensor where the optimizer wants it."""
+    names = {parameter: name for name, parameter in parameters.items()}
+    ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    by_index = {
+        index: dict(state[names[parameter]])
+        for index, parameter in enumerate(ordered)
+        if parameter in names and names[parameter] in state
+    }
+    optimizer.load_state_dict({"state": by_index, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _flat(state: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in state.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}/")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for path, value in flat.items():
+        *folders, name = path.split("/")
+        place = nested
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[name] = value
+    return nested
+
+
+def _as_tensor(value: Any) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value.detach()
+    return torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64)

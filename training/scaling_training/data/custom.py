@@ -20,7 +20,7 @@ from scaling_api.spec import DatasetSpec
 from scaling_training import factory
 from scaling_training.data.arrays import ImageArrays
 from scaling_training.data.dataset import Dataset, divided
-from scaling_training.data.normalise import spread
+from scaling_training.data.reading import spread
 from scaling_training.data.samples import Raw, Samples, UnreadableError, read_each
 from scaling_training.errors import UserError
 

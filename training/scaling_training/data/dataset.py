@@ -70,7 +70,7 @@ class Dataset:
         return self._test
 
     def test_hashes(self, most: int) -> Hashes:
-        """Hashes of at most ``most`` test samples, to look for the same samples in other splits.
+        """Hashes of test samples, to look for the same samples in other splits; ``most`` as for `hashes`.
 
         Needs no token: neither pictures nor labels come out, so nothing can be chosen by them.
         """

@@ -9,7 +9,7 @@ going on at any place costs the same.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,7 +95,7 @@ class Feed:
         reading = self._reading(Request(epoch, indices))
         return self._batch(reading, self._samples.read(reading.samples, reading.crops))
 
-    def stream(self, requests: Iterable[Request]) -> Iterator[Batch]:
+    def stream(self, requests: Iterable[Request]) -> Generator[Batch]:
         """A batch for each request, in their order. Closing the iterator ends the processes that read ahead.
 
         With workers the requests are taken ``workers * prefetch`` batches ahead. LoaderError when a worker dies.

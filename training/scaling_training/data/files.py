@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +82,13 @@ class ImageFiles:
     def bytes_of(self, index: int) -> bytes:
         """The file's content; OSError when it is not there."""
         return self.place.read(self.name_of(index))
+
+    def picture_size(self, index: int) -> tuple[int, int]:
+        """Width and height of the picture in the file, which must be readable."""
+        from PIL import Image
+
+        with Image.open(io.BytesIO(self.bytes_of(index))) as image:
+            return image.size
 
     def name_of(self, index: int) -> str:
         """The file, relative to the data set's place."""

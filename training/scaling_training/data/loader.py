@@ -8,8 +8,11 @@ they take no part in anything but reading and decoding.
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -66,7 +69,8 @@ def read_ahead(
         pin_memory=pinned,
         multiprocessing_context="fork",
     )
-    results: Any = iter(loader)
+    with _signals_as_they_were():
+        results: Any = iter(loader)
     try:
         while True:
             try:
@@ -81,6 +85,18 @@ def read_ahead(
     finally:
         # What dropping the last reference does too; but an exception's traceback may hold one for long.
         results._shutdown_workers()
+
+
+@contextmanager
+def _signals_as_they_were() -> Iterator[None]:
+    """Undo DataLoader's handler of SIGCHLD, which would raise in the midst of whatever runs when a worker dies.
+
+    Waiting for the next batch finds the loss as well, within seconds.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    if threading.current_thread() is threading.main_thread() and before is not None:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def _unchanged(value: Any) -> Any:

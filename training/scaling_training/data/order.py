@@ -60,6 +60,24 @@ class GlobalBatch:
     ends_epoch: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One micro-batch of one process."""
+
+    indices: NDArray[np.int64]  # into the training split; never empty
+    weight: float  # 1, or 0 for a sample that only keeps a process without one of its own in the collectives
+
+
+def shares(batch: GlobalBatch, *, rank: int, size: int, pieces: int = 1) -> list[Share]:
+    """What ``rank`` of ``size`` takes of a batch, in ``pieces`` micro-batches: as many on every rank.
+
+    Every rank must take part in every collective, so one that would have nothing takes a sample with weight 0.
+    """
+    mine = batch.indices[rank_slice(len(batch.indices), rank, size)]
+    parts = [mine[rank_slice(len(mine), piece, pieces)] for piece in range(pieces)]
+    return [Share(part, 1.0) if len(part) else Share(batch.indices[:1], 0.0) for part in parts]
+
+
 class DataOrder:
     """The order of a run: a function of seed, samples in the split and samples per batch.
 

@@ -24,6 +24,7 @@ class Purpose(IntEnum):
     KEY = 7
     BALANCE = 8
     SYNTHETIC = 9
+    LOOK = 10
 
 
 def words(seed: int, purpose: Purpose, position: int, count: int) -> NDArray[np.uint64]:

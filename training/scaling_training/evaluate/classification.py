@@ -49,6 +49,11 @@ class ClassificationTally:
         self._confidence, self._loss = torch.split(self._sums, [bins, 1])
         self._inner_edges = torch.linspace(0, 1, bins + 1, device=device)[1:-1].contiguous()
 
+    @property
+    def objective(self) -> Objective:
+        """The accuracy, the higher the better."""
+        return ACCURACY
+
     def update(self, output: torch.Tensor, batch: Batch) -> None:
         """Count a batch."""
         targets = batch.targets
@@ -93,7 +98,7 @@ class ClassificationTally:
         return Metrics(
             values=values,
             samples=samples,
-            objective=ACCURACY,
+            objective=self.objective,
             tables={
                 "averages": {
                     average: {name: rates[0] for name, rates in found.items()} for average, found in averages.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from scaling_api.spec import ScalingJobSpec
-from scaling_training.checkpoint import CheckpointRef, DamagedError, load_checkpoint
+from scaling_training.checkpoint import CheckpointRef, DamagedError
 from scaling_training.data import TestAccess, open_dataset
 from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import Metrics
@@ -30,16 +30,9 @@ def evaluate(
     """
     if split == "test" and access is None:
         raise PermissionError("the test split opens only with a TestAccess, which evaluate and report hold")
-    try:
-        loaded = load_checkpoint(storage, checkpoint)
-    except DamagedError as error:
-        raise UserError(
-            f"checkpoint {checkpoint.folder} cannot be evaluated: {error}; delete it and run the training again"
-        ) from error
-
     import torch
 
-    from scaling_training.checkpoint.state import MODEL, load_weights
+    from scaling_training.checkpoint.weights import load_weights, weights_file
     from scaling_training.evaluate.tally import count
     from scaling_training.models import build_task
 
@@ -52,7 +45,12 @@ def evaluate(
         seed=spec.training.seed,
         initial_weights=False,
     )
-    load_weights(loaded.files[MODEL], task.model)
+    try:
+        load_weights(weights_file(storage, checkpoint), task.model)
+    except DamagedError as error:
+        raise UserError(
+            f"checkpoint {checkpoint.folder} cannot be evaluated: {error}; delete it and run the training again"
+        ) from error
     place = torch.device(device)
     task.model.to(place)
     feed = dataset.feed(samples, device=place, seed=spec.training.seed)

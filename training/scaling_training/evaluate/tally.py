@@ -14,11 +14,15 @@ import torch
 from torch import nn
 
 from scaling_training.data.batches import Batch
-from scaling_training.evaluate.metrics import Metrics
+from scaling_training.evaluate.metrics import Metrics, Objective
 
 
 class Tally(Protocol):
     """Sums over the samples seen so far."""
+
+    @property
+    def objective(self) -> Objective:
+        """Which of its metrics tells the better of two models, unless the user names another."""
 
     def update(self, output: Any, batch: Batch) -> None:
         """Count a batch and what the model made of it."""

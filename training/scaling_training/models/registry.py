@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("scaling_training.models")
 
-Shape = tuple[int, int, int]  # channels, height, width
+Shape = tuple[int, int, int]  # of an image: channels, height, width
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ def mesh_of(tensor: torch.Tensor) -> Hashable:
 
 @torch.no_grad()
 def full_norms(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The L2 norm of each tensor, over all its shards: [len(tensors)], float32, float64 for float64.
+    """The L2 norm of each tensor, over all its shards: [len(tensors)], float32, float64 where one is.
 
     One all-reduce for each mesh axis with shards, however many tensors: every process of the mesh must call it
     with the same tensors in the same order. The result is equal on all of them. ValueError for a DTensor whose
@@ -38,10 +38,11 @@ def full_norms(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     if not tensors:
         return torch.zeros(0)
     parts = [local(tensor) for tensor in tensors]
-    accurate = torch.float64 if parts[0].dtype == torch.float64 else torch.float32
+    types = {part.dtype for part in parts}
+    accurate = torch.float64 if torch.float64 in types else torch.float32
     device = parts[0].device
     # Halves are added up in single precision: their own range ends at 65,504.
-    wide = torch.float32 if parts[0].dtype in (torch.float16, torch.bfloat16) else None
+    wide = None if types == {accurate} else accurate
     norms = torch.stack([norm.to(device, accurate) for norm in torch._foreach_norm(parts, 2, dtype=wide)])
     divided: dict[tuple[Hashable, tuple[int, ...]], list[int]] = {}
     for index, tensor in enumerate(tensors):

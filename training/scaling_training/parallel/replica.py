@@ -46,7 +46,7 @@ class Replica:
         task: SteppedTask,
         *,
         gradients: MeanGradients | None = None,
-        around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        around: Callable[[Batch], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self._task = task
         self._gradients = gradients
@@ -68,7 +68,7 @@ class Replica:
         set_counting(self.model, scale != 0)
         if isinstance(self.model, FSDPModule):
             self.model.set_requires_gradient_sync(sync)
-        with self._around():
+        with self._around(batch):
             output = self.model(*self._task.inputs(batch))
             loss_sum = self._task.loss_sum(output, batch)
         if self._gradients is None or not sync:
@@ -85,7 +85,7 @@ class Replica:
 
     def forward(self, batch: Batch) -> Any:
         """The model's output. With more axes than data, every rank calls it equally often (``Mesh.rounds``)."""
-        with self._around():
+        with self._around(batch):
             return self.model(*self._task.inputs(batch))
 
 
@@ -101,18 +101,19 @@ def parallelize(
     mesh: Mesh,
     *,
     spec: ScalingJobSpec,
-    around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    around: Callable[[Batch], AbstractContextManager[Any]] = nullcontext,
 ) -> Replica:
     """Lay the task's model over the mesh, in place; a collective operation.
 
     The model is on its device, with the same weights on every rank. ``around`` is entered for each forward pass and
-    loss (mixed precision). UserError when the model cannot be divided so.
+    loss (mixed precision, the keys of dropout). UserError when the model cannot be divided so.
     """
     model, shape = task.model, mesh.shape
-    check_model(model, mesh, name=spec.model.title)
+    name = spec.model.title
+    check_model(model, mesh, name=name)
     if shape.tensor > 1:
         axis = mesh.axis("tensor")
-        apply_plan(model, tensor_plan(model, shape.tensor, name=spec.model.title), axis)
+        apply_plan(model, tensor_plan(model, shape.tensor, name=name), axis)
     if spec.training.parallelism.batch_norm == "sync" and mesh.batch_group is not None:
         synchronise_batch_norm(model, mesh.batch_group)
     gradients = None

@@ -46,7 +46,7 @@ def load_model(folder: str | Storage) -> tuple[Task, dict[str, Any]]:
 
     UserError when the folder holds no model that this version reads.
     """
-    from scaling_training.checkpoint.state import load_weights
+    from scaling_training.checkpoint.weights import load_weights
     from scaling_training.models import build_task
 
     storage = Storage(folder) if isinstance(folder, str) else folder

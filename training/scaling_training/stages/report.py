@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from scaling_training.checkpoint import CheckpointRef, load_checkpoint
+from scaling_training.checkpoint import CheckpointRef
 from scaling_training.evaluate import overfitting_onset
 from scaling_training.ledger import Output
 from scaling_training.report.artifact import write_model
@@ -20,8 +20,6 @@ MODEL_FOLDER = "model"
 CURVES_JSON = "curves.json"
 CURVES_PNG = "curves.png"
 METRICS_JSON = "metrics.json"
-# Bytes of this checkpoint file are the model's weights.
-_WEIGHTS = "model.safetensors"
 
 
 def _depends_on(run: Run) -> Mapping[str, Any]:
@@ -67,7 +65,9 @@ def _rows(trained: Output) -> list[Row]:
 
 
 def _weights(run: Run, checkpoint: CheckpointRef) -> bytes:
-    return load_checkpoint(run.storage, checkpoint).files[_WEIGHTS]
+    from scaling_training.checkpoint.weights import weights_file
+
+    return weights_file(run.storage, checkpoint)
 
 
 def _epoch_of(checkpoint: CheckpointRef, rows: list[Row]) -> int | None:

@@ -9,30 +9,33 @@ done but whose row is missing (a stop came in between) is closed first after a r
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Callable
-
-from torch import nn
+from collections.abc import Callable, Iterator
+from contextlib import closing
 
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.checkpoint import CheckpointRef
-from scaling_training.checkpoint.state import Position
-from scaling_training.data.order import rank_slice
+from scaling_training.checkpoint.key import checkpoint_key
+from scaling_training.checkpoint.state import Position, Trained
+from scaling_training.data.batches import Batch
 from scaling_training.errors import UserError
-from scaling_training.evaluate.metrics import validation_key
-from scaling_training.evaluate.tally import count, not_finite
+from scaling_training.evaluate.metrics import Metrics, validation_key
+from scaling_training.models.freeze import apply_freeze
+from scaling_training.optim import learning_rate
 from scaling_training.storage import Storage
 from scaling_training.train import preload
-from scaling_training.train.collectives import broadcast_buffers, broadcast_bytes, sum_in_place
-from scaling_training.train.history import history_name
+from scaling_training.train.collectives import broadcast_bytes
+from scaling_training.train.early_stopping import should_stop
+from scaling_training.train.history import Row, history_name
 from scaling_training.train.pace import Pace
 from scaling_training.train.saving import Keeper
-from scaling_training.train.setup import Setup, replicate, set_up
-from scaling_training.train.step import LossNotFiniteError, train_step
+from scaling_training.train.setup import Setup, set_up
+from scaling_training.train.step import LossNotFiniteError, StepResult, requests_from, train_step
 from scaling_training.train.types import TrainingProgress, TrainOutcome, World
+from scaling_training.train.validation import validate
 
 REPORT_INTERVAL_S = 1.0
-EVALUATION_BATCH = 256  # samples per process; a matter of memory only
 
 Observer = Callable[[TrainingProgress], None]
 
@@ -62,10 +65,20 @@ def train(
     a checkpoint that does not fit the model.
     """
     setup = set_up(spec, world)
-    keeper = Keeper(setup, storage, attempt)
+    keeper = Keeper(
+        Trained(setup.task.model, setup.optimizer, setup.ema),
+        world=world,
+        storage=storage,
+        attempt=attempt,
+        key=checkpoint_key(spec, setup.dataset.fingerprint),
+        keep=spec.training.checkpoint.keep,
+        objective=setup.objective,
+    )
     position = keeper.restore(resume)
+    setup.loss_scale.restore(position.loss_scale)
     loop = _Loop(setup, keeper, position, observer, stop_requested)
     stopped = loop.run()
+    loop.finish()
     return _agree(loop, history_name(attempt), stopped)
 
 
@@ -82,7 +95,6 @@ class _Loop:
         self.keeper = keeper
         self.position = position
         self.first_step_at: float | None = None
-        self._replica: nn.Module = replicate(setup.task.model, setup.world)
         self._observer = observer
         self._stop_requested = stop_requested
         self._pace = Pace(interval_s=REPORT_INTERVAL_S)
@@ -93,115 +105,136 @@ class _Loop:
 
     @property
     def epochs_done(self) -> int:
-        return self.position.cursor // len(self.setup.dataset.train)
+        return self.position.cursor // len(self.setup.training)
+
+    @property
+    def _finished(self) -> bool:
+        training = self.setup.spec.training
+        return self.epochs_done == training.epochs or self._ended_early() is not None
 
     def run(self) -> bool:
         """Go on to the end; True when it was stopped before."""
-        epochs = self.setup.spec.training.epochs
         if self.setup.world.is_first:
             self._report()
-        while True:
-            if len(self.keeper.rows) < self.epochs_done:
-                self._close_epoch()
-            if self.epochs_done == epochs:
-                return False
-            if self._steps_of_epoch():
-                self._save(None)
-                return True
+        requests = requests_from(self.setup, self.position.cursor)
+        with closing(self.setup.training.stream(requests)) as feed:
+            while True:
+                if len(self.keeper.rows) < self.epochs_done:
+                    self._close_epoch()
+                if self._finished:
+                    return False
+                if self._steps_of_epoch(feed):
+                    self._save(None)
+                    return True
 
-    def _steps_of_epoch(self) -> bool:
+    def finish(self) -> None:
+        """Wait for the last checkpoint to be committed, and say so."""
+        self.keeper.wait()
+        if self.setup.world.is_first:
+            self._report()
+
+    def _steps_of_epoch(self, feed: Iterator[Batch]) -> bool:
         """The steps up to the epoch's end; True when stopped."""
         setup, position = self.setup, self.position
-        every = setup.spec.training.checkpoint.every_steps
+        training = setup.spec.training
+        apply_freeze(setup.task, setup.spec.model.freeze, self.epochs_done)
         while True:
             batch = setup.order.batch_at(position.cursor)
             stop = setup.world.is_first and self._stop_requested()
+            rate = learning_rate(
+                training.schedule,
+                peak=training.optimizer.learning_rate,
+                step=position.step,
+                total_steps=setup.total_steps,
+                steps_per_epoch=setup.order.steps_per_epoch,
+                history=self.keeper.rows,
+            )
             try:
-                result = train_step(
-                    setup, self._replica, batch, step=position.step, stop=stop, history=self.keeper.rows
-                )
+                result = train_step(setup, feed, batch, step=position.step, rate=rate, stop=stop)
             except LossNotFiniteError as error:
                 raise self._diverged(f"training loss became {error} at", position.step + 1) from error
             position.cursor = batch.end
             position.step += 1
             position.epoch_loss_sum += result.loss_sum
-            self._after_step(len(batch.indices), result.loss_sum, result.data_wait_s)
+            self._after_step(len(batch.indices), result)
             if result.stop:
                 return True
             if batch.ends_epoch:
                 return False
+            every = training.checkpoint.every_steps
             if every and position.step % every == 0:
                 self._save(None)
 
-    def _after_step(self, samples: int, loss_sum: float, data_wait_s: float) -> None:
+    def _after_step(self, samples: int, result: StepResult) -> None:
         first = self.first_step_at is None
         if first:
             self.first_step_at = time.time()
+        committed = self.keeper.poll()
         if not self.setup.world.is_first:
             return
         now = time.monotonic()
-        self._pace.step(now=now, samples=samples, loss_sum=loss_sum, data_wait_s=data_wait_s)
+        self._pace.step(now=now, samples=samples, loss_sum=result.loss_sum, data_wait_s=result.data_wait_s)
         interval = self._pace.report(now)
         if interval is not None:
             self._rate = interval.samples_per_second
             self._latest_metrics["trainLoss"] = interval.train_loss
             self._latest_metrics["dataWaitShare"] = interval.data_wait_share
+            if result.gradient_norm is not None:
+                self._latest_metrics["gradientNorm"] = result.gradient_norm
         if first:
-            self._latest_metrics["trainLoss"] = loss_sum / samples
+            self._latest_metrics["trainLoss"] = result.loss_sum / samples
             preload.begin(preload.METRICS_MODULES)
-        if first or interval is not None:
+        if first or committed or interval is not None:
             self._report()
 
     def _close_epoch(self) -> None:
-        """Validate, add the row, save when due. Every rank takes part."""
+        """Validate, add the row, save when due. Every rank takes part and gets the same row."""
         setup, position = self.setup, self.position
-        metrics = self._validate()
-        samples = len(setup.dataset.train)
-        row: dict[str, float | int] = {
-            "epoch": self.epochs_done,
-            "step": position.step,
-            "trainLoss": position.epoch_loss_sum / samples,
-            "learningRate": setup.optimizer.param_groups[0]["lr"],
-        }
-        row |= {validation_key(name): value for name, value in metrics.items()}
+        metrics = validate(setup)
         self._count_time()
-        row["seconds"] = round(position.seconds, 3)
+        row = self._agree_on_row(metrics)
+        if not math.isfinite(row.get("valLoss", 0.0)):
+            # The last step spoilt the weights; the checkpoint before it is better than one with these.
+            raise self._diverged(f"validation loss became {row['valLoss']} after", position.step)
         self.keeper.add_row(row)
         position.epoch_loss_sum = 0.0
         self._latest_metrics |= {name: value for name, value in row.items() if name not in ("epoch", "step", "seconds")}
-        training = setup.spec.training
-        due = self.epochs_done % training.checkpoint.every_epochs == 0 or self.epochs_done == training.epochs
-        if due:
+        due = self.epochs_done % setup.spec.training.checkpoint.every_epochs == 0
+        if due or self._finished:
             self._save(metrics)
         elif setup.world.is_first:
             self._report()
 
-    def _validate(self) -> dict[str, float]:
-        """Metrics on the validation split, equal on all ranks; each rank counts its share of the samples."""
-        setup = self.setup
-        world, validation = setup.world, setup.validation
-        broadcast_buffers(world, setup.task.model)
-        share = rank_slice(len(validation), world.rank, world.size)
-        tally = count(setup.task, validation.stretch(share, EVALUATION_BATCH), device=world.device)
-        for sums in tally.tensors():
-            sum_in_place(world, sums)
-        if (wrong := not_finite(tally)) is not None:
-            # The last step spoilt the weights; the checkpoint before it is better than one with these.
-            raise self._diverged(f"validation loss became {wrong} after", self.position.step)
-        known = None
-        if world.is_first:
-            # Only here: importing torchmetrics takes each process seconds.
-            preload.wait(preload.METRICS_MODULES)
-            known = json.dumps(tally.result(setup.dataset.class_names).scalars()).encode()
-        metrics: dict[str, float] = json.loads(broadcast_bytes(world, known))
-        return metrics
+    def _agree_on_row(self, metrics: Metrics | None) -> Row:
+        """The epoch's row as rank 0, which has the metrics, makes it."""
+        setup, position = self.setup, self.position
+        made = None
+        if metrics is not None:
+            row: dict[str, float | int] = {
+                "epoch": self.epochs_done,
+                "step": position.step,
+                "trainLoss": position.epoch_loss_sum / len(setup.training),
+                "learningRate": setup.optimizer.param_groups[0]["lr"],
+            }
+            row |= {validation_key(name): value for name, value in metrics.scalars().items()}
+            row["seconds"] = round(position.seconds, 3)
+            made = json.dumps(row).encode()
+        agreed: Row = json.loads(broadcast_bytes(setup.world, made))
+        return agreed
 
-    def _save(self, metrics: dict[str, float] | None) -> None:
-        if not self.setup.world.is_first:
-            return
+    def _ended_early(self) -> str | None:
+        """Why training ends before its last epoch; the same on all ranks, for it follows from the rows."""
+        policy = self.setup.spec.training.early_stopping
+        return should_stop(self.keeper.rows, policy, self.setup.objective) if policy is not None else None
+
+    def _save(self, metrics: Metrics | None) -> None:
+        """Begin a checkpoint. Every rank takes part."""
         self._count_time()
-        self.keeper.save(self.position, epoch=self.epochs_done, metrics=metrics)
-        self._report()
+        self.position.loss_scale = self.setup.loss_scale.state()
+        self.keeper.save(self.position, epoch=self.epochs_done, metrics=metrics.scalars() if metrics else None)
+        if self.setup.world.is_first:
+            self._latest_metrics["saveBlockedSeconds"] = self.keeper.blocked_s
+            self._report()
 
     def _count_time(self) -> None:
         now = time.monotonic()
@@ -213,7 +246,7 @@ class _Loop:
         metrics = dict(self._latest_metrics)
         if self.first_step_at is not None:
             metrics["learningRate"] = self.setup.optimizer.param_groups[0]["lr"]
-        samples_left = len(self.setup.dataset.train) * training.epochs - position.cursor
+        samples_left = len(self.setup.training) * training.epochs - position.cursor
         latest, best = self.keeper.latest, self.keeper.best
         self._observer(
             TrainingProgress(
@@ -233,6 +266,7 @@ class _Loop:
 
     def _diverged(self, what: str, step: int) -> UserError:
         """``step`` counts from 1."""
+        self.keeper.wait()
         rate = self.setup.spec.training.optimizer.learning_rate
         epoch = -(-step // self.setup.order.steps_per_epoch)
         kept = f"; {self.keeper.latest.folder} is kept" if self.keeper.latest else ""

@@ -1,58 +1,90 @@
 """What a run keeps in storage while it goes: checkpoints, which of them is the best, and the curves.
 
-Rank 0 alone reads and writes; what it read at the start reaches the others by broadcast, so all ranks begin
-from the same bytes and object stores see one reader.
+When every process holds the same (one process, or data parallelism), rank 0 alone saves, and what it reads at the
+start reaches the others by broadcast: object stores see one reader, and nobody else copies anything. When the
+processes hold different parts, each saves and reads its own. Either way the files are written in the background;
+where the processes must then talk to one another, they do so in a gloo group of their own, so that no save ever
+comes between two collectives of training.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
+from typing import Any
 
-from scaling_training.checkpoint import CheckpointRef, Checkpoints
-from scaling_training.checkpoint.key import checkpoint_key
-from scaling_training.checkpoint.state import HISTORY, MODEL, TRAINING, Position, pack, unpack
-from scaling_training.evaluate.classification import ACCURACY
+import torch
+import torch.distributed as dist
+
+from scaling_training.checkpoint import CheckpointRef, Checkpoints, LoadedCheckpoint
+from scaling_training.checkpoint.background import BackgroundSaver
+from scaling_training.checkpoint.manifest import FileEntry, Manifest
+from scaling_training.checkpoint.state import HISTORY, POSITION, Position, Trained
+from scaling_training.checkpoint.tensors import ShardWriter, save
+from scaling_training.errors import UserError
+from scaling_training.evaluate.metrics import Objective
 from scaling_training.storage import Storage
 from scaling_training.train.collectives import broadcast_bytes
 from scaling_training.train.early_stopping import better
 from scaling_training.train.history import Row, dump_rows, history_name, parse_rows
-from scaling_training.train.setup import Setup
+from scaling_training.train.types import World
 
-_FILES = (MODEL, TRAINING, HISTORY)
+# A process that writes its part may be this much slower than another.
+_PATIENCE = timedelta(minutes=30)
 
 
 class Keeper:
-    """The run's checkpoints and curves. ``latest`` and ``best`` are known on rank 0."""
+    """The run's checkpoints and curves. ``latest`` (committed) and ``best`` are known on rank 0.
 
-    def __init__(self, setup: Setup, storage: Storage, attempt: int) -> None:
-        self._setup = setup
+    ``spread`` says whether the processes hold different parts of ``trained``; without it, that is so when there are
+    DTensors. Building one is a collective operation, and so are `restore`, `save` and `wait`.
+    """
+
+    def __init__(
+        self,
+        trained: Trained,
+        *,
+        world: World,
+        storage: Storage,
+        attempt: int,
+        key: str,
+        keep: int,
+        objective: Objective,
+        spread: bool | None = None,
+    ) -> None:
+        self._trained = trained
+        self._world = world
         self._storage = storage
         self._attempt = attempt
-        self._checkpoints = Checkpoints(
-            storage,
-            attempt=attempt,
-            key=checkpoint_key(setup.spec, setup.dataset.fingerprint),
-            keep=setup.spec.training.checkpoint.keep,
-        )
+        self._objective = objective
+        self._checkpoints = Checkpoints(storage, attempt=attempt, key=key, keep=keep)
+        self._spread = world.size > 1 and (trained.is_sharded if spread is None else spread)
+        self._group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE) if self._spread else None
+        self._saver = BackgroundSaver()
+        self._committed: CheckpointRef | None = None
+        self._is_best = False
         self.rows: list[Row] = []
         self.latest: CheckpointRef | None = None
         self.best: CheckpointRef | None = None
 
+    @property
+    def blocked_s(self) -> float:
+        """How long training waited for the last save, in seconds."""
+        return self._saver.blocked_s
+
     def restore(self, resume: CheckpointRef | None) -> Position:
-        """Put model and optimizer where the newest good checkpoint left them; every rank must call it."""
+        """Put the trained state where the newest good checkpoint left it."""
         loaded = None
-        if self._setup.world.is_first:
+        if self._world.is_first:
             loaded = self._checkpoints.load_latest(base=self._checkpoints.base(resume))
-        world = self._setup.world
-        header = json.dumps(loaded and loaded.ref.to_dict()).encode() if world.is_first else None
-        ref = json.loads(broadcast_bytes(world, header))
-        if ref is None:
+        loaded = self._shared(loaded)
+        if loaded is None:
             return Position()
-        files = {name: broadcast_bytes(world, loaded.files[name] if loaded else None) for name in _FILES}
-        position = unpack(files, self._setup.task.model, self._setup.optimizer)
-        self.rows = parse_rows(files[HISTORY])
-        if loaded is not None:
+        position = self._trained.load(loaded)
+        self.rows = parse_rows(loaded.read(HISTORY))
+        if self._world.is_first:
             self.latest = loaded.ref
             best = loaded.manifest.best
             # Another run's checkpoint speaks of its best one relative to that run.
@@ -60,26 +92,81 @@ class Keeper:
             self._storage.write(history_name(self._attempt), dump_rows(self.rows))
         return position
 
+    def _shared(self, loaded: LoadedCheckpoint | None) -> LoadedCheckpoint | None:
+        """What rank 0 found, on every rank."""
+        world = self._world
+        found = loaded and {"ref": loaded.ref.to_dict(), "manifest": loaded.manifest.to_bytes().decode()}
+        header = json.loads(broadcast_bytes(world, json.dumps(found).encode() if world.is_first else None))
+        if header is None:
+            return None
+        ref, manifest = CheckpointRef.from_dict(header["ref"]), Manifest.from_bytes(header["manifest"].encode())
+        kept: dict[str, bytes] = {}
+        if manifest.is_whole:
+            kept = {name: broadcast_bytes(world, loaded.read(name) if loaded else None) for name in manifest.files}
+        return LoadedCheckpoint(ref, manifest, Storage(ref.root) if ref.root else self._storage, kept)
+
     def add_row(self, row: Row) -> None:
         """Another epoch's row of the curves."""
         self.rows.append(row)
-        if self._setup.world.is_first:
+        if self._world.is_first:
             self._storage.write(history_name(self._attempt), dump_rows(self.rows))
 
-    def save(self, position: Position, *, epoch: int, metrics: dict[str, float] | None) -> CheckpointRef:
-        """Commit a checkpoint; with ``metrics`` of a validation at this point it may become the best. Rank 0 only."""
-        improves = metrics is not None and better(metrics, position.best_metrics, ACCURACY)
-        if metrics is not None and improves:
+    def save(self, position: Position, *, epoch: int, metrics: Mapping[str, float] | None) -> None:
+        """Begin to save; with ``metrics`` of a validation at this point, on rank 0, it may become the best.
+
+        Returns when the state is copied, after the save before it has ended, and raises what that one raised.
+        """
+        if not self._spread and not self._world.is_first:
+            return
+        # Also takes in which checkpoint is the best so far.
+        self.wait()
+        self._is_best = metrics is not None and better(metrics, position.best_metrics, self._objective)
+        if metrics is not None and self._is_best:
             position.best_metrics = dict(metrics)
-        files = pack(self._setup.task.model, self._setup.optimizer, position)
-        self.latest = self._checkpoints.save(
-            position.step,
-            {**files, HISTORY: dump_rows(self.rows)},
-            epoch=epoch,
-            metrics=metrics or {},
-            best=self.best,
-            is_best=improves,
+        ref = self._checkpoints.reference(position.step)
+        extra = {POSITION: self._trained.position_file(position), HISTORY: dump_rows(self.rows)}
+        best, is_best = self.best, self._is_best
+
+        def commit(files: dict[str, FileEntry]) -> None:
+            written = {name: self._checkpoints.write(ref, name, data) for name, data in extra.items()}
+            self._checkpoints.commit(
+                ref, {**files, **written}, epoch=epoch, metrics=metrics or {}, best=best, is_best=is_best
+            )
+            self._committed = ref
+
+        writer = ShardWriter(
+            begin=lambda: self._checkpoints.begin(ref),
+            write=lambda name, data: self._checkpoints.write(ref, name, data),
+            commit=commit,
+            shard=self._world.rank if self._spread else None,
         )
-        if improves:
-            self.best = self.latest
-        return self.latest
+        self._saver.save(self._trained.tensors(), lambda tensors: _write(tensors, writer, self._group))
+
+    def poll(self) -> bool:
+        """Whether a checkpoint was committed since the last call, without waiting; raises what a save raised."""
+        return self._saver.poll() and self._take_in()
+
+    def wait(self) -> None:
+        """Wait for the save in flight, if there is one; raises what it raised."""
+        self._saver.wait()
+        self._take_in()
+
+    def _take_in(self) -> bool:
+        committed, self._committed = self._committed, None
+        if committed is None:
+            return False
+        self.latest = committed
+        if self._is_best:
+            self.best = committed
+        return True
+
+
+def _write(tensors: Mapping[str, torch.Tensor], writer: ShardWriter, group: Any) -> None:
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        save(tensors, writer, group)
+    except CheckpointException as error:
+        # Every process gets the errors of all; a user's mistake speaks for them.
+        causes = [failure[0] for failure in error.failures.values()]
+        raise next((cause for cause in causes if isinstance(cause, UserError)), causes[0]) from error

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import functools
+import os
+import shutil
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
-from scaling_api.spec import ScalingJobSpec
+from scaling_api.spec import ScalingJobSpec, TrainingSpec
 from scaling_training.data import Dataset, open_dataset
+from scaling_training.data.batches import Batch
 from scaling_training.data.feed import Feed
 from scaling_training.data.order import DataOrder
+from scaling_training.errors import UserError
+from scaling_training.evaluate.metrics import Objective
 from scaling_training.models import build_task
+from scaling_training.models.dropout import keyed
 from scaling_training.models.task import Task
-from scaling_training.optim import build_optimizer
+from scaling_training.optim import build_optimizer, global_batch_size
+from scaling_training.optim.ema import Ema
+from scaling_training.optim.loss_scale import LossScale
+from scaling_training.parallel import Mesh
+from scaling_training.parallel.replica import Replica, parallelize
 from scaling_training.train import preload
+from scaling_training.train.early_stopping import objective_of
 from scaling_training.train.types import World
+
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +38,19 @@ class Setup:
 
     spec: ScalingJobSpec
     world: World
+    mesh: Mesh
     dataset: Dataset
     order: DataOrder
+    micro_batches: int  # that each process divides its share of a batch into
     training: Feed
     validation: Feed
     task: Task
+    replica: Replica
+    parameters: tuple[torch.nn.Parameter, ...]
     optimizer: torch.optim.Optimizer
+    loss_scale: LossScale
+    ema: Ema | None
+    objective: Objective
 
     @property
     def total_steps(self) -> int:
@@ -39,37 +59,70 @@ class Setup:
 
 
 def set_up(spec: ScalingJobSpec, world: World) -> Setup:
-    """Load the data, build model and optimizer; UserError for what the user must mend."""
+    """Load the data, build model and optimizer; UserError for what the user must mend. A collective operation."""
     preload.begin(preload.OPTIMIZER_MODULES)
     training = spec.training
+    _choose_kernels(training, world.device)
     dataset = open_dataset(spec.dataset)
     feed = functools.partial(dataset.feed, device=world.device, seed=training.seed)
     training_feed, validation_feed = feed(dataset.train, training=True), feed(dataset.validation)
+    batch_size = global_batch_size(training, len(training_feed))
     preload.wait(preload.OPTIMIZER_MODULES)
-    task = build_task(spec.model, input_shape=dataset.input_shape, classes=len(dataset.class_names), seed=training.seed)
+    mesh = Mesh.of(training.parallelism, world, batch_size=batch_size)
+    weights = dataset.class_weights()
+    task = build_task(
+        spec.model,
+        input_shape=dataset.input_shape,
+        classes=len(dataset.class_names),
+        class_names=dataset.class_names,
+        seed=training.seed,
+        label_smoothing=training.label_smoothing,
+        class_weights=torch.tensor(weights, device=world.device) if weights is not None else None,
+    )
     task.model.to(world.device).train()
+
+    def around(batch: Batch) -> AbstractContextManager[object]:
+        stack = ExitStack()
+        if half := _HALF.get(training.precision):
+            stack.enter_context(torch.autocast(world.device.type, half))
+        stack.enter_context(keyed(task.model, batch.keys))
+        return stack
+
+    replica = parallelize(task, mesh, spec=spec, around=around)
+    if training.compile:
+        replica.model.compile()
+    parameters = tuple(replica.model.parameters())
     return Setup(
         spec=spec,
         world=world,
+        mesh=mesh,
         dataset=dataset,
-        order=dataset.order(seed=training.seed, batch_size=training.batch_size),
+        order=dataset.order(seed=training.seed, batch_size=batch_size),
+        micro_batches=training.accumulation * -(-batch_size // training.batch_size),
         training=training_feed,
         validation=validation_feed,
         task=task,
-        optimizer=build_optimizer(training.optimizer, task.model.parameters()),
+        replica=replica,
+        parameters=parameters,
+        optimizer=build_optimizer(training.optimizer, parameters),
+        loss_scale=LossScale.of(training.precision),
+        ema=Ema(replica.model, training.ema.decay) if training.ema is not None else None,
+        objective=objective_of(training.early_stopping, task.tally(world.device).objective),
     )
 
 
-def replicate(model: nn.Module, world: World) -> nn.Module:
-    """The model whose backward pass averages gradients over the ranks; the model itself in a world of one.
+def _choose_kernels(training: TrainingSpec, device: torch.device) -> None:
+    """Settings of the whole process, which trains one model in its life."""
+    if training.deterministic:
+        # Read when cuBLAS is first used; without it torch refuses its matrix products.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    if training.compile and device.type == "cpu" and not _has_compiler():
+        raise UserError(
+            "training.compile needs a C++ compiler on machines without a GPU, and none is there; "
+            "install g++ or set training.compile to false"
+        )
 
-    Buffers are not broadcast at each step: batch norm's running statistics take no part in training, so
-    rank 0's, which validation and checkpoints use, are sent round only before a validation. Batch norm
-    itself is local: each rank normalises by the statistics of its own share of the batch.
-    """
-    if world.size == 1:
-        return model
-    from torch.nn.parallel import DistributedDataParallel
 
-    devices = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True)
+def _has_compiler() -> bool:
+    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++") if name)

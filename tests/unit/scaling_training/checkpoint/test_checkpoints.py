@@ -19,8 +19,11 @@ def checkpoints(storage: Storage, attempt: int = 1, key: str = "key", keep: int 
 def saved(
     to: Checkpoints, step: int, *, accuracy: float = 0.5, best: CheckpointRef | None = None, is_best: bool = False
 ) -> CheckpointRef:
-    metrics = {"accuracy": accuracy}
-    return to.save(step, FILES, epoch=step // 10, metrics=metrics, best=best, is_best=is_best)
+    ref = to.reference(step)
+    to.begin(ref)
+    files = {name: to.write(ref, name, data) for name, data in FILES.items()}
+    to.commit(ref, files, epoch=step // 10, metrics={"accuracy": accuracy}, best=best, is_best=is_best)
+    return ref
 
 
 def steps(storage: Storage, attempt: int = 1) -> list[str]:
@@ -39,7 +42,7 @@ def test_the_newest_is_found_with_what_was_saved(storage: Storage) -> None:
 
     assert ref.folder == "checkpoints/attempt-0001/step-00000020"
     assert loaded is not None
-    assert (loaded.ref, loaded.files, loaded.manifest.epoch) == (ref, FILES, 2)
+    assert (loaded.ref, loaded.kept, loaded.manifest.epoch) == (ref, FILES, 2)
 
 
 def test_nothing_saved_is_nothing_found(storage: Storage) -> None:
@@ -145,14 +148,43 @@ def test_a_leftover_of_the_same_step_is_replaced(storage: Storage) -> None:
     assert checkpoints(storage).latest_committed() == ref
 
 
-def test_an_attempt_writes_to_its_own_folder_alone(storage: Storage) -> None:
-    old = checkpoints(storage, attempt=1, keep=1)
+def test_the_earlier_attempts_are_pruned_once_there_is_enough_of_ones_own(storage: Storage) -> None:
+    old = checkpoints(storage, attempt=1, keep=2)
     best = saved(old, 10, is_best=True)
-    saved(checkpoints(storage, attempt=2, keep=1), 20, best=best)
-    saved(checkpoints(storage, attempt=2, keep=1), 30, best=best)
+    for step in (20, 30):
+        saved(old, step, best=best)
+    new = checkpoints(storage, attempt=2, keep=2)
+    assert new.base() is not None
+    assert steps(storage, 1) == ["step-00000010", "step-00000020", "step-00000030"]
 
+    saved(new, 40, best=best)
+    assert steps(storage, 1) == ["step-00000010", "step-00000030"], "one of its own, one before it, and the best"
+    saved(new, 50, best=best)
+    assert steps(storage, 1) == ["step-00000010"], "the best stays"
+    saved(new, 60, best=best, is_best=True)
+    assert steps(storage, 1) == []
+    assert steps(storage, 2) == ["step-00000050", "step-00000060"]
+
+
+def test_an_old_attempt_that_wakes_up_deletes_nothing_of_a_newer_one(storage: Storage) -> None:
+    saved(checkpoints(storage, attempt=2, keep=1), 20)
+    saved(checkpoints(storage, attempt=1, keep=1), 30)
+    assert steps(storage, 2) == ["step-00000020"]
+
+
+def test_checkpoints_of_other_work_are_not_pruned(storage: Storage) -> None:
+    saved(checkpoints(storage, attempt=1, key="narrow model"), 10)
+    saved(checkpoints(storage, attempt=2, key="wide model", keep=1), 20)
     assert steps(storage, 1) == ["step-00000010"]
-    assert steps(storage, 2) == ["step-00000030"]
+
+
+def test_a_future_that_was_given_up_is_deleted(storage: Storage) -> None:
+    ours = checkpoints(storage)
+    saved(ours, 10)
+    newest = saved(ours, 30)
+    truncate(storage, newest.folder)
+    saved(ours, 20)
+    assert steps(storage) == ["step-00000010", "step-00000020"]
 
 
 def test_the_base_is_the_newest_of_the_attempts_before(storage: Storage) -> None:
@@ -197,7 +229,7 @@ def test_another_runs_checkpoint_is_read_where_it_lies(tmp_path: Path) -> None:
     found = checkpoints(later).load_latest(base=checkpoints(later).base(resume))
 
     assert found is not None
-    assert (found.ref, found.files) == (resume, FILES)
+    assert (found.ref, found.kept) == (resume, FILES)
     assert checkpoints(later).base() == resume
 
 

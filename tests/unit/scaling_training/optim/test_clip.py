@@ -45,3 +45,12 @@ def test_a_gradient_that_is_not_finite_shows_in_the_norm() -> None:
     assert found[0].grad is not None
     found[0].grad[0] = float("nan")
     assert not torch.isfinite(clip_gradients(found, 1.0))
+
+
+def test_types_can_be_mixed() -> None:
+    types = (torch.bfloat16, torch.float32, torch.float64)
+    found = [torch.nn.Parameter(torch.zeros(1, dtype=dtype)) for dtype in types]
+    for parameter, value in zip(found, (2.0, 3.0, 6.0), strict=True):
+        parameter.grad = torch.full_like(parameter, value)
+    assert clip_gradients(found, 3.5).item() == pytest.approx(7.0)
+    assert [parameter.grad.item() for parameter in found if parameter.grad is not None] == pytest.approx([1, 1.5, 3])

@@ -204,3 +204,22 @@ def test_gradient_descent_takes_the_whole_split_for_a_step() -> None:
 
     assert global_batch_size(training("gradient-descent"), 1259) == 1259
     assert global_batch_size(training("sgd"), 1259) == 64
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_under_a_loss_scaler_the_steps_are_the_same_and_one_with_an_overflow_is_left_out(name: str) -> None:
+    def trained(*, scaled: bool) -> list[torch.Tensor]:
+        weights = [torch.nn.Parameter(torch.full((2, 3), 0.5)), torch.nn.Parameter(torch.zeros(3))]
+        optimizer = build_optimizer(spec_of(name=name), weights)
+        scaler = torch.amp.GradScaler("cpu", enabled=scaled, init_scale=1024.0)
+        for value in (1.0, float("inf"), 2.0) if scaled else (1.0, 2.0):
+            optimizer.zero_grad()
+            loss = (weights[0] - 3.0).square().sum() + (weights[1] - 3.0).square().sum()
+            scaler.scale(loss * value).backward()  # type: ignore[no-untyped-call]
+            scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+        return [weight.detach() for weight in weights]
+
+    for one, other in zip(trained(scaled=True), trained(scaled=False), strict=True):
+        assert torch.equal(one, other)

@@ -137,10 +137,10 @@ def continued(world: World, saved: dict[str, Saved] | None, steps: list[int]) ->
         for step in steps:
             model.set_gradients(step)
             optimizer.step()
-        state = get_optimizer_state_dict(model, optimizer, options=options)
+        reached: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=options)
         found[str(fields)] = (
             {name: whole(value.detach()) for name, value in model.named_parameters()},
-            {key: whole(value) if isinstance(value, torch.Tensor) else value for key, value in state.items()},
+            {key: whole(value) if isinstance(value, torch.Tensor) else value for key, value in reached.items()},
         )
     return found
 

@@ -119,4 +119,4 @@ def a_batch(name: str, samples: int, step: int, dtype: torch.dtype = torch.float
     generator = torch.Generator().manual_seed(100 + step)
     side = SIDES[name]
     images = torch.randn(samples, 1, side, side, generator=generator, dtype=torch.float64).to(dtype)
-    return Batch(images, torch.randint(CLASSES, (samples,), generator=generator))
+    return Batch(images, torch.randint(CLASSES, (samples,), generator=generator), torch.arange(samples))

@@ -89,7 +89,7 @@ def forward_backward(replica: Replica, mesh: Mesh, batch: Batch, case: Case) -> 
 
 
 def _cut(batch: Batch, samples: slice) -> Batch:
-    return Batch(batch.inputs[samples], batch.targets[samples])
+    return Batch(batch.inputs[samples], batch.targets[samples], batch.keys[samples])
 
 
 def total(world: World, mesh: Mesh, loss_sum: torch.Tensor) -> float:

@@ -155,13 +155,13 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
     tmp_path: Path, straight: tuple[bytes, list[Row]], caplog: pytest.LogCaptureFixture
 ) -> None:
     outcome = trained(tmp_path, stop_requested=stop_at(5))
-    (tmp_path / outcome.checkpoint.folder / "training.pt").write_bytes(b"")
+    (tmp_path / outcome.checkpoint.folder / "optimizer.safetensors").write_bytes(b"")
 
     seen: list[TrainingProgress] = []
     with caplog.at_level(logging.WARNING):
         resumed = trained(tmp_path, attempt=2, observer=seen.append)
     assert seen[0].step == 3
-    assert "training.pt has 0 bytes" in caplog.text
+    assert "optimizer.safetensors has 0 bytes" in caplog.text
     assert (weights(tmp_path, resumed), curves(tmp_path, resumed)) == straight
 
 

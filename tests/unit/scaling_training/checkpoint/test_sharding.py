@@ -1,0 +1,207 @@
+"""Checkpoints that several processes write together and that others, fewer or more, read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from scaling_training.checkpoint import CheckpointRef, Checkpoints
+from scaling_training.checkpoint.state import Position, Trained
+from scaling_training.checkpoint.weights import weights_file
+from scaling_training.evaluate.classification import ACCURACY
+from scaling_training.storage import Storage
+from scaling_training.train import World
+from scaling_training.train.saving import Keeper
+from tests.unit.scaling_training.worlds import in_world
+
+Values = dict[str, np.ndarray[Any, Any]]
+
+
+class Average:
+    """Averaged weights as a real one keeps them: DTensors where the parameters are, and a number."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.updates = 0
+        self.shadow = {name: value.detach().clone() for name, value in model.named_parameters()}
+
+    def update(self, model: nn.Module) -> None:
+        self.updates += 1
+        for name, value in model.named_parameters():
+            self.shadow[name].lerp_(value.detach(), 0.3)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": self.updates, "shadow": self.shadow}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.updates = state["updates"]
+        for name, value in state["shadow"].items():
+            self.shadow[name].copy_(value)
+
+
+def built(world: World, mesh: tuple[str, ...], sizes: tuple[int, ...], optimizer: str) -> Trained:
+    """A model with a bias of 5 numbers, which 2 and 4 do not divide, batch norm's buffers, and a frozen layer."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    torch.manual_seed(world.rank * 0 + 1)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+    model[4].requires_grad_(False)
+    if mesh:
+        device_mesh = init_device_mesh("cpu", sizes, mesh_dim_names=mesh)
+        if "tensor" in mesh:
+            parallelize_module(model, device_mesh["tensor"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+        if "fsdp" in mesh:
+            over = device_mesh["data", "fsdp"] if "data" in mesh else device_mesh["fsdp"]
+            for layer in (model[0], model[2], model):
+                fully_shard(layer, mesh=over)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    makers: dict[str, Any] = {"adam": torch.optim.AdamW, "momentum": torch.optim.SGD}
+    settings = {"momentum": {"momentum": 0.9}, "adam": {}}[optimizer]
+    # Not foreach: tensors of several meshes are not mixed in one call.
+    return Trained(model, makers[optimizer](parameters, lr=0.1, foreach=False, **settings), Average(model))
+
+
+def train_a_little(trained: Trained, world: World, steps: int = 3) -> None:
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(steps):
+        trained.optimizer.zero_grad()
+        trained.model(torch.randn(16, 6, generator=generator)).square().mean().backward()
+        trained.optimizer.step()
+        assert isinstance(trained.ema, Average)
+        trained.ema.update(trained.model)
+
+
+def whole(trained: Trained) -> Values:
+    """Every tensor as a whole, on every rank."""
+    from torch.distributed.tensor import DTensor
+
+    return {
+        name: (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone().numpy()
+        for name, tensor in sorted(trained.tensors().items())
+    }
+
+
+def keeper(trained: Trained, world: World, root: str, attempt: int = 1) -> Keeper:
+    return Keeper(trained, world=world, storage=Storage(root), attempt=attempt, key="key", keep=2, objective=ACCURACY)
+
+
+Mesh = tuple[tuple[str, ...], tuple[int, ...]]
+
+
+def saving(world: World, root: str, mesh: Mesh, optimizer: str) -> Values:
+    trained = built(world, *mesh, optimizer)
+    kept = keeper(trained, world, root)
+    train_a_little(trained, world)
+    before = whole(trained)
+    kept.save(Position(cursor=48, step=3), epoch=1, metrics={"accuracy": 0.5, "loss": 1.0})
+    # What comes after the copy is not in the checkpoint.
+    train_a_little(trained, world, 1)
+    kept.wait()
+    assert (kept.latest is not None) == world.is_first
+    return before
+
+
+def loading(world: World, root: str, mesh: Mesh, optimizer: str) -> tuple[Position, Values, int]:
+    trained = built(world, *mesh, optimizer)
+    position = keeper(trained, world, root, attempt=2).restore(None)
+    assert isinstance(trained.ema, Average)
+    return position, whole(trained), trained.ema.updates
+
+
+ONE: Mesh = ((), ())
+DATA_FSDP: Mesh = (("data", "fsdp"), (2, 2))
+FSDP_TENSOR: Mesh = (("fsdp", "tensor"), (2, 2))
+FSDP: Mesh = (("fsdp",), (4,))
+
+
+@pytest.mark.parametrize(
+    ("saved_on", "loaded_on", "optimizer"),
+    [
+        pytest.param(DATA_FSDP, (ONE, FSDP), "adam", id="data x fsdp on one and on fsdp of 4"),
+        pytest.param(FSDP_TENSOR, (ONE, DATA_FSDP), "momentum", id="fsdp x tensor on one and on data x fsdp"),
+        pytest.param(ONE, (FSDP_TENSOR,), "adam", id="one on fsdp x tensor"),
+    ],
+)
+def test_what_was_saved_on_one_mesh_is_loaded_on_others_bit_for_bit(
+    tmp_path: Path, saved_on: Mesh, loaded_on: tuple[Mesh, ...], optimizer: str
+) -> None:
+    def size(mesh: Mesh) -> int:
+        return int(np.prod(mesh[1])) if mesh[1] else 1
+
+    saved = in_world(size(saved_on), saving, str(tmp_path), saved_on, optimizer)[0]
+    assert {name.partition("/")[0] for name in saved} == {"model", "optimizer", "ema"}
+    for mesh in loaded_on:
+        for position, values, updates in in_world(size(mesh), loading, str(tmp_path), mesh, optimizer):
+            assert (position, updates) == (Position(48, 3, best_metrics={"accuracy": 0.5, "loss": 1.0}), 3)
+            assert values.keys() == saved.keys()
+            for name, value in saved.items():
+                np.testing.assert_array_equal(values[name], value, err_msg=name)
+
+    from safetensors.numpy import load
+
+    # Without a process group.
+    ref = CheckpointRef("checkpoints/attempt-0001/step-00000003", 1, 3)
+    weights = load(weights_file(Storage(str(tmp_path)), ref))
+    assert weights.keys() == {name.removeprefix("model/") for name in saved if name.startswith("model/")}
+    for name, value in weights.items():
+        np.testing.assert_array_equal(value, saved[f"model/{name}"], err_msg=name)
+
+
+def test_replicated_tensors_are_written_once_and_every_shard_counts(tmp_path: Path) -> None:
+    in_world(4, saving, str(tmp_path), DATA_FSDP, "adam")
+    folder = tmp_path / "checkpoints/attempt-0001/step-00000003"
+    # The other row of the mesh holds the same shards.
+    assert sorted(path.name for path in folder.glob("model-*")) == [
+        "model-0000.safetensors",
+        "model-0001.safetensors",
+    ]
+    for file in sorted(folder.glob("*.*")):
+        if file.name == "MANIFEST.json":
+            continue
+        content = file.read_bytes()
+        flipped = content[:-1] + bytes([content[-1] ^ 1]) if content else b"x"
+        for damaged in (content[:-1] or b"xx", flipped, None):
+            if damaged is None:
+                file.unlink()
+            else:
+                file.write_bytes(damaged)
+            assert Checkpoints(Storage(str(tmp_path)), attempt=1, key="key").latest_committed() is None, file.name
+            file.write_bytes(content)
+    assert Checkpoints(Storage(str(tmp_path)), attempt=1, key="key").latest_committed() is not None
+
+
+def failing(world: World, root: str) -> list[str]:
+    """The second rank cannot write its part of the second checkpoint."""
+    trained = built(world, *FSDP, "adam")
+    kept = keeper(trained, world, root)
+    train_a_little(trained, world)
+    kept.save(Position(step=3), epoch=0, metrics=None)
+    kept.wait()
+    if world.rank == 1:
+        Storage.write = _full  # type: ignore[method-assign]
+    kept.save(Position(step=4), epoch=0, metrics=None)
+    said = []
+    for _ in range(2):
+        try:
+            kept.wait()
+            said.append("fine")
+        except OSError as error:
+            said.append(str(error))
+    return said
+
+
+def _full(self: Storage, name: str, data: bytes) -> None:
+    raise OSError("no room")
+
+
+def test_a_rank_that_cannot_write_is_an_error_on_every_rank_and_nothing_is_committed(tmp_path: Path) -> None:
+    assert in_world(4, failing, str(tmp_path)) == [["no room", "fine"]] * 4
+    latest = Checkpoints(Storage(str(tmp_path)), attempt=1, key="key").latest_committed()
+    assert latest is not None
+    assert latest.step == 3
