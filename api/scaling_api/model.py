@@ -174,6 +174,11 @@ class ModelSpec(Model):
         default_factory=list, description="Layers to keep as they are, each for some or all epochs."
     )
 
+    @property
+    def title(self) -> str:
+        """What to call the model in a sentence: its name, or its factory's."""
+        return str(self.name or self.factory)
+
     rules: ClassVar[tuple[Rule, ...]] = (
         # A rule, because the API server cuts a fractional lower bound down to a whole number.
         Rule(

@@ -2,8 +2,8 @@
 
 torch draws a mask from a generator that moves with everything drawn before. Here each element of the mask is a
 hash of the sample's key (a function of seed, epoch and sample, see data), the layer's number and the element's
-position: the splitmix64 generator (Steele, Lea and Flood 2014), started at the key and read at the place
-layer * 2^32 + position. It is 64-bit integer arithmetic that wraps, equal on every device.
+position: the splitmix64 generator (Steele, Lea and Flood 2014), started at the key times its increment and read at
+the place layer * 2^32 + position. It is 64-bit integer arithmetic that wraps, equal on every device.
 
 Who runs the model in training mode says whose masks to use:
 
@@ -76,7 +76,9 @@ class KeyedDropout(nn.Module):
 def keep_mask(keys: torch.Tensor, *, layer: int, count: int, p: float) -> torch.Tensor:
     """Which elements stay: bool [n, count], each True with probability 1 - p. ``keys`` is int64 [n]."""
     place = torch.arange(1, count + 1, dtype=torch.int64, device=keys.device) + layer * _LAYER_STRIDE
-    mixed = keys[:, None] + place[None, :] * _GOLDEN
+    # The sum before the product, since torch's compiler keeps an arange times a constant as an exact number, too
+    # large for it.
+    mixed = (keys[:, None] + place[None, :]) * _GOLDEN
     mixed = (mixed ^ _shifted(mixed, 30)) * _FIRST_FACTOR
     mixed = (mixed ^ _shifted(mixed, 27)) * _SECOND_FACTOR
     mixed = mixed ^ _shifted(mixed, 31)

@@ -119,8 +119,7 @@ def build_task(
             )
         else:
             task = _known(spec, input_shape, classes, label_smoothing, class_weights)
-    name = spec.name or f"{spec.factory}'s model"
-    replace_dropout(task.model, p=spec.dropout, name=name)
+    replace_dropout(task.model, p=spec.dropout, name=spec.title)
     if spec.weights is not None and initial_weights:
         from scaling_training.models.weights import load_initial
 

@@ -29,7 +29,9 @@ def task_from(spec: ModelSpec, *, facts: Mapping[str, Any]) -> Task:
     taken = _parameters(path)
     arguments = spec.arguments.model_dump() if spec.arguments is not None else {}
     for name, field in (("label_smoothing", "training.labelSmoothing"), ("class_weights", "class weights")):
-        if facts.get(name) and taken is not None and name not in taken:
+        value = facts.get(name)
+        matters = value != 0 if isinstance(value, float) else value is not None
+        if matters and taken is not None and name not in taken:
             raise UserError(f"{field}: the function {path} (model.factory) has no parameter {name}; add it")
     given = {name: value for name, value in facts.items() if taken is None or name in taken}
     found = call(path, field=_FIELD, **{**given, **arguments})

@@ -27,12 +27,13 @@ _FEWEST_PATCHES = 4
 class Attention(nn.Module):
     """Self-attention with a Linear of its own for each of query, key, value and output.
 
-    The number of heads follows from the width of what query, key and value give, so a process that holds
-    some of the heads (query, key and value split by rows, output by columns) runs the same code.
+    Its forward pass counts the heads by the width of what query, key and value give, so a process that holds
+    some of the ``heads`` (query, key and value split by rows, output by columns) runs the same code.
     """
 
     def __init__(self, size: int, *, head_size: int) -> None:
         super().__init__()
+        self.heads = size // head_size
         self.head_size = head_size
         self.query = nn.Linear(size, size)
         self.key = nn.Linear(size, size)

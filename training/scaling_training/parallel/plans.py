@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from scaling_training.errors import UserError
+from scaling_training.models.dropout import KeyedDropout
 from scaling_training.parallel.roles import Plan, Role
 
 
@@ -63,7 +64,9 @@ _PER_CHANNEL = (nn.ReLU, nn.ReLU6, nn.GELU, nn.MaxPool2d, nn.AvgPool2d, nn.Adapt
 
 def _is_chain(model: nn.Module) -> bool:
     known = (nn.Conv2d, nn.Linear, _BatchNorm, *_PER_CHANNEL)
-    return isinstance(model, nn.Sequential) and all(isinstance(layer, (*known, nn.Dropout)) for layer in model)
+    return isinstance(model, nn.Sequential) and all(
+        isinstance(layer, (*known, nn.Dropout, KeyedDropout)) for layer in model
+    )
 
 
 def _chain_roles(model: nn.Module, ranks: int) -> Plan:

@@ -109,7 +109,7 @@ def parallelize(
     loss (mixed precision, the keys of dropout). UserError when the model cannot be divided so.
     """
     model, shape = task.model, mesh.shape
-    name = spec.model.name or f"the model of {spec.model.factory}"
+    name = spec.model.title
     check_model(model, mesh, name=name)
     if shape.tensor > 1:
         axis = mesh.axis("tensor")

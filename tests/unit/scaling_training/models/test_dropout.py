@@ -25,7 +25,7 @@ def a_model(*layers: nn.Module) -> nn.Sequential:
 
 def test_the_mask_is_splitmix64_at_the_key() -> None:
     def reference(key: int, place: int) -> int:
-        z = (key + place * 0x9E3779B97F4A7C15) % 2**64
+        z = (key + place) * 0x9E3779B97F4A7C15 % 2**64
         z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
         z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
         return z ^ (z >> 31)
@@ -142,7 +142,7 @@ def test_a_compiled_model_draws_the_same_without_compiling_again() -> None:
         compilations.append(graph)
         return graph
 
-    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    compiled: Any = torch.compile(model, backend=backend, fullgraph=True)
     x = torch.randn(8, 6)
     for seed in range(3):
         with keyed(model, keys(8, seed)):
