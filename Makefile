@@ -12,7 +12,7 @@ SOURCES := api operator training cli
 # fighting over few cores; a user's own setting wins.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test lint unit local cluster requirements generate bench-operator bench-startup bench-apply bench-recovery bench-training bench-loader bench-demo clean
+.PHONY: help setup demo test lint unit local cluster requirements generate bench-operator bench-startup bench-apply bench-recovery bench-training bench-loader bench-checkpoint bench-demo clean
 
 help:  ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -81,6 +81,9 @@ bench-training: setup  ## Measure the training loop against a bare DDP loop.
 
 bench-loader: setup  ## Measure images per second from a folder against DataLoader and ImageFolder, and resuming.
 	$(BIN)/python -m bench.bench_loader
+
+bench-checkpoint: setup  ## Measure how long training waits for a save, in the background and on the spot.
+	$(BIN)/python -m bench.bench_checkpoint
 
 bench-startup: setup  ## Measure from `scalingjob run` to the first optimizer step on this machine.
 	$(BIN)/python -m bench.bench_startup
