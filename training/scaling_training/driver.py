@@ -27,6 +27,7 @@ from scaling_api.driver import ExitCode, Termination
 from scaling_api.reasons import Failure
 from scaling_api.spec import ScalingJob
 from scaling_api.status import Artifact, Result
+from scaling_training.code import install
 from scaling_training.engine import EngineError
 from scaling_training.engine.launch import RayEngine
 from scaling_training.engine.run import StoppedError, Watch
@@ -102,6 +103,8 @@ def _run(settings: Settings, ledger: Ledger, model: ProgressModel, stop: _Stop, 
     timeline.mark("driverStarted")
     storage.check_writable()
     ledger.claim({})
+    if settings.job.spec.code is not None:
+        install(settings.job.spec.code)
     first_steps: set[float] = set()
 
     def progress(training: TrainingProgress) -> None:

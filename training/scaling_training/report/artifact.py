@@ -61,11 +61,11 @@ def load_model(folder: str | Storage) -> tuple[Task, dict[str, Any]]:
         raise UserError(
             f"{storage.url(ARCHITECTURE)} has format {architecture.get('format')}; this version reads {FORMAT}"
         )
-    channels, height, width = architecture["inputShape"]
     task = build_task(
         ModelSpec.model_validate(architecture["model"]),
-        input_shape=(channels, height, width),
+        input_shape=tuple(architecture["inputShape"]),
         classes=len(architecture["classes"]),
+        class_names=architecture["classes"],
         seed=0,
         initial_weights=False,
     )

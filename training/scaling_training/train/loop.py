@@ -23,6 +23,7 @@ from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import Metrics, validation_key
 from scaling_training.models.freeze import apply_freeze
 from scaling_training.optim import learning_rate
+from scaling_training.parallel.consistency import check_replicas
 from scaling_training.storage import Storage
 from scaling_training.train import preload
 from scaling_training.train.collectives import broadcast_bytes
@@ -197,6 +198,8 @@ class _Loop:
         """Validate, add the row, save when due. Every rank takes part and gets the same row."""
         setup, position = self.setup, self.position
         self._beat(Phase.VALIDATION, position.step)
+        # Before anything is said or saved of weights that are not what the steps should have made of them.
+        check_replicas(setup.replica.model, setup.mesh)
         metrics = validate(setup)
         self._count_time()
         row = self._agree_on_row(metrics)

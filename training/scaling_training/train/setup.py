@@ -17,8 +17,8 @@ from scaling_training.data.feed import Feed
 from scaling_training.data.order import DataOrder
 from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import Objective
-from scaling_training.models import build_task
 from scaling_training.models.dropout import keyed
+from scaling_training.models.job import job_task
 from scaling_training.models.task import Task
 from scaling_training.optim import build_optimizer, global_batch_size
 from scaling_training.optim.ema import Ema
@@ -69,17 +69,7 @@ def set_up(spec: ScalingJobSpec, world: World) -> Setup:
     batch_size = global_batch_size(training, len(training_feed))
     preload.wait(preload.OPTIMIZER_MODULES)
     mesh = Mesh.of(training.parallelism, world, batch_size=batch_size)
-    weights = dataset.class_weights()
-    task = build_task(
-        spec.model,
-        input_shape=dataset.input_shape,
-        classes=len(dataset.class_names),
-        class_names=dataset.class_names,
-        seed=training.seed,
-        label_smoothing=training.label_smoothing,
-        class_weights=torch.tensor(weights, device=world.device) if weights is not None else None,
-    )
-    task.model.to(world.device).train()
+    task = job_task(spec, dataset, device=world.device)
 
     def around(batch: Batch) -> AbstractContextManager[object]:
         stack = ExitStack()
