@@ -27,6 +27,7 @@ from scaling_api.driver import ExitCode, Termination
 from scaling_api.reasons import Failure
 from scaling_api.spec import ScalingJob
 from scaling_api.status import Artifact, Result
+from scaling_training.code import install
 from scaling_training.engine import EngineError
 from scaling_training.engine.launch import RayEngine
 from scaling_training.engine.run import StoppedError, Watch
@@ -101,6 +102,8 @@ def _run(settings: Settings, ledger: Ledger, model: ProgressModel, stop: _Stop, 
     timeline, storage, attempt = settings.timeline, settings.storage, settings.attempt
     timeline.mark("driverStarted")
     storage.check_writable()
+    if settings.job.spec.code is not None:
+        install(settings.job.spec.code)
     ledger.claim({})
     first_steps: set[float] = set()
 

@@ -10,13 +10,15 @@ import hashlib
 import json
 
 from scaling_api.spec import ScalingJobSpec
+from scaling_training.sources import source_digests
 
 # Left out of the training section: any world size gives the same update, and saving changes nothing.
 _INDIFFERENT = frozenset({"parallelism", "checkpoint"})
 
 
 def checkpoint_key(spec: ScalingJobSpec, data_fingerprint: str) -> str:
-    """A SHA-256 over model, dataset, training (without parallelism and checkpoint) and the data's fingerprint."""
+    """A SHA-256 over model, dataset, training (without parallelism and checkpoint), the data's fingerprint, and the
+    content of the user's code and initial weights."""
     training = spec.training.to_json_dict()
     parts = {
         "model": spec.model.to_json_dict(),
@@ -24,5 +26,6 @@ def checkpoint_key(spec: ScalingJobSpec, data_fingerprint: str) -> str:
         "dataset": {name: value for name, value in spec.dataset.to_json_dict().items() if name != "loader"},
         "training": {name: value for name, value in training.items() if name not in _INDIFFERENT},
         "data": data_fingerprint,
+        **source_digests(spec),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -61,7 +61,8 @@ def test_a_task_may_be_of_any_kind(module: ModuleType) -> None:
             return (batch.inputs,)
 
         def loss_sum(self, output: torch.Tensor, batch: Any) -> torch.Tensor:
-            return (output[:, 0] - batch.targets).square().sum()
+            result: torch.Tensor = (output[:, 0] - batch.targets).square().sum()
+            return result
 
         def tally(self, device: torch.device) -> Any:
             raise NotImplementedError
