@@ -62,7 +62,7 @@ def test_a_process_may_hold_some_of_the_heads() -> None:
             layer.weight = torch.nn.Parameter(source.weight[half])
             layer.bias = torch.nn.Parameter(source.bias[half])
         part.output.weight = torch.nn.Parameter(whole.output.weight[:, half])
-        part.output.bias = None
+        part.output.register_parameter("bias", None)
         total = total + part(x)
     torch.testing.assert_close(total, whole(x))
 
