@@ -70,7 +70,7 @@ class Transformer(nn.Module):
 
 
 def _small_cnn() -> nn.Module:
-    return build(ModelSpec(name="small-cnn", width=0.125), (1, 8, 8), CLASSES).model
+    return build(ModelSpec(name="small-cnn", width=0.125), (1, 8, 8), CLASSES)
 
 
 def _mnist_cnn() -> nn.Module:
