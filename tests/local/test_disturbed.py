@@ -70,3 +70,26 @@ def test_a_killed_driver_leaves_nothing_and_can_be_resumed(straight: Finished, j
     resumed = runs.run(str(job), "--resume", str(folder), folder=folder)
     assert resumed.code == 0, resumed.err
     assert_same_curves(resumed, straight)
+
+
+def test_a_stuck_training_process_is_found_named_and_replaced(straight: Finished, job: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    started = runs.start(str(job), "--run-dir", str(folder), folder=folder)
+    started.wait_until(lambda: len(started.checkpoints()) >= 2)
+    victims = runs.training_processes(started.process.pid)
+    assert len(victims) == 2
+    os.kill(victims[1], signal.SIGSTOP)
+    try:
+        finished = started.wait(100)
+    finally:
+        if victims[1] in runs.alive([victims[1]]):
+            os.kill(victims[1], signal.SIGKILL)
+    assert finished.code == 0, finished.err
+    assert "has not answered for 10 s: stopped" in finished.err
+    assert finished.result["attempt"] == 1
+    assert_same_curves(finished, straight)
+    texts = [path.read_text() for path in sorted(folder.glob("hangs/attempt-0001-1/process-*.txt"))]
+    assert len(texts) == 2
+    # The one that waited for it tells where; the stopped one cannot.
+    assert sum("train_step" in text for text in texts) == 1
+    assert sum("there are no stacks" in text for text in texts) == 1

@@ -1,4 +1,4 @@
-"""Where rank 0's training thread and the driver meet.
+"""Where the training thread of a process and the driver meet.
 
 The module lives in the worker's process. The training thread leaves its latest progress here; the driver takes
 it by a call to the worker's actor and, on the same way back, leaves its wish to stop. So it takes no actor of
@@ -8,23 +8,33 @@ progress is complete in itself, and one that is overwritten does no harm.
 
 from __future__ import annotations
 
+import sys
 import threading
+import traceback
 from dataclasses import dataclass, field
 
+from scaling_training.train.heartbeat import Heartbeat, Pulse
 from scaling_training.train.types import TrainingProgress
 
 
 @dataclass(slots=True)
 class Letter:
-    """What the driver gets: the latest progress and when this process passed which point (Unix time)."""
+    """What the driver gets: what the process is doing, and when it passed which point (Unix time).
+
+    Rank 0's holds the latest progress besides.
+    """
 
     progress: TrainingProgress | None = None
     marks: dict[str, float] = field(default_factory=dict)
+    heartbeat: Heartbeat | None = None
 
 
 _lock = threading.Lock()
 _letter = Letter()
 _stop = threading.Event()
+_pulse = Pulse()
+
+beat = _pulse.beat
 
 
 def mark(name: str, at: float) -> None:
@@ -44,9 +54,18 @@ def exchange(stop: bool) -> Letter:
     if stop:
         _stop.set()
     with _lock:
-        return Letter(_letter.progress, dict(_letter.marks))
+        return Letter(_letter.progress, dict(_letter.marks), _pulse.read())
 
 
 def stop_requested() -> bool:
     """Whether the driver wants training to stop; returns at once."""
     return _stop.is_set()
+
+
+def stacks() -> str:
+    """What every thread of this process is doing, for whoever has to find out why it hangs."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return "\n".join(
+        f"Thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}"
+        for ident, frame in sys._current_frames().items()
+    )

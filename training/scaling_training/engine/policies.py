@@ -104,17 +104,20 @@ class BudgetPolicy(FailurePolicy):  # type: ignore[misc]
         gained: Callable[[], tuple[int, str | None]],
         restarting: Callable[[Cause], None],
         stopping: Callable[[], bool],
+        verdict: Callable[[], Cause | None],
     ) -> None:
         super().__init__(failure_config)
         self._budget = budget
         self._gained = gained
         self._restarting = restarting
         self._stopping = stopping
+        self._verdict = verdict
         self.final: Cause | None = None
 
     def make_decision(self, training_failed_error: BaseException) -> FailureDecision:
         """Retry or raise."""
-        cause = group_cause(training_failed_error)
+        # Whoever was stopped from here looks like a loss; the reason is better known here.
+        cause = self._verdict() or group_cause(training_failed_error)
         if cause.kind is Kind.PROGRAM:
             # A sentence is for users; whoever mends the program needs the traceback.
             log.error("%s", training_failed_error)

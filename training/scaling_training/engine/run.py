@@ -10,7 +10,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from scaling_training.engine.mailbox import Letter
 from scaling_training.engine.sizing import Sizing
 from scaling_training.engine.worker import WorkerTask, outcome_from_dict, run
 from scaling_training.errors import UserError
+from scaling_training.storage import Storage
 from scaling_training.train.types import TrainingProgress, TrainOutcome
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,15 @@ def run_training(
         log.info("Starting the training processes anew: there is room for more")
 
 
+def save_stacks(storage: Storage, attempt: int, why: str, stacks: Mapping[int, str]) -> str:
+    """Write ``hangs/attempt-0001-1/process-0.txt`` and so on; returns the folder's name."""
+    known = [name for name in storage.names("hangs") if name.startswith(f"attempt-{attempt:04d}-")]
+    folder = f"hangs/attempt-{attempt:04d}-{len(known) + 1}"
+    for rank, text in stacks.items():
+        storage.write(f"{folder}/process-{rank}.txt", f"{why}\n\n{text}\n".encode())
+    return folder
+
+
 class _Group:
     """The worker groups of one controller."""
 
@@ -89,7 +99,7 @@ class _Group:
         # Of the group at work: what it started from and how far it is.
         self._base: TrainingProgress | None = None
         self._latest: TrainingProgress | None = None
-        self._supervisor = Supervisor(self._deliver, watch.mark)
+        self._supervisor = Supervisor(self._deliver, watch.mark, self._hang)
         self._failures: BudgetPolicy | None = None
         self._value: dict[str, Any] | None = None
         self._error: BaseException | None = None
@@ -142,6 +152,7 @@ class _Group:
                     gained=self._gained,
                     restarting=self._restarting,
                     stopping=self._watch.stop_requested,
+                    verdict=lambda: self._supervisor.verdict,
                 )
                 return self._failures
 
@@ -168,6 +179,15 @@ class _Group:
                 self._watch.say("")
             self._latest = letter.progress
             self._watch.progress(letter.progress)
+
+    def _hang(self, why: str, stacks: Mapping[int, str]) -> None:
+        log.error("%s", why)
+        try:
+            folder = save_stacks(Storage(self._task.storage_root), self._task.attempt, why, stacks)
+            log.error("The stacks of all training processes are in %s", folder)
+        except (OSError, UserError) as error:
+            # What hangs may be the storage; the restart must not wait for it.
+            log.error("The stacks could not be saved: %s", error)
 
     def _gained(self) -> tuple[int, str | None]:
         if self._base is None or self._latest is None:

@@ -1,9 +1,9 @@
-"""The driver's eye on the worker group: takes its progress at each poll and passes on the wish to stop."""
+"""The driver's eye on the worker group: takes letters at each poll, passes on the wish to stop, ends what hangs."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
@@ -11,20 +11,36 @@ from ray.exceptions import RayError
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 from scaling_training.engine import mailbox
+from scaling_training.engine.failures import Cause, Kind
 from scaling_training.engine.mailbox import Letter
+from scaling_training.engine.watchdog import Stuck, Watchdog
 
 LAST_LETTER_S = 2.0
+# Processes that answer do so in milliseconds; they get longer because this is the only chance.
+STACKS_S = 3.0
 
 
 class Supervisor(WorkerGroupCallback):  # type: ignore[misc]
-    """Called by the controller's thread; ``stop`` and the attributes are read and set by any thread."""
+    """Called by the controller's thread; ``stop`` and the attributes are read and set by any thread.
 
-    def __init__(self, deliver: Callable[[Letter], None], mark: Callable[[str, float], None]) -> None:
+    ``deliver`` gets rank 0's letters; ``hang`` what was found out about a hang: the sentence, and by rank the stacks
+    or why there are none.
+    """
+
+    def __init__(
+        self,
+        deliver: Callable[[Letter], None],
+        mark: Callable[[str, float], None],
+        hang: Callable[[str, Mapping[int, str]], None],
+    ) -> None:
         self._deliver = deliver
         self._mark = mark
+        self._hang = hang
         self._stop = False
-        self._first: Any = None
-        self._pending: Any = None
+        self._workers: list[Any] = []
+        self._pending: dict[int, Any] = {}
+        self._watchdog: Watchdog | None = None
+        self.verdict: Cause | None = None  # why processes of the group at work were stopped from here
         self.started_at: float | None = None  # monotonic, of the group at work; None: there is none
         self.workers = 0
 
@@ -34,38 +50,76 @@ class Supervisor(WorkerGroupCallback):  # type: ignore[misc]
 
     def after_worker_group_start(self, worker_group: Any) -> None:
         """All processes are there and know one another."""
-        workers = worker_group.get_workers()
-        self._first, self._pending = workers[0].actor, None
-        self.workers = len(workers)
+        self._workers = worker_group.get_workers()
+        self._pending = {}
+        self._watchdog, self.verdict = None, None
+        self.workers = len(self._workers)
         self._mark("groupStarted", time.time())
 
     def after_worker_group_training_start(self, worker_group: Any) -> None:
         """Training was called."""
         self.started_at = time.monotonic()
+        self._watchdog = Watchdog(self.workers, now=self.started_at)
 
     def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
-        """Exchange letters with rank 0, without ever waiting for it."""
-        if self._first is None:
-            return
-        if self._pending is not None:
-            done, _ = ray.wait([self._pending], timeout=0)
+        """Exchange letters with every process, without ever waiting for one."""
+        for rank in range(len(self._workers)):
+            if not self._exchange(rank):
+                # The process is gone; the same poll tells the controller, which ends the group.
+                self._workers = []
+                return
+        if self._watchdog is not None and self.verdict is None:
+            found = self._watchdog.look(now=time.monotonic())
+            if isinstance(found, Stuck):
+                self._end(found)
+
+    def _exchange(self, rank: int) -> bool:
+        """Whether the process is there."""
+        now = time.monotonic()
+        if rank in self._pending:
+            done, _ = ray.wait([self._pending[rank]], timeout=0)
             if not done:
-                return
+                return True
             try:
-                self._deliver(ray.get(self._pending))
+                letter: Letter = ray.get(self._pending.pop(rank))
             except RayError:
-                # The process is gone; the same poll tells the controller.
-                self._first = None
-                return
-        self._pending = self._first.execute.remote(mailbox.exchange, self._stop)
+                return False
+            if rank == 0:
+                self._deliver(letter)
+            if self._watchdog is not None and letter.heartbeat is not None:
+                self._watchdog.answered(rank, letter.heartbeat, now=now)
+        self._pending[rank] = self._workers[rank].actor.execute.remote(mailbox.exchange, self._stop)
+        if self._watchdog is not None:
+            self._watchdog.asked(rank, now=now)
+        return True
+
+    def _end(self, found: Stuck) -> None:
+        """Take the stacks of all, and kill what is stuck: the controller sees a loss and starts the group anew."""
+        self.verdict = Cause(Kind.LOST, found.why)
+        asked = {rank: worker.actor.execute.remote(mailbox.stacks) for rank, worker in enumerate(self._workers)}
+        done, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=STACKS_S)
+        self._hang(found.why, {rank: _stacks(answer, answer in done) for rank, answer in asked.items()})
+        for rank in found.ranks:
+            ray.kill(self._workers[rank].actor)
 
     def before_worker_group_shutdown(self, worker_group: Any) -> None:
-        """The group is about to end: take its last letter, which says how far it came."""
-        if self._first is not None:
+        """The group is about to end: take rank 0's last letter, which says how far it came."""
+        workers = worker_group.get_workers() if self._pending else []
+        if workers:
             try:
-                last = self._first.execute.remote(mailbox.exchange, self._stop)
+                last = workers[0].actor.execute.remote(mailbox.exchange, self._stop)
                 self._deliver(ray.get(last, timeout=LAST_LETTER_S))
             except RayError:
                 # Its process is what the group ends for.
                 pass
-        self._first, self._pending, self.started_at = None, None, None
+        self._workers, self._pending, self._watchdog, self.started_at = [], {}, None, None
+
+
+def _stacks(answer: Any, is_there: bool) -> str:
+    if not is_there:
+        return f"It did not answer within {STACKS_S:.0f} s, so there are no stacks: it is stopped, or its node is lost."
+    try:
+        stacks: str = ray.get(answer)
+        return stacks
+    except RayError as error:
+        return f"It has ended: {type(error).__name__}"

@@ -45,6 +45,7 @@ def run(task: WorkerTask) -> dict[str, Any]:
         observer=_observe,
         stop_requested=mailbox.stop_requested,
         resume=task.resume,
+        beat=mailbox.beat,
     )
     return outcome_to_dict(outcome)
 

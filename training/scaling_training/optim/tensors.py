@@ -63,4 +63,5 @@ def _shard_axes(tensor: torch.Tensor) -> tuple[int, ...]:
         return ()
     if any(placement.is_partial() for placement in tensor.placements):
         raise ValueError(f"a tensor with placements {tensor.placements} has no norm before its parts are summed up")
-    return tuple(axis for axis, placement in enumerate(tensor.placements) if placement.is_shard())
+    # Not is_shard(): it denies the strided shards of FSDP over tensor parallelism.
+    return tuple(axis for axis, placement in enumerate(tensor.placements) if not placement.is_replicate())

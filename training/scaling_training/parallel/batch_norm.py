@@ -120,7 +120,7 @@ class _SyncNorm(Function):
         offset = -mean * scale if bias is None else bias - mean * scale
         normalised = torch.addcmul(_along(offset, wide), wide, _along(scale, wide)).to(values.dtype)
         ctx.save_for_backward(values, weight, mean, inverse, count)
-        ctx.group, ctx.has_bias = group, bias is not None
+        ctx.group, ctx.has_bias, ctx.counts = group, bias is not None, counts
         ctx.mark_non_differentiable(mean, var, count)
         return normalised, mean, var, count
 
@@ -137,11 +137,15 @@ class _SyncNorm(Function):
         dist.all_reduce(sums, group=ctx.group)
         mean_gradient, mean_product = (sums / count).chunk(2)
         scale = inverse if weight is None else inverse * weight
-        slope = -mean_product * inverse.square() * scale
-        result = torch.addcmul(_along(-mean_gradient * scale, wide), wide, _along(scale, wide))
-        result = result.addcmul_(deviation, _along(slope, wide)).to(values.dtype)
+        if ctx.counts:
+            slope = -mean_product * inverse.square() * scale
+            result = torch.addcmul(_along(-mean_gradient * scale, wide), wide, _along(scale, wide))
+            result = result.addcmul_(deviation, _along(slope, wide))
+        else:
+            # Through the statistics, which its values did not enter, nothing comes back to them.
+            result = wide * _along(scale, wide)
         return (
-            result,
+            result.to(values.dtype),
             own_product * inverse if weight is not None else None,
             own_bias if ctx.has_bias else None,
             *(None, None, None),

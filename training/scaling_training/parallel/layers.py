@@ -1,9 +1,11 @@
-"""Convolutions whose channels are divided along the tensor axis.
+"""Convolutions and linear layers whose channels are divided along the tensor axis.
 
 *Column*: each rank computes some output channels from the whole input. *Row*: each rank holds the input channels
 that it computed before, and the outputs are added up. *Depthwise*: each channel meets itself alone, so a rank stays
-among its own. A column, what is local per channel, and a row make one all-reduce forward and one backward. Linear
-layers are divided likewise by torch's own ColwiseParallel and RowwiseParallel.
+among its own. A column, what is local per channel, and a row make one all-reduce forward and one backward.
+
+Parameters are DTensors, activations are plain tensors. torch's ColwiseParallel and RowwiseParallel make DTensors of
+activations as well, which costs a dispatch per operation: in small models many times the operation itself.
 """
 
 from __future__ import annotations
@@ -12,18 +14,35 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.nn import functional
 
 from scaling_training.parallel.collectives import enter_sharded, leave_sharded
 from scaling_training.parallel.sharding import local, shard
 
 
+def _take_columns(made: nn.Conv2d | nn.Linear, layer: nn.Conv2d | nn.Linear, tensor: DeviceMesh) -> None:
+    """Give ``made`` this rank's output channels of ``layer``."""
+    made.weight = shard(_parameter(layer.weight), tensor, 0)
+    if layer.bias is not None:
+        made.bias = shard(_parameter(layer.bias), tensor, 0)
+
+
+def _take_rows(made: nn.Conv2d | nn.Linear, layer: nn.Conv2d | nn.Linear, tensor: DeviceMesh) -> None:
+    """Give ``made`` this rank's input channels of ``layer``; of the bias, which is added once to the sum, all."""
+    made.weight = shard(_parameter(layer.weight), tensor, 1)
+    if layer.bias is not None:
+        made.bias = _parameter(layer.bias)
+
+
+def _parameter(tensor: torch.Tensor) -> nn.Parameter:
+    assert isinstance(tensor, nn.Parameter)
+    return tensor
+
+
 class _ParallelConv2d(nn.Conv2d):
-    """A convolution that takes over another one's parameters as slices along ``dim`` of the weight."""
+    """A convolution of the same settings as another, without memory of its own."""
 
-    dim = 0
-    group: dist.ProcessGroup
-
-    def __init__(self, conv: nn.Conv2d, tensor: DeviceMesh) -> None:
+    def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__(
             conv.in_channels,
             conv.out_channels,
@@ -36,36 +55,36 @@ class _ParallelConv2d(nn.Conv2d):
             conv.padding_mode,
             device="meta",
         )
-        self.group = tensor.get_group()
-        self.weight = shard(conv.weight, tensor, self.dim)
-        if conv.bias is not None:
-            self.bias = nn.Parameter(self._take_bias(conv.bias, tensor), requires_grad=conv.bias.requires_grad)
 
-    def _take_bias(self, bias: torch.Tensor, tensor: DeviceMesh) -> torch.Tensor:
-        return shard(bias, tensor, 0)
+    def _convolve(self, values: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        made: torch.Tensor = self._conv_forward(values, local(self.weight), bias)
+        return made
 
 
 class ColumnConv2d(_ParallelConv2d):
     """[n, all channels, h, w] to [n, this rank's channels, h', w']."""
 
+    def __init__(self, conv: nn.Conv2d, tensor: DeviceMesh) -> None:
+        super().__init__(conv)
+        self._group = tensor.get_group()
+        _take_columns(self, conv, tensor)
+
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """The output channels of this rank."""
-        made: torch.Tensor = self._conv_forward(enter_sharded(values, self.group), local(self.weight), local(self.bias))
-        return made
+        return self._convolve(enter_sharded(values, self._group), local(self.bias))
 
 
 class RowConv2d(_ParallelConv2d):
     """[n, this rank's channels, h, w] to [n, all channels, h', w'], the same on every rank."""
 
-    dim = 1
-
-    def _take_bias(self, bias: torch.Tensor, tensor: DeviceMesh) -> torch.Tensor:
-        # It is added once, to the sum, and so every rank has all of it.
-        return bias
+    def __init__(self, conv: nn.Conv2d, tensor: DeviceMesh) -> None:
+        super().__init__(conv)
+        self._group = tensor.get_group()
+        _take_rows(self, conv, tensor)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """All output channels."""
-        total = leave_sharded(self._conv_forward(values, local(self.weight), None), self.group)
+        total = leave_sharded(self._convolve(values, None), self._group)
         return total if self.bias is None else total + self.bias.reshape(1, -1, 1, 1)
 
 
@@ -73,10 +92,41 @@ class DepthwiseConv2d(_ParallelConv2d):
     """[n, this rank's channels, h, w] to [n, this rank's channels, h', w']."""
 
     def __init__(self, conv: nn.Conv2d, tensor: DeviceMesh) -> None:
-        super().__init__(conv, tensor)
+        super().__init__(conv)
         self.groups = conv.groups // tensor.size()
+        _take_columns(self, conv, tensor)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Each channel by its own kernel."""
-        made: torch.Tensor = self._conv_forward(values, local(self.weight), local(self.bias))
-        return made
+        return self._convolve(values, local(self.bias))
+
+
+class ColumnLinear(nn.Linear):
+    """[..., all features] to [..., this rank's features].
+
+    ``group`` is None when the input was entered before: layers side by side share one all-reduce backward.
+    """
+
+    def __init__(self, linear: nn.Linear, tensor: DeviceMesh, *, group: dist.ProcessGroup | None) -> None:
+        super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
+        self._group = group
+        _take_columns(self, linear, tensor)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """The output features of this rank."""
+        entered = values if self._group is None else enter_sharded(values, self._group)
+        return functional.linear(entered, local(self.weight), local(self.bias))
+
+
+class RowLinear(nn.Linear):
+    """[..., this rank's features] to [..., all features], the same on every rank."""
+
+    def __init__(self, linear: nn.Linear, tensor: DeviceMesh) -> None:
+        super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
+        self._group = tensor.get_group()
+        _take_rows(self, linear, tensor)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """All output features."""
+        total = leave_sharded(functional.linear(values, local(self.weight)), self._group)
+        return total if self.bias is None else total + self.bias

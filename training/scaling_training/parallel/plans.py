@@ -158,7 +158,8 @@ def _transformer_roles(model: nn.Module, ranks: int) -> Plan:
                 f"training.parallelism.tensor {ranks} does not divide the {heads} attention heads of the model; "
                 f"choose a divisor of {heads}"
             )
-        plan |= {f"{name}.{path}": Role.COLUMN for path in (*_INPUTS, _UP)}
+        plan |= {f"{name}.attention": Role.ENTER, f"{name}.{_UP}": Role.COLUMN}
+        plan |= {f"{name}.{path}": Role.INNER for path in _INPUTS}
         plan |= {f"{name}.{path}": Role.ROW for path in (_OUTPUT, _DOWN)}
     return plan
 

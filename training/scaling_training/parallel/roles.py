@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import Enum
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from scaling_training.errors import UserError
 from scaling_training.parallel.batch_norm import ParallelBatchNorm
-from scaling_training.parallel.collectives import gather_sharded
-from scaling_training.parallel.layers import ColumnConv2d, DepthwiseConv2d, RowConv2d
-
-M = TypeVar("M", bound=nn.Module)
+from scaling_training.parallel.collectives import enter_sharded, gather_sharded
+from scaling_training.parallel.layers import ColumnConv2d, ColumnLinear, DepthwiseConv2d, RowConv2d, RowLinear
 
 
 class Role(Enum):
@@ -26,91 +24,78 @@ class Role(Enum):
     COLUMN = "column"  # whole input, this rank's output channels
     ROW = "row"  # this rank's input channels, whole output
     LOCAL = "local"  # this rank's channels in and out: depthwise convolutions, batch norm
+    ENTER = "enter"  # its input is whole, and goes to INNER columns in it
+    INNER = "inner"  # a column whose input was entered by a module around it
     GATHER = "gather"  # its input, this rank's channels, is gathered first; the layer itself is whole
 
 
 Plan = Mapping[str, Role]  # by the layer's path in the model
 
 
+@dataclass(frozen=True, slots=True)
+class _Division:
+    """How a layer of a kind takes a role: what is divided, and the layer that takes its place."""
+
+    channels: Callable[[Any], int | None]
+    divide: Callable[[Any, DeviceMesh], nn.Module]
+
+
+def _entered(layer: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    group = mesh.get_group()
+    return _before(layer, lambda values: enter_sharded(values, group))
+
+
+def _gathered(layer: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    group = mesh.get_group()
+    return _before(layer, lambda values: gather_sharded(values, 1, group))
+
+
+def _before(layer: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
+    def changed(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (change(inputs[0]), *inputs[1:])
+
+    layer.register_forward_pre_hook(changed)
+    return layer
+
+
+_DIVISIONS: Mapping[tuple[Role, type[nn.Module]], _Division] = {
+    (Role.COLUMN, nn.Conv2d): _Division(lambda conv: conv.out_channels, ColumnConv2d),
+    (Role.ROW, nn.Conv2d): _Division(lambda conv: conv.in_channels, RowConv2d),
+    (Role.LOCAL, nn.Conv2d): _Division(lambda conv: conv.out_channels, DepthwiseConv2d),
+    (Role.LOCAL, _BatchNorm): _Division(
+        lambda norm: norm.num_features, lambda norm, mesh: ParallelBatchNorm.of(norm, tensor=mesh)
+    ),
+    (Role.COLUMN, nn.Linear): _Division(
+        lambda linear: linear.out_features, lambda linear, mesh: ColumnLinear(linear, mesh, group=mesh.get_group())
+    ),
+    (Role.INNER, nn.Linear): _Division(
+        lambda linear: linear.out_features, lambda linear, mesh: ColumnLinear(linear, mesh, group=None)
+    ),
+    (Role.ROW, nn.Linear): _Division(lambda linear: linear.in_features, RowLinear),
+    (Role.ENTER, nn.Module): _Division(lambda _: None, _entered),
+    (Role.GATHER, nn.Module): _Division(lambda _: None, _gathered),
+}
+
+
+def _division(role: Role, layer: nn.Module) -> _Division:
+    return next(found for (known, kind), found in _DIVISIONS.items() if known is role and isinstance(layer, kind))
+
+
 def apply_plan(model: nn.Module, plan: Plan, mesh: DeviceMesh) -> None:
     """Divide the model's layers in place along the 1-d mesh; each rank keeps its slices of the parameters."""
     for path, role in plan.items():
         parent_path, _, name = path.rpartition(".")
-        parent, layer = model.get_submodule(parent_path), model.get_submodule(path)
-        setattr(parent, name, _divide(role, layer, mesh))
+        layer = model.get_submodule(path)
+        setattr(model.get_submodule(parent_path), name, _division(role, layer).divide(layer, mesh))
 
 
 def check_plan(model: nn.Module, plan: Plan, ranks: int, *, name: str) -> None:
     """UserError when a layer's channels do not divide by the ranks."""
     for path, role in plan.items():
-        channels = divided_channels(role, model.get_submodule(path))
+        layer = model.get_submodule(path)
+        channels = _division(role, layer).channels(layer)
         if channels is not None and channels % ranks:
             raise UserError(
                 f"training.parallelism.tensor {ranks} does not divide the {channels} channels of layer {path} of "
                 f"model {name}; choose a divisor of {channels}, or another model.width"
             )
-
-
-def divided_channels(role: Role, layer: nn.Module) -> int | None:
-    """How many channels are divided among the ranks; None when none of the layer's are."""
-    match role, layer:
-        case Role.COLUMN, nn.Conv2d():
-            return layer.out_channels
-        case Role.ROW, nn.Conv2d():
-            return layer.in_channels
-        case Role.COLUMN, nn.Linear():
-            return layer.out_features
-        case Role.ROW, nn.Linear():
-            return layer.in_features
-        case Role.LOCAL, nn.Conv2d():
-            return layer.out_channels
-        case Role.LOCAL, _BatchNorm():
-            return layer.num_features
-        case _:
-            return None
-
-
-def _column_linear(layer: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    return parallelize_module(layer, mesh, ColwiseParallel())
-
-
-def _row_linear(layer: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    return parallelize_module(layer, mesh, RowwiseParallel())
-
-
-def _gather(layer: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    group = mesh.get_group()
-
-    def gathered(module: nn.Module, values: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-        return (gather_sharded(values[0], 1, group),)
-
-    layer.register_forward_pre_hook(gathered)
-    return layer
-
-
-def _typed(kind: type[M], divide: Callable[[M, DeviceMesh], nn.Module]) -> tuple[type[nn.Module], _Divide]:
-    def checked(layer: nn.Module, mesh: DeviceMesh) -> nn.Module:
-        assert isinstance(layer, kind)
-        return divide(layer, mesh)
-
-    return kind, checked
-
-
-_Divide = Callable[[nn.Module, DeviceMesh], nn.Module]
-
-_DIVISIONS: tuple[tuple[Role, tuple[type[nn.Module], _Divide]], ...] = (
-    (Role.COLUMN, _typed(nn.Conv2d, ColumnConv2d)),
-    (Role.COLUMN, _typed(nn.Linear, _column_linear)),
-    (Role.ROW, _typed(nn.Conv2d, RowConv2d)),
-    (Role.ROW, _typed(nn.Linear, _row_linear)),
-    (Role.LOCAL, _typed(nn.Conv2d, DepthwiseConv2d)),
-    (Role.LOCAL, _typed(_BatchNorm, lambda norm, mesh: ParallelBatchNorm.of(norm, tensor=mesh))),
-    (Role.GATHER, _typed(nn.Module, _gather)),
-)
-
-
-def _divide(role: Role, layer: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    for known, (kind, divide) in _DIVISIONS:
-        if known is role and isinstance(layer, kind):
-            return divide(layer, mesh)
-    raise AssertionError(f"no division of {type(layer).__name__} by {role}")

@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 
 
 def _depends_on(run: Run) -> Mapping[str, Any]:
-    return {"data": run.data_fingerprint, "dataset": run.spec.dataset.to_json_dict()}
+    section = run.spec.dataset.to_json_dict()
+    return {"data": run.data_fingerprint, "dataset": {name: section[name] for name in section if name != "loader"}}
 
 
 def _run(run: Run, inputs: Inputs) -> Output:
@@ -39,7 +40,7 @@ def _run(run: Run, inputs: Inputs) -> Output:
 
 
 def _write(run: Run, output: Output) -> None:
-    run.storage.write(ANALYSIS_JSON, json.dumps(output["found"], indent=1).encode())
+    run.storage.write(ANALYSIS_JSON, json.dumps(output["found"], indent=1, sort_keys=True).encode())
 
 
 def _reuse(run: Run, output: Output, root: str | None) -> Output | None:

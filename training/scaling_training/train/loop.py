@@ -27,6 +27,7 @@ from scaling_training.storage import Storage
 from scaling_training.train import preload
 from scaling_training.train.collectives import broadcast_bytes
 from scaling_training.train.early_stopping import should_stop
+from scaling_training.train.heartbeat import Beat, Phase, silent
 from scaling_training.train.history import Row, history_name
 from scaling_training.train.pace import Pace
 from scaling_training.train.saving import Keeper
@@ -49,6 +50,7 @@ def train(
     observer: Observer,
     stop_requested: Callable[[], bool],
     resume: CheckpointRef | None,
+    beat: Beat = silent,
 ) -> TrainOutcome:
     """Train to the end of the last epoch, or until asked to stop. Every rank calls it with the same arguments.
 
@@ -59,7 +61,7 @@ def train(
 
     ``observer`` and ``stop_requested`` are called on rank 0 only and must return at once. When
     ``stop_requested`` answers True, all ranks stop after the same step, a checkpoint is saved, and the outcome
-    says stopped.
+    says stopped. ``beat`` is told on every rank what it does, for a watchdog.
 
     Raises UserError for what the user must mend: a loss that is not finite, storage that cannot be written,
     a checkpoint that does not fit the model.
@@ -76,7 +78,7 @@ def train(
     )
     position = keeper.restore(resume)
     setup.loss_scale.restore(position.loss_scale)
-    loop = _Loop(setup, keeper, position, observer, stop_requested)
+    loop = _Loop(setup, keeper, position, observer, stop_requested, beat)
     stopped = loop.run()
     loop.finish()
     return _agree(loop, history_name(attempt), stopped)
@@ -90,6 +92,7 @@ class _Loop:
         position: Position,
         observer: Observer,
         stop_requested: Callable[[], bool],
+        beat: Beat,
     ) -> None:
         self.setup = setup
         self.keeper = keeper
@@ -97,6 +100,7 @@ class _Loop:
         self.first_step_at: float | None = None
         self._observer = observer
         self._stop_requested = stop_requested
+        self._beat = beat
         self._pace = Pace(interval_s=REPORT_INTERVAL_S)
         self._rate: float | None = None
         self._latest_metrics: dict[str, float] = {}
@@ -129,9 +133,11 @@ class _Loop:
 
     def finish(self) -> None:
         """Wait for the last checkpoint to be committed, and say so."""
+        self._beat(Phase.SAVE, self.position.step)
         self.keeper.wait()
         if self.setup.world.is_first:
             self._report()
+        self._beat(Phase.END, self.position.step)
 
     def _steps_of_epoch(self, feed: Iterator[Batch]) -> bool:
         """The steps up to the epoch's end; True when stopped."""
@@ -150,7 +156,7 @@ class _Loop:
                 history=self.keeper.rows,
             )
             try:
-                result = train_step(setup, feed, batch, step=position.step, rate=rate, stop=stop)
+                result = train_step(setup, feed, batch, step=position.step, rate=rate, stop=stop, beat=self._beat)
             except LossNotFiniteError as error:
                 raise self._diverged(f"training loss became {error} at", position.step + 1) from error
             position.cursor = batch.end
@@ -190,6 +196,7 @@ class _Loop:
     def _close_epoch(self) -> None:
         """Validate, add the row, save when due. Every rank takes part and gets the same row."""
         setup, position = self.setup, self.position
+        self._beat(Phase.VALIDATION, position.step)
         metrics = validate(setup)
         self._count_time()
         row = self._agree_on_row(metrics)
@@ -229,6 +236,7 @@ class _Loop:
 
     def _save(self, metrics: Metrics | None) -> None:
         """Begin a checkpoint. Every rank takes part."""
+        self._beat(Phase.SAVE, self.position.step)
         self._count_time()
         self.position.loss_scale = self.setup.loss_scale.state()
         self.keeper.save(self.position, epoch=self.epochs_done, metrics=metrics.scalars() if metrics else None)

@@ -23,7 +23,9 @@ from scaling_training.data.batches import Batch
 from scaling_training.data.feed import Request
 from scaling_training.data.order import GlobalBatch, shares
 from scaling_training.optim.clip import clip_gradients
+from scaling_training.optim.tensors import local
 from scaling_training.train.collectives import begin_sum
+from scaling_training.train.heartbeat import Beat, Phase, silent
 from scaling_training.train.setup import Setup
 
 
@@ -53,11 +55,18 @@ def requests_from(setup: Setup, cursor: int) -> Iterator[Request]:
 
 
 def train_step(
-    setup: Setup, feed: Iterator[Batch], batch: GlobalBatch, *, step: int, rate: float, stop: bool
+    setup: Setup,
+    feed: Iterator[Batch],
+    batch: GlobalBatch,
+    *,
+    step: int,
+    rate: float,
+    stop: bool,
+    beat: Beat = silent,
 ) -> StepResult:
     """Take step number ``step`` (0-based) at this learning rate.
 
-    ``feed`` gives the batches of `requests_from`, ``stop`` is what it wishes.
+    ``feed`` gives the batches of `requests_from`, ``stop`` is what this rank wishes; ``beat`` is told how far it is.
     """
     mesh, optimizer = setup.mesh, setup.optimizer
     parts = shares(batch, rank=mesh.batch_rank, size=mesh.batch_ranks, pieces=setup.micro_batches)
@@ -67,9 +76,11 @@ def train_step(
     optimizer.zero_grad()
     for number, part in enumerate(parts, start=1):
         began = time.monotonic()
-        local = next(feed)
+        beat(Phase.DATA, step)
+        micro_batch = next(feed)
+        beat(Phase.STEP, step)
         data_wait_s += time.monotonic() - began
-        loss_sum += setup.replica.forward_backward(local, scale=scale * part.weight, sync=number == len(parts))
+        loss_sum += setup.replica.forward_backward(micro_batch, scale=scale * part.weight, sync=number == len(parts))
     # Ranks that share a batch rank know the same loss; one of them speaks for all.
     spoken = loss_sum if mesh.is_batch_leader else torch.zeros_like(loss_sum)
     agreed = begin_sum(setup.world, torch.stack((spoken, torch.tensor(float(stop), device=loss_sum.device).double())))
@@ -91,7 +102,8 @@ def _prepare(setup: Setup) -> float | None:
     """Unscale and clip the gradients; their norm where it is needed."""
     clip, scale = setup.spec.training.clip_norm, setup.loss_scale
     if scale.factor != 1.0:
-        torch._foreach_mul_([p.grad for p in setup.parameters if p.grad is not None], 1.0 / scale.factor)
+        held = [local(parameter.grad) for parameter in setup.parameters if parameter.grad is not None]
+        torch._foreach_mul_(held, 1.0 / scale.factor)
     if clip is None and not scale.watches:
         return None
     return float(clip_gradients(setup.parameters, clip if clip is not None else math.inf))

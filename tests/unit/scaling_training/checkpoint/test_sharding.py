@@ -196,7 +196,7 @@ def failing(world: World, root: str) -> list[str]:
     return said
 
 
-def _full(self: Storage, name: str, data: bytes) -> None:
+def _full(self: Storage, name: str, data: bytes | bytearray) -> None:
     raise OSError("no room")
 
 

@@ -123,7 +123,7 @@ def test_closing_a_stream_ends_its_processes(folder: Path) -> None:
     stream = training_feed(data).stream(requests(data, count=1000))
     next(stream)
     assert len(children() - before) == 2
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert children() == before
 
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import threading
 from dataclasses import asdict
 
 from scaling_training.checkpoint import CheckpointRef
 from scaling_training.engine import mailbox
 from scaling_training.engine.worker import outcome_from_dict, outcome_to_dict
+from scaling_training.train.heartbeat import Phase
 from scaling_training.train.types import TrainingProgress, TrainOutcome
 
 
@@ -38,3 +40,24 @@ def test_an_outcome_survives_as_plain_values() -> None:
     )
     assert outcome_from_dict(outcome_to_dict(outcome)) == outcome
     assert isinstance(asdict(outcome)["checkpoint"], dict)
+
+
+def test_stacks_tell_what_every_thread_does() -> None:
+    release = threading.Event()
+    thread = threading.Thread(target=release.wait, name="one that waits")
+    thread.start()
+    try:
+        text = mailbox.stacks()
+    finally:
+        release.set()
+        thread.join()
+    assert "Thread one that waits:" in text
+    assert "test_stacks_tell_what_every_thread_does" in text
+
+
+def test_letters_carry_the_last_heartbeat() -> None:
+    mailbox.beat(Phase.DATA, 4)
+    mailbox.beat(Phase.STEP, 4)
+    heartbeat = mailbox.exchange(stop=False).heartbeat
+    assert heartbeat is not None
+    assert (heartbeat.step, heartbeat.phase) == (4, Phase.STEP)

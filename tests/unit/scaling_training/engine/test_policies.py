@@ -18,7 +18,7 @@ with warnings.catch_warnings():
     from ray.train.v2._internal.execution.failure_handling import FailureDecision
     from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-    from scaling_training.engine.failures import Kind, RestartBudget
+    from scaling_training.engine.failures import Cause, Kind, RestartBudget
     from scaling_training.engine.policies import BudgetPolicy, group_cause
 from scaling_training.errors import UserError
 
@@ -68,13 +68,14 @@ def test_what_ray_reports_becomes_a_cause(error: Exception, kind: Kind, sentence
     assert sentence in cause.sentence
 
 
-def policy(*, stopping: bool = False, restarts: list[Any] | None = None) -> BudgetPolicy:
+def policy(*, stopping: bool = False, restarts: list[Any] | None = None, verdict: Cause | None = None) -> BudgetPolicy:
     return BudgetPolicy(
         None,
         budget=RestartBudget(),
         gained=lambda: (5, "checkpoints/attempt-0001/step-00000005"),
         restarting=(restarts if restarts is not None else []).append,
         stopping=lambda: stopping,
+        verdict=lambda: verdict,
     )
 
 
@@ -102,3 +103,11 @@ def test_a_bugs_traceback_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
         assert policy().make_decision(error) is FailureDecision.RETRY
     assert "Traceback of shapes" in caplog.text
+
+
+def test_what_the_watchdog_stopped_is_not_called_lost() -> None:
+    restarts: list[Any] = []
+    verdict = Cause(Kind.LOST, "training process 1 made no step for 34 s: stopped")
+    error = WorkerGroupError("one died", {1: ActorDiedError()})
+    assert policy(restarts=restarts, verdict=verdict).make_decision(error) is FailureDecision.RETRY
+    assert restarts == [verdict]

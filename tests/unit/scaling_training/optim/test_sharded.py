@@ -186,6 +186,36 @@ def test_norms_are_of_the_full_tensor_whatever_the_placements() -> None:
     assert all(answer == answers[0] for answer in answers), "equal on all processes, bit for bit"
 
 
+def fsdp_over_tensor_parallel(world: World) -> tuple[list[float], list[float], set[str]]:
+    """One LAMB step's weights, divided by tensor parallelism and those parts by FSDP; the norms; the placements."""
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 6), nn.Linear(6, 5)).double()
+    if world.size > 1:
+        mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("fsdp", "tensor"))
+        parallelize_module(model, mesh["tensor"], {"0": ColwiseParallel(), "1": RowwiseParallel()})
+        fully_shard(model, mesh=mesh["fsdp"])
+    spec = OptimizerSpec.model_validate({"name": "lamb", "learningRate": 0.1, "excludeBiases": False})
+    optimizer = build_optimizer(spec, model.parameters())
+    model(torch.ones(2, 3, dtype=torch.float64)).square().sum().backward()
+    norm = clip_gradients(model.parameters(), 0.5).item()
+    optimizer.step()
+    parameters = list(model.parameters())
+    placements = {str(value.placements) for value in parameters if isinstance(value, DTensor)}
+    weights = torch.cat([whole(value.detach()).flatten() for value in parameters])
+    return weights.tolist(), [norm, *full_norms(parameters).tolist()], placements
+
+
+def test_shards_of_shards_are_whole_tensors_to_norms() -> None:
+    weights, norms, _ = fsdp_over_tensor_parallel(World(0, 1, torch.device("cpu")))
+    for their_weights, their_norms, placements in in_world(4, fsdp_over_tensor_parallel):
+        assert any("Strided" in placement or "_S(" in placement for placement in placements), placements
+        assert their_norms == pytest.approx(norms, rel=1e-12)
+        assert their_weights == pytest.approx(weights, rel=1e-12)
+
+
 def a_partial_norm(world: World) -> str:
     from torch.distributed.tensor import Partial
 

@@ -30,7 +30,7 @@ class Case:
     dtype: torch.dtype = torch.float64
     max_norm: float | None = None
     micro_batches: int = 1
-    # One process that treats the batch's shares apart, as so many ranks with batch norm of their own would.
+    # How many shares one process treats apart, as so many batch ranks do.
     split: int = 1
 
 
@@ -72,8 +72,9 @@ def forward_backward(replica: Replica, mesh: Mesh, batch: Batch, case: Case) -> 
     """This rank's share of the step, in micro-batches."""
     scale = mesh.batch_ranks / len(batch)
     sums = []
-    for part in range(case.split):
-        mine = rank_slice(len(batch), mesh.batch_rank * case.split + part, mesh.batch_ranks * case.split)
+    shares = max(case.split, mesh.batch_ranks)
+    for part in range(mesh.batch_rank, shares, mesh.batch_ranks):
+        mine = rank_slice(len(batch), part, shares)
         share = _cut(batch, mine)
         for number in range(case.micro_batches):
             micro = _cut(share, rank_slice(len(share), number, case.micro_batches))

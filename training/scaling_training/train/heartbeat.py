@@ -1,0 +1,73 @@
+"""How a training process says what it is doing, so that one that hangs can be told from one that waits for it."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class Phase(IntEnum):
+    """What a process does after ``step`` steps are done, in the order in which it gets there."""
+
+    START = 0  # builds the model, reads the checkpoint, joins the others
+    VALIDATION = 1
+    SAVE = 2
+    DATA = 3  # waits for the next step's samples
+    STEP = 4  # computes, and waits for the others
+    END = 5  # nothing is left to do
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What one process did last."""
+
+    step: int  # optimizer steps done
+    phase: Phase
+    median_step_s: float | None  # from one step to the next; None before there were two
+    longest_s: float  # the longest validation or save so far
+
+
+# A process enters this phase, so many steps done; returns at once.
+Beat = Callable[[Phase, int], None]
+
+
+def silent(phase: Phase, step: int) -> None:
+    """For a process that nobody watches."""
+
+
+class Pulse:
+    """Keeps the last beat. `beat` takes a microsecond; `read` may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._step = 0
+        self._phase = Phase.START
+        self._at = time.monotonic()
+        self._step_began: float | None = None
+        self._steps: deque[float] = deque(maxlen=64)
+        self._longest = 0.0
+
+    def beat(self, phase: Phase, step: int, *, now: float | None = None) -> None:
+        """The process enters this phase, ``step`` steps done."""
+        now = time.monotonic() if now is None else now
+        with self._lock:
+            if self._phase in (Phase.VALIDATION, Phase.SAVE):
+                self._longest = max(self._longest, now - self._at)
+            if phase is Phase.DATA:
+                # A step lasts from DATA to the next DATA, or to what comes between two steps.
+                if self._phase is Phase.STEP and self._step_began is not None:
+                    self._steps.append(now - self._step_began)
+                self._step_began = now
+            self._step, self._phase, self._at = step, phase, now
+
+    def read(self) -> Heartbeat:
+        """The last beat."""
+        with self._lock:
+            # The first step, which pays for what the others do not, is outvoted by the median.
+            median = statistics.median(self._steps) if len(self._steps) >= 2 else None
+            return Heartbeat(self._step, self._phase, median, self._longest)
