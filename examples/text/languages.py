@@ -29,10 +29,12 @@ _BYTES = 256
 def data(samples: int = 6000, length: int = 128) -> dict[str, Any]:
     """Pieces of ``length`` bytes as int64 [samples, length], the same number of each class.
 
-    Files are put into train, validation and test whole, so that no piece is like one that was trained on.
+    Files are put into train, validation and test whole, and of equal pieces (licences are often the same) only the
+    first is taken, so that nothing is measured on what was trained on.
     """
     stdlib, packages = (Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib"))
     folders = (stdlib, packages, packages)
+    seen: set[bytes] = set()
     parts: dict[str, tuple[list[bytes], list[int]]] = {name: ([], []) for name in ("train", "validation", "test")}
     for label, (folder, pattern) in enumerate(zip(folders, _PATTERNS, strict=True)):
         files = sorted(folder.glob(pattern), key=lambda file: hashlib.sha256(file.name.encode()).digest())
@@ -41,7 +43,7 @@ def data(samples: int = 6000, length: int = 128) -> dict[str, Any]:
         for name, share, chosen in _divided(files):
             pieces, labels = parts[name]
             wanted = round(samples / len(CLASSES) * share)
-            found = list(_pieces(chosen, length, wanted))
+            found = list(_pieces(chosen, length, wanted, seen))
             pieces += found
             labels += [label] * len(found)
     rows = {
@@ -58,13 +60,14 @@ def _divided(files: list[Path]) -> Iterator[tuple[str, float, list[Path]]]:
     yield "test", 0.2, files[second:]
 
 
-def _pieces(files: list[Path], length: int, wanted: int) -> Iterator[bytes]:
+def _pieces(files: list[Path], length: int, wanted: int, seen: set[bytes]) -> Iterator[bytes]:
     texts = [file.read_bytes()[: _PIECES_PER_FILE * length] for file in files]
     count = 0
     for number in range(_PIECES_PER_FILE):
         for text in texts:
             piece = text[number * length : (number + 1) * length]
-            if len(piece) == length and count < wanted:
+            if len(piece) == length and piece not in seen and count < wanted:
+                seen.add(piece)
                 count += 1
                 yield piece
 

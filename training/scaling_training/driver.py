@@ -102,9 +102,9 @@ def _run(settings: Settings, ledger: Ledger, model: ProgressModel, stop: _Stop, 
     timeline, storage, attempt = settings.timeline, settings.storage, settings.attempt
     timeline.mark("driverStarted")
     storage.check_writable()
-    ledger.claim({})
     if settings.job.spec.code is not None:
         install(settings.job.spec.code)
+    ledger.claim({})
     first_steps: set[float] = set()
 
     def progress(training: TrainingProgress) -> None:

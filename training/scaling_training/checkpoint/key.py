@@ -10,6 +10,7 @@ import hashlib
 import json
 
 from scaling_api.spec import ScalingJobSpec
+from scaling_training.sources import source_digests
 
 # Left out of the training section: any world size gives the same update, and saving changes nothing.
 _INDIFFERENT = frozenset({"parallelism", "checkpoint"})
@@ -29,19 +30,6 @@ def checkpoint_key(spec: ScalingJobSpec, data_fingerprint: str) -> str:
         "training": {name: value for name, value in training.items() if name not in _INDIFFERENT},
         "batchNorm": spec.training.parallelism.batch_norm,
         "data": data_fingerprint,
-        **_content(spec),
+        **source_digests(spec),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _content(spec: ScalingJobSpec) -> dict[str, str]:
-    digests: dict[str, str] = {}
-    if spec.model.weights is not None:
-        from scaling_training.models.weights import weights_fingerprint
-
-        digests["weights"] = weights_fingerprint(spec.model)
-    if spec.code is not None:
-        from scaling_training.code import install
-
-        digests["code"] = install(spec.code)
-    return digests

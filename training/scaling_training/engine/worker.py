@@ -36,10 +36,6 @@ def run(task: WorkerTask) -> dict[str, Any]:
     from scaling_training.train.types import World
 
     spec = ScalingJobSpec.model_validate(task.spec)
-    if spec.code is not None:
-        from scaling_training.code import install
-
-        install(spec.code)
     context = ray.train.get_context()
     mailbox.mark("loopImported", time.time())
     outcome = train(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from scaling_api.spec import ScalingJobSpec, TrainingSpec
+from scaling_training.code import install
 from scaling_training.data import Dataset, open_dataset
 from scaling_training.data.batches import Batch
 from scaling_training.data.feed import Feed
@@ -20,6 +21,7 @@ from scaling_training.evaluate.metrics import Objective
 from scaling_training.models.dropout import keyed
 from scaling_training.models.job import job_task
 from scaling_training.models.task import Task
+from scaling_training.models.user import check_task
 from scaling_training.optim import build_optimizer, global_batch_size
 from scaling_training.optim.ema import Ema
 from scaling_training.optim.loss_scale import LossScale
@@ -63,6 +65,8 @@ def set_up(spec: ScalingJobSpec, world: World) -> Setup:
     preload.begin(preload.OPTIMIZER_MODULES)
     training = spec.training
     _choose_kernels(training, world.device)
+    if spec.code is not None:
+        install(spec.code)
     dataset = open_dataset(spec.dataset)
     feed = functools.partial(dataset.feed, device=world.device, seed=training.seed)
     training_feed, validation_feed = feed(dataset.train, training=True), feed(dataset.validation)
@@ -70,6 +74,9 @@ def set_up(spec: ScalingJobSpec, world: World) -> Setup:
     preload.wait(preload.OPTIMIZER_MODULES)
     mesh = Mesh.of(training.parallelism, world, batch_size=batch_size)
     task = job_task(spec, dataset, device=world.device)
+    if spec.model.factory is not None:
+        sample = next(iter(validation_feed.stretch(slice(0, 2), 2)))
+        check_task(task, sample, classes=len(dataset.class_names), field="model.factory")
 
     def around(batch: Batch) -> AbstractContextManager[object]:
         stack = ExitStack()
