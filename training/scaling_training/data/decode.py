@@ -30,7 +30,7 @@ def decode(
     ``crop`` are the four draws of the crop and its smallest share of the area. Resampling is bilinear with
     antialiasing, as torchvision's Resize. UnreadableError when the file cannot be read.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     mode = "RGB" if channels == 3 else "L"
     try:
@@ -42,6 +42,9 @@ def decode(
             resized = picture.resize((size, size), Image.Resampling.BILINEAR, box=part, reducing_gap=None)
     except UnreadableError:
         raise
+    except UnidentifiedImageError as error:
+        # PIL's own words name the object that was read from.
+        raise UnreadableError("it is no picture of a known kind") from error
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
         raise UnreadableError(" ".join(str(error).split()) or type(error).__name__) from error
     pixels = np.asarray(resized, dtype=np.uint8)

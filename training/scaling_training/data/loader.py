@@ -8,6 +8,7 @@ they take no part in anything but reading and decoding.
 
 from __future__ import annotations
 
+import multiprocessing.connection
 import signal
 import threading
 from collections import deque
@@ -23,6 +24,9 @@ from scaling_training.errors import UserError
 
 if TYPE_CHECKING:
     from scaling_training.data.feed import Reading
+
+
+_DYING_S = 2.0
 
 
 class LoaderError(Exception):
@@ -77,8 +81,9 @@ def read_ahead(
                 values, about = next(results)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                raise _explained(error) from error
+            except (RuntimeError, OSError, EOFError) as error:
+                # A batch whose memory is being handed over when its worker dies shows as a broken connection.
+                raise _explained(error, results) from error
             if values is None:
                 raise UserError(about)
             yield underway.popleft(), Raw(values, about)
@@ -103,12 +108,14 @@ def _unchanged(value: Any) -> Any:
     return value
 
 
-def _explained(error: RuntimeError) -> Exception:
-    text = str(error)
-    if not text.startswith("DataLoader worker"):
+def _explained(error: Exception, results: Any) -> Exception:
+    # Its connection may break a moment before the kernel calls it dead.
+    multiprocessing.connection.wait([worker.sentinel for worker in results._workers], timeout=_DYING_S)
+    dead = [worker for worker in results._workers if not worker.is_alive()]
+    if not dead:
         return error
-    first = text.splitlines()[0].rstrip(". ")
+    named = ", ".join(f"process {worker.pid} (exit code {worker.exitcode})" for worker in dead)
     return LoaderError(
-        f"a process that reads data ahead died: {first}; when memory ran out, raise the workers' memory limit or lower "
+        f"reading data ahead, {named} died; when memory ran out, raise the workers' memory limit or lower "
         "dataset.loader.workers"
     )

@@ -197,7 +197,7 @@ def test_a_folder_that_cannot_be_trained_on_is_refused(tmp_path: Path, what: str
     ("content", "reason"),
     [
         pytest.param(b"", "the file is empty", id="empty"),
-        pytest.param(b"no picture", "cannot identify image file", id="another format"),
+        pytest.param(b"no picture", "it is no picture of a known kind", id="another format"),
         pytest.param(None, "No such file", id="gone"),
         pytest.param(16, "its pixels are of kind I;16", id="16 bits"),
     ],
