@@ -22,7 +22,6 @@ import torch
 from torch import nn
 
 from scaling_training.checkpoint.checkpoints import LoadedCheckpoint
-from scaling_training.checkpoint.tensors import ShardReader, load, shapes
 from scaling_training.errors import UserError
 
 HISTORY = "history.jsonl"
@@ -93,6 +92,9 @@ class Trained:
 
         UserError when the checkpoint is another model's, DamagedError when a file is not as it should be.
         """
+        # Imported late: it imports parts of torch that another thread imports while a process starts.
+        from scaling_training.checkpoint.tensors import ShardReader, load, shapes
+
         reader = ShardReader(checkpoint.read)
         saved = shapes(reader)
         targets = {f"{MODEL}/{name}": tensor for name, tensor in _weights(self.model).items()}

@@ -9,7 +9,6 @@ from torch import nn
 
 from scaling_training.checkpoint.checkpoints import open_checkpoint
 from scaling_training.checkpoint.manifest import CheckpointRef
-from scaling_training.checkpoint.tensors import ShardReader, file_image, load, shapes
 from scaling_training.errors import UserError
 from scaling_training.storage import Storage
 
@@ -22,6 +21,9 @@ def weights_file(storage: Storage, ref: CheckpointRef, kind: Literal["model", "e
     opened = open_checkpoint(storage, ref)
     if (whole := f"{kind}.safetensors") in opened.manifest.files:
         return opened.read(whole)
+    # Torch's planning takes seconds to import, which whole files do not need.
+    from scaling_training.checkpoint.tensors import ShardReader, file_image, load, shapes
+
     reader = ShardReader(opened.read)
     targets = {
         name: torch.empty(shape, dtype=dtype)

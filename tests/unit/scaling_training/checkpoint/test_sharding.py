@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -175,15 +176,15 @@ def test_replicated_tensors_are_written_once_and_every_shard_counts(tmp_path: Pa
     assert Checkpoints(Storage(str(tmp_path)), attempt=1, key="key").latest_committed() is not None
 
 
-def failing(world: World, root: str) -> list[str]:
-    """The second rank cannot write its part of the second checkpoint."""
+def failing(world: World, root: str, dies: bool) -> list[str]:
+    """The second rank cannot write its part of the second checkpoint, or is killed when it begins to."""
     trained = built(world, *FSDP, "adam")
     kept = keeper(trained, world, root)
     train_a_little(trained, world)
     kept.save(Position(step=3), epoch=0, metrics=None)
     kept.wait()
     if world.rank == 1:
-        Storage.write = _full  # type: ignore[method-assign]
+        Storage.write = _killed if dies else _full  # type: ignore[method-assign]
     kept.save(Position(step=4), epoch=0, metrics=None)
     said = []
     for _ in range(2):
@@ -199,8 +200,20 @@ def _full(self: Storage, name: str, data: bytes | bytearray) -> None:
     raise OSError("no room")
 
 
+def _killed(self: Storage, name: str, data: bytes | bytearray) -> None:
+    signal.raise_signal(signal.SIGKILL)
+
+
 def test_a_rank_that_cannot_write_is_an_error_on_every_rank_and_nothing_is_committed(tmp_path: Path) -> None:
-    assert in_world(4, failing, str(tmp_path)) == [["no room", "fine"]] * 4
+    assert in_world(4, failing, str(tmp_path), False) == [["no room", "fine"]] * 4
+    latest = Checkpoints(Storage(str(tmp_path)), attempt=1, key="key").latest_committed()
+    assert latest is not None
+    assert latest.step == 3
+
+
+def test_a_rank_that_is_killed_while_it_writes_leaves_nothing_committed(tmp_path: Path) -> None:
+    with pytest.raises((AssertionError, EOFError)):
+        in_world(4, failing, str(tmp_path), True)
     latest = Checkpoints(Storage(str(tmp_path)), attempt=1, key="key").latest_committed()
     assert latest is not None
     assert latest.step == 3
