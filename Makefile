@@ -12,7 +12,7 @@ SOURCES := api operator training cli
 # fighting over few cores; a user's own setting wins.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test lint unit local cluster requirements generate bench-operator bench-startup bench-apply bench-training bench-checkpoint bench-demo clean
+.PHONY: help setup demo test lint unit local cluster requirements generate bench-operator bench-startup bench-apply bench-recovery bench-training bench-loader bench-checkpoint bench-demo clean
 
 help:  ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -70,11 +70,17 @@ bench-operator: setup  ## Measure the operator on simulated nodes: 100 jobs at o
 bench-apply: setup  ## Measure from `kubectl apply` to the first optimizer step on the test cluster.
 	$(BIN)/python -m bench.bench_apply
 
+bench-recovery: setup  ## Measure from a worker's loss to the first step after it on the test cluster.
+	$(BIN)/python -m bench.bench_recovery
+
 bench-demo: setup  ## Measure the demo with three seeds: accuracy, first step, time in all.
 	$(BIN)/python -m bench.bench_demo
 
 bench-training: setup  ## Measure the training loop against a bare DDP loop.
 	$(BIN)/python -m bench.bench_training
+
+bench-loader: setup  ## Measure images per second from a folder against DataLoader and ImageFolder, and resuming.
+	$(BIN)/python -m bench.bench_loader
 
 bench-checkpoint: setup  ## Measure how long training waits for a save, in the background and on the spot.
 	$(BIN)/python -m bench.bench_checkpoint

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from scaling_training.checkpoint.state import Position, Trained
+from scaling_training.evaluate.classification import ACCURACY
 from scaling_training.storage import Storage
 from scaling_training.train import World
 from scaling_training.train.saving import Keeper
@@ -48,7 +49,9 @@ def main() -> int:
     steps: dict[str, list[float]] = {"quiet": [], "while saving": []}
     with tempfile.TemporaryDirectory() as folder:
         world = World(0, 1, torch.device("cpu"))
-        keeper = Keeper(trained, world=world, storage=Storage(folder), attempt=1, key="bench", keep=1)
+        keeper = Keeper(
+            trained, world=world, storage=Storage(folder), attempt=1, key="bench", keep=1, objective=ACCURACY
+        )
         for number in range(-1, options.saves):  # the first pair allocates the memory for the copy
             for way in ("background", "on the spot"):
                 began = time.monotonic()

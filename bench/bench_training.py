@@ -28,7 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.data import open_dataset
-from scaling_training.data.batches import Normalisation
+from scaling_training.data.arrays import ImageArrays
 from scaling_training.models import build_task
 from scaling_training.storage import Storage
 from scaling_training.train import World
@@ -126,10 +126,12 @@ def _ours(world: World, folder: str) -> float:
 
 
 def _bare(world: World, folder: str) -> float:
-    dataset = open_dataset("mnist-5k")
-    scale = Normalisation.of(dataset.train)
-    images = (torch.from_numpy(dataset.train.images).float() / 255 - scale.mean[0]) / scale.std[0]
-    labels = torch.from_numpy(dataset.train.labels)
+    dataset = open_dataset(SPEC.dataset)
+    scale, train_split = dataset.normalisation, dataset.train
+    assert scale is not None
+    assert isinstance(train_split, ImageArrays)
+    images = (torch.from_numpy(train_split.images).float() / 255 - scale.mean[0]) / scale.std[0]
+    labels = torch.from_numpy(train_split.labels)
     model = build_task(SPEC.model, input_shape=(1, 28, 28), classes=10, seed=0).model
     replica = DistributedDataParallel(model) if world.size > 1 else model
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)

@@ -12,6 +12,7 @@ from typing import Any
 _SECTIONS = ("model", "dataset", "training", "cluster.imagePullPolicy", "cluster.head", "cluster.workers.size()")
 _OPTIONAL = (
     "storage",
+    "code",
     "cluster.image",
     "cluster.imagePullSecrets",
     "cluster.serviceAccountName",

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from scaling_api.base import Model
 
+_Axis = Annotated[int, Field(ge=1, le=4096)]
+
 
 class Parallelism(Model):
-    """How the work of a step is divided."""
+    """How the work of a step is divided: a mesh of training processes along up to three axes."""
 
-    data: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+    data: _Axis | None = Field(
         None,
-        description="Data-parallel training processes. Absent: all slots of the workers, elastically between their min "
-        "and max; without a cluster one per GPU, or one.",
+        description="Replicas of the model, which divide the batch. Absent: all slots of the workers, elastically "
+        "between their min and max; without a cluster one per GPU, or one.",
     )
+    fsdp: _Axis = Field(
+        1,
+        description="Processes that divide the batch and also keep a share each of parameters, gradients and "
+        "optimizer state.",
+    )
+    tensor: _Axis = Field(1, description="Processes that work on the same samples and divide the layers' channels.")
+    batch_norm: Literal["local", "sync"] = Field(
+        "local",
+        description="Whose samples batch norm normalises by: each process's own, or those of the whole batch.",
+    )
+
+    @property
+    def model_group(self) -> int:
+        """Processes that hold one replica of the model together."""
+        return self.fsdp * self.tensor
+
+    @property
+    def workers(self) -> int | None:
+        """Training processes in all; None when their number is elastic."""
+        return None if self.data is None else self.data * self.model_group

@@ -24,10 +24,11 @@ from scaling_api.cluster import (
     WorkerGroup,
     exactly_one,
 )
+from scaling_api.code import Arguments, CodeSpec
 from scaling_api.constraints import Pattern
-from scaling_api.dataset import Augmentation, DatasetSpec
-from scaling_api.model import ModelSpec
-from scaling_api.optim import OptimizerSpec, ScheduleSpec
+from scaling_api.dataset import Augmentation, Crop, DatasetSpec, LoaderSpec, NormalizationSpec, SplitSpec
+from scaling_api.model import FreezeSpec, ModelSpec, WeightsSpec
+from scaling_api.optim import EarlyStopping, EmaSpec, OptimizerSpec, ScheduleSpec
 from scaling_api.parallelism import Parallelism
 from scaling_api.scalars import (
     API_VERSION,
@@ -52,13 +53,21 @@ __all__ = [
     "MAX_WORKERS_PER_GROUP",
     "PLURAL",
     "VERSION",
+    "Arguments",
     "Augmentation",
     "CheckpointSpec",
     "Cluster",
+    "CodeSpec",
+    "Crop",
     "DatasetSpec",
+    "EarlyStopping",
+    "EmaSpec",
     "EnvVar",
+    "FreezeSpec",
     "Head",
+    "LoaderSpec",
     "ModelSpec",
+    "NormalizationSpec",
     "ObjectMeta",
     "OptimizerSpec",
     "Parallelism",
@@ -70,9 +79,11 @@ __all__ = [
     "ScheduleSpec",
     "SecretKey",
     "SecretRef",
+    "SplitSpec",
     "Storage",
     "TrainingSpec",
     "Volume",
+    "WeightsSpec",
     "WorkerGroup",
 ]
 
@@ -160,6 +171,7 @@ class ScalingJobSpec(Model):
     )
     model: ModelSpec = Field(description="The network.")
     dataset: DatasetSpec = Field(description="The data.")
+    code: CodeSpec | None = Field(None, description="The user's modules, for factories; the image's alone when absent.")
     training: TrainingSpec = Field(description="The training stage.")
     cluster: Cluster = Field(default_factory=Cluster, description="The Ray cluster.")
     run_policy: RunPolicy = Field(default_factory=RunPolicy, description="How the job runs, retries and ends.")
@@ -173,14 +185,15 @@ class ScalingJobSpec(Model):
             on_cluster_only=True,
         ),
         Rule(
-            "!has(self.training.parallelism.data) || self.training.parallelism.data <= "
+            "(has(self.training.parallelism.data) ? self.training.parallelism.data : 1) "
+            "* self.training.parallelism.fsdp * self.training.parallelism.tensor <= "
             "self.cluster.workers.map(w, w.max * w.slots).sum()",
             lambda self: (
-                self.training.parallelism.data is None or self.training.parallelism.data <= _slots(self.cluster)
+                (self.training.parallelism.workers or self.training.parallelism.model_group) <= _slots(self.cluster)
             ),
-            "parallelism.data {training.parallelism.data} is above the number of training processes that "
-            "cluster.workers offer (max times slots, over all groups); lower it or raise max",
-            field="training.parallelism.data",
+            "parallelism asks for more training processes (the product of its axes) than cluster.workers offer (max "
+            "times slots, over all groups); lower an axis or raise max",
+            field="training.parallelism",
             on_cluster_only=True,
         ),
     )

@@ -90,7 +90,7 @@ class Progress(Model):
 class StageStatus(Model):
     """One stage of the job."""
 
-    name: Name = Field(description="train, evaluate, report.")
+    name: Name = Field(description="analyze, train, evaluate, report.")
     state: Literal["Pending", "Running", "Succeeded", "Failed", "Reused"] = Field(
         description="Reused: finished in an earlier attempt or run, and nothing it depends on has changed."
     )

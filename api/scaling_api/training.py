@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from scaling_api.base import Model, Rule
-from scaling_api.optim import OptimizerSpec, ScheduleSpec
+from scaling_api.optim import EarlyStopping, EmaSpec, OptimizerSpec, ScheduleSpec
 from scaling_api.parallelism import Parallelism
 
 
@@ -33,6 +33,29 @@ class TrainingSpec(Model):
     seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = Field(
         0, description="Determines initial weights, data order, augmentation and dropout."
     )
+    accumulation: Annotated[int, Field(ge=1, le=65_536)] = Field(
+        1,
+        description="Micro-batches that each process divides its share of a batch into: less memory, the same update.",
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32",
+        description="Arithmetic of the forward and backward pass. Weights and their updates stay fp32; fp16 scales "
+        "the loss.",
+    )
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="Share of each label that is spread over all classes alike."
+    )
+    clip_norm: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(
+        None, description="Scale the gradient down to this L2 norm, taken over all parameters, when it is longer."
+    )
+    ema: EmaSpec | None = Field(None, description="Evaluate and keep a moving average of the weights.")
+    early_stopping: EarlyStopping | None = Field(
+        None, description="End when a validation metric has stopped getting better; absent: after the last epoch."
+    )
+    deterministic: bool = Field(
+        False, description="Choose kernels that give the same bits each time, where a faster one would not."
+    )
+    compile: bool = Field(False, description="Compile the model with torch.compile: slower to start, faster steps.")
     optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec, description="The update rule.")
     schedule: ScheduleSpec = Field(default_factory=ScheduleSpec, description="The learning rate over time.")
     parallelism: Parallelism = Field(default_factory=Parallelism, description="How a step's work is divided.")
@@ -40,10 +63,10 @@ class TrainingSpec(Model):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "!has(self.parallelism.data) || self.batchSize >= self.parallelism.data",
-            lambda self: self.parallelism.data is None or self.batch_size >= self.parallelism.data,
-            "batchSize counts all workers together: {batchSize} leaves some of the {parallelism.data} workers "
-            "(parallelism.data) without a sample; make it at least {parallelism.data}",
+            "self.batchSize >= (has(self.parallelism.data) ? self.parallelism.data : 1) * self.parallelism.fsdp",
+            lambda self: self.batch_size >= (self.parallelism.data or 1) * self.parallelism.fsdp,
+            "batchSize counts all workers together: {batchSize} leaves some of them without a sample; make it at least "
+            "parallelism.data times fsdp",
             field="batchSize",
         ),
     )

@@ -23,6 +23,7 @@ from scaling_api.problems import problems_of as _problems_of
 from scaling_api.scalars import API_VERSION, GROUP, KIND
 from scaling_api.spec import ScalingJob
 
+_FREE_FORM = (("spec", "cluster", "podOverrides"), ("spec", "model", "arguments"), ("spec", "dataset", "arguments"))
 _ROOT_FIELDS = ("apiVersion", "kind", "metadata", "spec", "status")
 
 __all__ = ["Problem", "check", "check_edit", "examine", "is_ours"]
@@ -107,8 +108,8 @@ def _unknown_root(field: Any) -> Problem:
 
 
 def _normal(value: Any, path: Path = ()) -> Any:
-    """The manifest as the API server reads it; podOverrides are nobody's business here."""
-    if path == ("spec", "cluster", "podOverrides"):
+    """The manifest as the API server reads it; what is in free-form nodes is nobody's business here."""
+    if path in _FREE_FORM:
         return value
     if isinstance(value, Mapping):
         return {key: _normal(item, (*path, key)) for key, item in value.items() if item is not None}

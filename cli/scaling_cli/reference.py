@@ -31,8 +31,12 @@ EXAMPLES: dict[str, str] = {
         resumeFrom: team-a/mnist-0b5c8a51-6f4e-4e0c-9b1e-0d3c8f1f2f11
         """,
     "spec.model": """\
-        name: small-cnn
-        width: 0.5
+        name: mobilenet_v2
+        weights: {name: IMAGENET1K_V2}
+        freeze: [{layers: backbone, untilEpoch: 2}]
+        """,
+    "spec.code": """\
+        uri: s3://bucket/my_models.zip
         """,
     "spec.dataset": """\
         name: mnist-5k

@@ -73,14 +73,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _with_workers(job: ScalingJob, workers: int) -> ScalingJob:
-    batch = job.spec.training.batch_size
-    if not 1 <= workers <= batch:
+    batch, axes = job.spec.training.batch_size, job.spec.training.parallelism
+    if not 1 <= workers <= batch * axes.tensor:
         raise UsageError(
             f"--workers is {workers}; it must be at least 1 and at most training.batchSize ({batch}), "
             "because each process needs a sample per step"
         )
     training = job.spec.training
-    parallelism = training.parallelism.model_copy(update={"data": workers})
+    group = axes.model_group
+    if workers % group:
+        raise UsageError(
+            f"--workers is {workers}; training.parallelism (fsdp times tensor) needs a multiple of {group} processes"
+        )
+    parallelism = axes.model_copy(update={"data": workers // group})
     changed = training.model_copy(update={"parallelism": parallelism})
     return job.model_copy(update={"spec": job.spec.model_copy(update={"training": changed})})
 

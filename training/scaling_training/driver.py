@@ -27,6 +27,7 @@ from scaling_api.driver import ExitCode, Termination
 from scaling_api.reasons import Failure
 from scaling_api.spec import ScalingJob
 from scaling_api.status import Artifact, Result
+from scaling_training.code import install
 from scaling_training.engine import EngineError
 from scaling_training.engine.launch import RayEngine
 from scaling_training.engine.run import StoppedError, Watch
@@ -101,13 +102,18 @@ def _run(settings: Settings, ledger: Ledger, model: ProgressModel, stop: _Stop, 
     timeline, storage, attempt = settings.timeline, settings.storage, settings.attempt
     timeline.mark("driverStarted")
     storage.check_writable()
+    if settings.job.spec.code is not None:
+        install(settings.job.spec.code)
     ledger.claim({})
-    written_first_step = threading.Event()
+    first_steps: set[float] = set()
 
     def progress(training: TrainingProgress) -> None:
         model.training(training)
-        if training.first_step_at is not None and not written_first_step.is_set():
-            written_first_step.set()
+        if training.first_step_at is not None and training.first_step_at not in first_steps:
+            first_steps.add(training.first_step_at)
+            # Each restart of the training processes has one; what it took to come back can be read off.
+            again = len(first_steps)
+            timeline.mark("firstStep" if again == 1 else f"firstStep{again}", training.first_step_at)
             # What evaluation needs is imported while training goes on: seconds that nobody then waits for.
             preload.begin(preload.METRICS_MODULES)
             _write_timeline(storage, attempt, timeline)

@@ -4,7 +4,9 @@ The waiting is a loop in bash and not an init container with `ray health-check`:
 line costs seconds of CPU. As process 1 a shell ignores SIGTERM unless told otherwise, hence the trap.
 
 A template is a worker pod without its slot; `worker_pod` fills in name, index and incarnation. "Ready" means
-that the raylet listens, which the kubelet finds out by a TCP connection without starting a process.
+that the raylet answers: Ray serves gRPC's health protocol on its port, so the kubelet finds out without starting
+a process, and without Ray's token. A raylet that has answered once and then no longer does (frozen, or out of
+reach of its own node) is ended, so that another pod can take its slot.
 """
 
 from __future__ import annotations
@@ -52,14 +54,7 @@ def build_worker_template(job: ScalingJob, attempt: int, group: WorkerGroup, *, 
         mounts=common_mounts(job),
         resources=container_resources(group.resources),
         ports=[{"name": "raylet", "containerPort": PORT_RAYLET}],
-        readinessProbe={
-            "tcpSocket": {"port": PORT_RAYLET},
-            # Ray is never up sooner, and every failed probe is an Event that looks like trouble.
-            "initialDelaySeconds": 5,
-            "periodSeconds": 2,
-            "timeoutSeconds": 1,
-            "failureThreshold": 5,
-        },
+        **_probes(),
     )
     return build_pod(
         job,
@@ -70,6 +65,31 @@ def build_worker_template(job: ScalingJob, attempt: int, group: WorkerGroup, *, 
         containers=[ray],
         volumes=common_volumes(job, shm_bytes=size.object_store_bytes),
     )
+
+
+def _probes() -> dict[str, Any]:
+    health = {"grpc": {"port": PORT_RAYLET}}
+    return {
+        # However long the head takes to come: nothing is wrong with a worker that waits for it. Ray is never up
+        # sooner than after 5 s, and every failed probe is an Event that looks like trouble.
+        "startupProbe": {
+            **health,
+            "initialDelaySeconds": 5,
+            "periodSeconds": 2,
+            "timeoutSeconds": 1,
+            "failureThreshold": 1_000_000,
+        },
+        "readinessProbe": {**health, "periodSeconds": 5, "timeoutSeconds": 4, "failureThreshold": 3},
+        # 8 to 12 s without an answer. The raylet answers from threads of its own, also on a loaded machine. What
+        # does not answer will not heed SIGTERM either, so it gets no grace period.
+        "livenessProbe": {
+            **health,
+            "periodSeconds": 4,
+            "timeoutSeconds": 4,
+            "failureThreshold": 3,
+            "terminationGracePeriodSeconds": 1,
+        },
+    }
 
 
 def worker_pod(

@@ -277,7 +277,7 @@ def wait_until(check: Callable[[], T | None], *, timeout_s: float = 60.0, interv
 
 def condition_status(item: Object, kind: str) -> str | None:
     """The status of condition `kind` of any object: "True", "False", "Unknown" or None."""
-    conditions = item.get("status", {}).get("conditions", [])
+    conditions = item.get("status", {}).get("conditions") or []  # null in a CRD that is a moment old
     return next((entry["status"] for entry in conditions if entry["type"] == kind), None)
 
 

@@ -58,7 +58,7 @@ def test_apply_leads_to_a_trained_model(run_job: RunJob, cluster: Access, namesp
     assert len(set(workers.values())) == 2, "the two workers are two pods on the network"
     assert status["phase"] == "Succeeded"
     assert status["observedGeneration"] == job.read()["metadata"]["generation"]
-    assert [stage["state"] for stage in status["stages"]] == ["Succeeded"] * 3
+    assert [stage["state"] for stage in status["stages"]] == ["Succeeded"] * 4
     assert status["result"]["metrics"]["accuracy"] > 0.9
     assert {"accuracy", "precision", "recall", "f1"} <= status["result"]["metrics"].keys()
     assert status["progress"]["firstStepAt"]

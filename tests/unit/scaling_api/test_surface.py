@@ -42,15 +42,58 @@ _SPEC = """
     spec.cluster.workers[].resources.limits[]
     spec.cluster.workers[].resources.requests[]
     spec.cluster.workers[].slots
+    spec.code
+    spec.code.sha256
+    spec.code.uri
     spec.dataset
+    spec.dataset.arguments
     spec.dataset.augmentation
+    spec.dataset.augmentation.crop
+    spec.dataset.augmentation.crop.area
+    spec.dataset.augmentation.crop.padding
+    spec.dataset.augmentation.cutmix
+    spec.dataset.augmentation.fill
+    spec.dataset.augmentation.horizontalFlip
+    spec.dataset.augmentation.mixup
     spec.dataset.augmentation.rotation
     spec.dataset.augmentation.shear
     spec.dataset.augmentation.shift
+    spec.dataset.augmentation.verticalFlip
     spec.dataset.augmentation.zoom
+    spec.dataset.channels
+    spec.dataset.classWeights
+    spec.dataset.classes
+    spec.dataset.factory
+    spec.dataset.imageSize
+    spec.dataset.loader
+    spec.dataset.loader.prefetch
+    spec.dataset.loader.workers
     spec.dataset.name
+    spec.dataset.normalization
+    spec.dataset.normalization.mean[]
+    spec.dataset.normalization.source
+    spec.dataset.normalization.std[]
+    spec.dataset.samples
+    spec.dataset.sampling
+    spec.dataset.split
+    spec.dataset.split.seed
+    spec.dataset.split.test
+    spec.dataset.split.validation
+    spec.dataset.unreadable
+    spec.dataset.uri
     spec.model
+    spec.model.arguments
+    spec.model.dropout
+    spec.model.factory
+    spec.model.freeze[]
+    spec.model.freeze[].layers
+    spec.model.freeze[].untilEpoch
+    spec.model.head
     spec.model.name
+    spec.model.weights
+    spec.model.weights.name
+    spec.model.weights.sha256
+    spec.model.weights.uri
     spec.model.width
     spec.runPolicy
     spec.runPolicy.activeDeadlineSeconds
@@ -65,21 +108,49 @@ _SPEC = """
     spec.storage.secretRef.name
     spec.storage.uri
     spec.training
+    spec.training.accumulation
     spec.training.batchSize
     spec.training.checkpoint
     spec.training.checkpoint.everyEpochs
     spec.training.checkpoint.everySteps
     spec.training.checkpoint.keep
+    spec.training.clipNorm
+    spec.training.compile
+    spec.training.deterministic
+    spec.training.earlyStopping
+    spec.training.earlyStopping.metric
+    spec.training.earlyStopping.minDelta
+    spec.training.earlyStopping.mode
+    spec.training.earlyStopping.patience
+    spec.training.ema
+    spec.training.ema.decay
     spec.training.epochs
+    spec.training.labelSmoothing
     spec.training.optimizer
+    spec.training.optimizer.beta1
+    spec.training.optimizer.beta2
+    spec.training.optimizer.epsilon
+    spec.training.optimizer.excludeBiases
     spec.training.optimizer.learningRate
     spec.training.optimizer.momentum
     spec.training.optimizer.name
+    spec.training.optimizer.nesterov
+    spec.training.optimizer.trustCoefficient
     spec.training.optimizer.weightDecay
     spec.training.parallelism
+    spec.training.parallelism.batchNorm
     spec.training.parallelism.data
+    spec.training.parallelism.fsdp
+    spec.training.parallelism.tensor
+    spec.training.precision
     spec.training.schedule
+    spec.training.schedule.everyEpochs
+    spec.training.schedule.factor
+    spec.training.schedule.floor
+    spec.training.schedule.milestones[]
     spec.training.schedule.name
+    spec.training.schedule.patience
+    spec.training.schedule.threshold
     spec.training.schedule.warmupFraction
     spec.training.seed
 """

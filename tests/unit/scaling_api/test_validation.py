@@ -85,7 +85,7 @@ def test_a_run_on_one_machine_needs_neither_storage_nor_workers() -> None:
     manifest = minimal()
     del manifest["spec"]["storage"]
     manifest["spec"]["training"]["parallelism"] = {"data": 3}
-    assert {problem.field for problem in check(manifest)} == {"spec.storage", "spec.training.parallelism.data"}
+    assert {problem.field for problem in check(manifest)} == {"spec.storage", "spec.training.parallelism"}
     assert check(manifest, on_cluster=False) == []
 
 

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scaling_api.spec import ScalingJobSpec
+
+if TYPE_CHECKING:
+    import torch
+
+    from scaling_training.data.batches import Batch
+
+
+def a_batch(inputs: torch.Tensor, targets: torch.Tensor) -> Batch:
+    """A batch of samples that nothing is drawn for."""
+    import torch
+
+    from scaling_training.data.batches import Batch
+
+    return Batch(inputs, targets, torch.arange(len(targets)))
 
 
 def a_spec(**training: Any) -> ScalingJobSpec:

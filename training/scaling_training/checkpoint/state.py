@@ -51,6 +51,7 @@ class Position:
     epoch_loss_sum: float = 0.0  # over the samples of the epoch under way
     seconds: float = 0.0  # spent training
     best_metrics: dict[str, float] = field(default_factory=dict)  # of the best checkpoint; empty before there is one
+    loss_scale: dict[str, float] = field(default_factory=dict)  # LossScale.state(); empty but for fp16
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import nn
 
 from scaling_training.checkpoint.checkpoints import open_checkpoint
-from scaling_training.checkpoint.manifest import CheckpointRef
+from scaling_training.checkpoint.manifest import WHOLE_MODEL, CheckpointRef
+from scaling_training.checkpoint.state import EMA, MODEL
 from scaling_training.errors import UserError
 from scaling_training.storage import Storage
 
+WHOLE_EMA = "ema.safetensors"
 
-def weights_file(storage: Storage, ref: CheckpointRef, kind: Literal["model", "ema"] = "model") -> bytes:
-    """The weights as one safetensors file, whatever mesh they were saved on; no other tensors are read.
 
-    Raises DamagedError naming the file that is not as its manifest says.
+def weights_file(storage: Storage, ref: CheckpointRef) -> bytes:
+    """What is evaluated and kept, as one safetensors file, whatever mesh it was saved on.
+
+    That is the weights, or their moving averages where there are some; nothing else is read. Raises DamagedError
+    naming the file that is not as its manifest says.
     """
     opened = open_checkpoint(storage, ref)
-    if (whole := f"{kind}.safetensors") in opened.manifest.files:
-        return opened.read(whole)
+    if WHOLE_MODEL in opened.manifest.files and WHOLE_EMA not in opened.manifest.files:
+        return opened.read(WHOLE_MODEL)
     # Torch's planning takes seconds to import, which whole files do not need.
     from scaling_training.checkpoint.tensors import ShardReader, file_image, load, shapes
 
     reader = ShardReader(opened.read)
-    targets = {
-        name: torch.empty(shape, dtype=dtype)
-        for name, (shape, dtype) in shapes(reader).items()
-        if name.startswith(f"{kind}/")
-    }
+    saved = shapes(reader)
+    names = [name.removeprefix(f"{MODEL}/") for name in saved if name.startswith(f"{MODEL}/")]
+    sources = {name: f"{EMA}/{name}" if f"{EMA}/{name}" in saved else f"{MODEL}/{name}" for name in names}
+    targets = {source: torch.empty(saved[source][0], dtype=saved[source][1]) for source in sources.values()}
     load(targets, reader)
-    return bytes(file_image({name.removeprefix(f"{kind}/"): tensor for name, tensor in targets.items()}))
+    return bytes(file_image({name: targets[source] for name, source in sources.items()}))
 
 
 def load_weights(data: bytes, model: nn.Module) -> None:

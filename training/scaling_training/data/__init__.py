@@ -4,6 +4,7 @@ Importing this package does not import torch.
 """
 
 from scaling_training.data.access import TestAccess
-from scaling_training.data.registry import DATASETS, Dataset, open_dataset
+from scaling_training.data.dataset import Dataset
+from scaling_training.data.registry import DATASETS, open_dataset
 
 __all__ = ["DATASETS", "Dataset", "TestAccess", "open_dataset"]

@@ -18,6 +18,13 @@ class Purpose(IntEnum):
     SPLIT = 1
     ORDER = 2
     AUGMENTATION = 3
+    FLIP = 4
+    CROP = 5
+    MIX = 6
+    KEY = 7
+    BALANCE = 8
+    SYNTHETIC = 9
+    LOOK = 10
 
 
 def words(seed: int, purpose: Purpose, position: int, count: int) -> NDArray[np.uint64]:
@@ -34,5 +41,48 @@ def permutation(seed: int, purpose: Purpose, position: int, count: int) -> NDArr
 
 def uniform(seed: int, purpose: Purpose, position: int, count: int) -> NDArray[np.float64]:
     """Numbers in [0, 1)."""
-    fractions = (words(seed, purpose, position, count) >> np.uint64(11)).astype(np.float64)
-    return np.multiply(fractions, 2.0**-53, dtype=np.float64)
+    return fractions(words(seed, purpose, position, count))
+
+
+def fractions(drawn: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Words as numbers in [0, 1): their upper 53 bits."""
+    return np.multiply((drawn >> np.uint64(11)).astype(np.float64), 2.0**-53, dtype=np.float64)
+
+
+class SampleWords:
+    """``width`` words for each sample of an epoch: a function of (seed, purpose, epoch, sample).
+
+    An index at or above ``samples`` is a later occurrence of a sample in the same epoch (balanced sampling):
+    sample ``index % samples`` for the ``index // samples``-th time, which has a stream of its own. The words of
+    an epoch are drawn at once, when the first of them is asked for; that is what a resume costs here.
+    """
+
+    def __init__(self, seed: int, purpose: Purpose, *, samples: int, width: int) -> None:
+        self._seed = seed
+        self._purpose = purpose
+        self._samples = samples
+        self._width = width
+        self._epoch = -1
+        self._tables: dict[int, NDArray[np.uint64]] = {}
+
+    def of(self, epoch: int, indices: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """The words of these samples in this epoch: [index, width]."""
+        if epoch != self._epoch:
+            self._tables.clear()
+            self._epoch = epoch
+        if not len(indices) or int(indices.max()) < self._samples:
+            return self._table(0)[indices]
+        found = np.empty((len(indices), self._width), dtype=np.uint64)
+        occurrences, samples = np.divmod(indices, self._samples)
+        for occurrence in np.unique(occurrences):
+            chosen = occurrences == occurrence
+            found[chosen] = self._table(int(occurrence))[samples[chosen]]
+        return found
+
+    def _table(self, occurrence: int) -> NDArray[np.uint64]:
+        table = self._tables.get(occurrence)
+        if table is None:
+            position = self._epoch | occurrence << 32
+            drawn = words(self._seed, self._purpose, position, self._samples * self._width)
+            table = self._tables[occurrence] = drawn.reshape(self._samples, self._width)
+        return table

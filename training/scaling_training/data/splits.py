@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from scaling_training.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Fractions:
-    """Shares of the three parts; they add up to 1."""
+    """Shares of the three parts; they add up to 1. A part of 0 stays empty."""
 
     train: float
     validation: float
@@ -25,7 +26,7 @@ class Fractions:
 
 
 def stratified_split(
-    labels: NDArray[np.int64], fractions: Fractions, *, seed: int
+    labels: NDArray[np.int64], fractions: Fractions, *, seed: int, class_names: Sequence[str] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Indices of train, validation and test, each sorted, each index in exactly one.
 
@@ -33,16 +34,21 @@ def stratified_split(
     function of labels, fractions and seed. UserError when a class is too small to be in every part.
     """
     parts: tuple[list[NDArray[np.int64]], ...] = ([], [], [])
+    names = ("training", "validation", "test")
+    shares = (fractions.train, fractions.validation, fractions.test)
+    wanted = [name for name, share in zip(names, shares, strict=True) if share]
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         shuffled = members[permutation(seed, Purpose.SPLIT, int(label), len(members))]
         validation = round(len(members) * fractions.validation)
         test = round(len(members) * fractions.test)
         pieces = np.split(shuffled, [len(members) - validation - test, len(members) - test])
-        for part, piece in zip(parts, pieces, strict=True):
-            if not len(piece):
+        for part, piece, share in zip(parts, pieces, shares, strict=True):
+            if share and not len(piece):
+                called = class_names[int(label)] if class_names and 0 <= label < len(class_names) else int(label)
                 raise UserError(
-                    f"class {label} has {len(members)} samples, too few to be in training, validation and test"
+                    f"class {called} has {len(members)} samples, too few to be in {', '.join(wanted[:-1])} and "
+                    f"{wanted[-1]}"
                 )
             part.append(piece)
     train, validation_part, test_part = (np.sort(np.concatenate(part)) for part in parts)

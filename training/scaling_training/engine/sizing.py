@@ -1,10 +1,11 @@
 """How many training processes to run, and what each of them takes.
 
-With training.parallelism.data the number is fixed. Without it, on a cluster, training is elastic: it starts with
-all the slots that the spec promises when they are there soon, with no fewer than the groups' min, and follows
-the slots that exist. Their number is not bounded by the spec's max, because an edit of max takes effect while
-the job runs; only a process without a sample per step would be of no use. On one machine without a number:
-one process per GPU, or one.
+With training.parallelism.data the number is fixed: the product of the axes. Without it, on a cluster, training is
+elastic: it starts with all the slots that the spec promises when they are there soon, with no fewer than the groups'
+min, and follows the slots that exist. Their number is not bounded by the spec's max, because an edit of max takes
+effect while the job runs; only a process without a sample per step would be of no use. Only whole model groups (fsdp
+times tensor) train: slots that would make part of one stay idle. On one machine without a number: one process per
+GPU, or one; at least one model group.
 """
 
 from __future__ import annotations
@@ -31,18 +32,23 @@ class Sizing:
 
 def plan_workers(spec: ScalingJobSpec, *, on_cluster: bool, local_gpus: int) -> Sizing:
     """The sizing of a job; ``local_gpus`` counts only when it runs on one machine."""
-    fixed = spec.training.parallelism.data
-    batch = spec.training.batch_size
+    parallelism = spec.training.parallelism
+    fixed, group_size = parallelism.workers, parallelism.model_group
+    most = spec.training.batch_size // parallelism.fsdp * group_size
+
+    def whole(slots: int) -> int:
+        return min(max(1, slots // group_size) * group_size, most)
+
     groups = spec.cluster.workers
     if not on_cluster:
-        count = fixed or min(max(1, local_gpus), batch)
+        count = fixed or whole(local_gpus)
         return Sizing(count, count, count, gpus_per_worker=1 if local_gpus >= count else 0)
     gpus = 1 if groups and all(_has_gpus(group) for group in groups) else 0
     if fixed is not None:
         return Sizing(fixed, fixed, fixed, gpus)
-    least = max(1, sum(group.min * group.slots for group in groups))
-    wanted = max(least, sum(group.max * group.slots for group in groups))
-    return Sizing(min(least, batch), min(wanted, batch), batch, gpus)
+    least = whole(sum(group.min * group.slots for group in groups))
+    wanted = max(least, whole(sum(group.max * group.slots for group in groups)))
+    return Sizing(least, wanted, most, gpus)
 
 
 def _has_gpus(group: WorkerGroup) -> bool:

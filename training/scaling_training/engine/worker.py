@@ -35,10 +35,11 @@ def run(task: WorkerTask) -> dict[str, Any]:
     from scaling_training.train.loop import train
     from scaling_training.train.types import World
 
+    spec = ScalingJobSpec.model_validate(task.spec)
     context = ray.train.get_context()
     mailbox.mark("loopImported", time.time())
     outcome = train(
-        ScalingJobSpec.model_validate(task.spec),
+        spec,
         storage=Storage(task.storage_root),
         attempt=task.attempt,
         world=World(rank=context.get_world_rank(), size=context.get_world_size(), device=_device()),

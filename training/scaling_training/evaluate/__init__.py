@@ -1,6 +1,7 @@
-"""Evaluation of a checkpoint in one process. Importing this package imports neither torch nor torchmetrics."""
+"""What a model is worth. Importing this package imports neither torch nor torchmetrics."""
 
-from scaling_training.evaluate.metrics import Metrics
+from scaling_training.evaluate.metrics import Metrics, Objective, validation_key
+from scaling_training.evaluate.overfitting import overfitting_onset
 from scaling_training.evaluate.run import evaluate
 
-__all__ = ["Metrics", "evaluate"]
+__all__ = ["Metrics", "Objective", "evaluate", "overfitting_onset", "validation_key"]

@@ -8,7 +8,7 @@ from scaling_api.spec import ScalingJobSpec
 from scaling_training.checkpoint import CheckpointRef, DamagedError
 from scaling_training.data import TestAccess, open_dataset
 from scaling_training.errors import UserError
-from scaling_training.evaluate.metrics import Metrics, metrics_from
+from scaling_training.evaluate.metrics import Metrics
 from scaling_training.storage import Storage
 
 _BATCH = 256
@@ -33,25 +33,19 @@ def evaluate(
     import torch
 
     from scaling_training.checkpoint.weights import load_weights, weights_file
-    from scaling_training.data.batches import Batches, Normalisation
-    from scaling_training.evaluate.counts import count
-    from scaling_training.models import build_task
+    from scaling_training.evaluate.tally import count
+    from scaling_training.models.job import job_task
 
-    dataset = open_dataset(spec.dataset.name)
+    dataset = open_dataset(spec.dataset)
     samples = dataset.open_test(access) if access is not None and split == "test" else dataset.validation
-    task = build_task(
-        spec.model,
-        input_shape=dataset.input_shape,
-        classes=len(dataset.class_names),
-        seed=spec.training.seed,
-    )
+    place = torch.device(device)
+    task = job_task(spec, dataset, device=place, initial_weights=False)
     try:
         load_weights(weights_file(storage, checkpoint), task.model)
     except DamagedError as error:
         raise UserError(
             f"checkpoint {checkpoint.folder} cannot be evaluated: {error}; delete it and run the training again"
         ) from error
-    place = torch.device(device)
-    task.model.to(place)
-    batches = Batches(samples, normalisation=Normalisation.of(dataset.train), device=place)
-    return metrics_from(count(task, batches.stretch(slice(0, len(samples)), _BATCH), device=place), dataset.class_names)
+    feed = dataset.feed(samples, device=place, seed=spec.training.seed)
+    tally = count(task, feed.stretch(slice(0, len(samples)), _BATCH), device=place)
+    return tally.result(dataset.class_names)

@@ -1,25 +1,24 @@
 """small-cnn: three convolutions of 32, 64 and 128 channels, then a dense layer of 512.
 
 Each convolution (3x3) is followed by batch norm, ReLU and a pooling that halves the image, so an image of
-28x28 reaches the dense layer as 3x3 and one of 8x8 as 1x1. All channel counts scale with the width. Weights
-lie channels-last, which makes a step on CPU a third shorter.
+28x28 reaches the dense layer as 3x3 and one of 8x8 as 1x1. All channel counts scale with the width.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from scaling_api.spec import ModelSpec
 from scaling_training.errors import UserError
-from scaling_training.models.task import ClassificationTask
+
+Shape = tuple[int, int, int]  # channels, height, width
 
 _CHANNELS = (32, 64, 128)
 _DENSE = 512
 _SMALLEST = 2 ** len(_CHANNELS)  # pixels a side, so that a pixel is left after all halvings
 
 
-def build(spec: ModelSpec, input_shape: tuple[int, int, int], classes: int) -> ClassificationTask:
+def build(spec: ModelSpec, input_shape: Shape, classes: int) -> nn.Module:
     """The model for images of this shape; UserError when they are too small."""
     channels, height, width = input_shape
     if min(height, width) < _SMALLEST:
@@ -36,8 +35,11 @@ def build(spec: ModelSpec, input_shape: tuple[int, int, int], classes: int) -> C
         ]
         channels, height, width = wide, height // 2, width // 2
     dense = scaled(_DENSE, spec.width)
+    if spec.head == "pooled":
+        layers.append(nn.AdaptiveAvgPool2d(1))
+        height = width = 1
     layers += [nn.Flatten(), nn.Linear(channels * height * width, dense), nn.ReLU(), nn.Linear(dense, classes)]
-    return ClassificationTask(nn.Sequential(*layers).to(memory_format=torch.channels_last), classes)
+    return nn.Sequential(*layers)
 
 
 def scaled(channels: int, width: float) -> int:

@@ -7,33 +7,77 @@ another task and no other loop.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from scaling_training.data.batches import Batch
+from scaling_training.evaluate.classification import ClassificationTally
+from scaling_training.evaluate.tally import Tally
+
+# What a task of the user's is checked for, besides a model.
+METHODS = ("inputs", "loss_sum", "tally")
+_HALF = (torch.float16, torch.bfloat16)
+
+
+class Task(Protocol):
+    """What training needs to know of a model."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The network whose parameters are trained."""
+
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
+        """The model's positional arguments. The samples are the first dimension of each tensor among them."""
+
+    def loss_sum(self, output: Any, batch: Batch) -> torch.Tensor:
+        """The sum of the samples' losses, one element. A sum, because only the loop knows over how many to take
+        the mean: it divides by the number of samples in the global batch."""
+
+    def tally(self, device: torch.device) -> Tally:
+        """A new tally on this device, of what an evaluation counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClassificationTask:
-    """One class out of several for each sample; the loss is cross-entropy."""
+    """One class out of several for each sample; the loss is cross-entropy.
+
+    The model turns ``batch.inputs`` (images, or tokens, or what else it takes) into scores before the softmax,
+    [n, classes]. Targets are class numbers (int64 [n]) or shares of the classes (float [n, classes], as mixup
+    makes them).
+
+    ``label_smoothing`` e takes e / classes of each target's share for every class alike (Szegedy et al. 2016).
+
+    ``class_weights`` w [classes] multiply the terms of the cross-entropy: a sample of class y counts w[y] times.
+    The sum is still divided by the number of samples and not by the sum of their weights, so that a batch's
+    gradient does not depend on which classes share it, and any division into shards gives the same. For a loss of
+    the usual scale the weights should have mean 1 over the training samples.
+
+    ``head`` is the name of the layer that gives the classes: what is left when the backbone is frozen, and
+    what may differ in weights that were trained for other classes. Empty: nobody knows.
+    """
 
     model: nn.Module
     classes: int
+    label_smoothing: float = 0.0
+    class_weights: torch.Tensor | None = None
+    head: str = ""
 
     def inputs(self, batch: Batch) -> tuple[torch.Tensor, ...]:
         """The model's positional arguments."""
         return (batch.inputs,)
 
     def loss_sum(self, output: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """The sum of the samples' losses. A sum, because only the loop knows over how many to take the mean."""
-        return functional.cross_entropy(output, batch.targets, reduction="sum")
+        """The sum of the samples' losses, in float32 at least."""
+        scores = output.float() if output.dtype in _HALF else output
+        targets = batch.targets.to(scores.dtype) if batch.targets.is_floating_point() else batch.targets
+        weights = None if self.class_weights is None else self.class_weights.to(scores)
+        return functional.cross_entropy(
+            scores, targets, weight=weights, label_smoothing=self.label_smoothing, reduction="sum"
+        )
 
-    def predictions(self, output: torch.Tensor) -> torch.Tensor:
-        """The class chosen for each sample."""
-        return output.argmax(dim=1)
-
-    def targets(self, batch: Batch) -> torch.Tensor:
-        """The true class of each sample."""
-        return batch.targets
+    def tally(self, device: torch.device) -> ClassificationTally:
+        """What an evaluation counts."""
+        return ClassificationTally(self.classes, loss_sum=self.loss_sum, device=device)

@@ -14,7 +14,7 @@ from scaling_training.errors import UserError
 from scaling_training.storage import Storage
 
 if TYPE_CHECKING:
-    from scaling_training.models.task import ClassificationTask
+    from scaling_training.models.task import Task
 
 WEIGHTS = "model.safetensors"
 ARCHITECTURE = "architecture.json"
@@ -24,27 +24,24 @@ FORMAT = 1
 def write_model(folder: Storage, weights: bytes, spec: ScalingJobSpec) -> dict[str, Any]:
     """Write the model of a job; returns the architecture. ``weights`` are a checkpoint's, as safetensors."""
     from scaling_training.data import open_dataset
-    from scaling_training.data.batches import Normalisation
 
-    dataset = open_dataset(spec.dataset.name)
-    normalisation = Normalisation.of(dataset.train)
+    dataset = open_dataset(spec.dataset)
+    normalisation = dataset.normalisation
     architecture = {
         "format": FORMAT,
         "model": spec.model.to_json_dict(),
         "inputShape": list(dataset.input_shape),
         "classes": list(dataset.class_names),
-        "normalisation": {
-            "maxValue": dataset.train.max_value,
-            "mean": list(normalisation.mean),
-            "std": list(normalisation.std),
-        },
+        # None: the inputs are no images, the model takes them as they are.
+        "normalisation": normalisation
+        and {"maxValue": dataset.max_value, "mean": list(normalisation.mean), "std": list(normalisation.std)},
     }
     folder.write(WEIGHTS, weights)
     folder.write(ARCHITECTURE, json.dumps(architecture, indent=1).encode())
     return architecture
 
 
-def load_model(folder: str | Storage) -> tuple[ClassificationTask, dict[str, Any]]:
+def load_model(folder: str | Storage) -> tuple[Task, dict[str, Any]]:
     """The model that `write_model` wrote, ready for inference, and its architecture.
 
     UserError when the folder holds no model that this version reads.
@@ -64,12 +61,13 @@ def load_model(folder: str | Storage) -> tuple[ClassificationTask, dict[str, Any
         raise UserError(
             f"{storage.url(ARCHITECTURE)} has format {architecture.get('format')}; this version reads {FORMAT}"
         )
-    channels, height, width = architecture["inputShape"]
     task = build_task(
         ModelSpec.model_validate(architecture["model"]),
-        input_shape=(channels, height, width),
+        input_shape=tuple(architecture["inputShape"]),
         classes=len(architecture["classes"]),
+        class_names=architecture["classes"],
         seed=0,
+        initial_weights=False,
     )
     load_weights(weights, task.model)
     task.model.eval()

@@ -51,6 +51,8 @@ PANELS = (
     ),
 )
 
+_OVERFITTING = "#E69F00"
+
 
 def curves_json(rows: Sequence[Row]) -> bytes:
     """The rows as a JSON list."""
@@ -58,9 +60,17 @@ def curves_json(rows: Sequence[Row]) -> bytes:
 
 
 def curves_png(
-    rows: Sequence[Row], *, title: str, best_epoch: int | None = None, test_accuracy: float | None = None
+    rows: Sequence[Row],
+    *,
+    title: str,
+    best_epoch: int | None = None,
+    onset_epoch: int | None = None,
+    test_accuracy: float | None = None,
 ) -> bytes:
-    """The picture: loss on the left, scores on the right; the best epoch is marked."""
+    """The picture: loss on the left, scores on the right.
+
+    Marked are the best epoch and, by a line and shade on the loss, where overfitting sets in.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -71,6 +81,15 @@ def curves_png(
     figure.suptitle(title, fontsize=13)
     for axes, panel in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
         _draw(axes, panel, rows, best_epoch)
+        if panel is PANELS[0] and onset_epoch is not None:
+            axes.axvspan(onset_epoch, max(row["epoch"] for row in rows), color=_OVERFITTING, alpha=0.15, linewidth=0)
+            axes.axvline(
+                onset_epoch,
+                color=_OVERFITTING,
+                linewidth=1.2,
+                linestyle="--",
+                label=f"overfits from epoch {onset_epoch}",
+            )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if panel is PANELS[-1] and test_accuracy is not None:
             axes.axhline(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-_METRICS = (("accuracy", "accuracy"), ("precision", "precision"), ("recall", "recall"), ("f1", "F1"), ("loss", "loss"))
+# What the metrics are called where it is not their name.
+_LABELS = {"f1": "F1", "top5Accuracy": "top-5 accuracy", "calibrationError": "calibration error"}
 _PLACES = (("model", "model"), ("curves", "curves"), ("metrics", "metrics"), ("result", "result"))
 
 
@@ -22,8 +23,8 @@ def print_summary(console: Console, result: Mapping[str, Any]) -> None:
     splits = [split for split in ("test", "validation") if split in result["metrics"]]
     for split in splits:
         metrics.add_column(split, justify="right")
-    for key, label in _METRICS:
-        metrics.add_row(label, *(f"{result['metrics'][split][key]:.4f}" for split in splits))
+    for key in result["metrics"][splits[0]] if splits else ():
+        metrics.add_row(_LABELS.get(key, key), *(f"{result['metrics'][split][key]:.4f}" for split in splits))
     console.print()
     console.print(metrics)
     console.print()

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from scaling_api.spec import ScalingJobSpec
+from scaling_training.data.dataset import Dataset
 from scaling_training.engine.run import Watch
 from scaling_training.engine.worker import WorkerTask
 from scaling_training.ledger import Output
@@ -40,11 +41,16 @@ class Run:
     watch: Watch
 
     @cached_property
-    def data_fingerprint(self) -> str:
-        """A hash of the data and its split; loads the data once."""
+    def dataset(self) -> Dataset:
+        """The data, opened when a stage first needs it."""
         from scaling_training.data import open_dataset
 
-        return open_dataset(self.spec.dataset.name).fingerprint
+        return open_dataset(self.spec.dataset)
+
+    @property
+    def data_fingerprint(self) -> str:
+        """A hash of the data and its split."""
+        return self.dataset.fingerprint
 
 
 Inputs = Mapping[str, Output]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from scaling_training.ledger import Output
@@ -24,7 +23,7 @@ def _run(run: Run, inputs: Inputs) -> Output:
     checkpoint = best_checkpoint(inputs["train"])
     test = evaluate(run.spec, storage=run.storage, checkpoint=checkpoint, split="test", access=TestAccess("evaluate"))
     validation = evaluate(run.spec, storage=run.storage, checkpoint=checkpoint, split="validation")
-    return {"checkpoint": checkpoint.to_dict(), "test": asdict(test), "validation": asdict(validation)}
+    return {"checkpoint": checkpoint.to_dict(), "test": test.to_dict(), "validation": validation.to_dict()}
 
 
 def _reuse(run: Run, output: Output, root: str | None) -> Output | None:
@@ -35,7 +34,7 @@ STAGE = Stage(
     name="evaluate",
     summary="measure it on validation and test data",
     inputs=("train",),
-    version=1,
+    version=2,
     depends_on=_depends_on,
     run=_run,
     reuse=_reuse,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scaling_training.checkpoint import CheckpointRef
+from scaling_training.evaluate import overfitting_onset
 from scaling_training.ledger import Output
 from scaling_training.report.artifact import write_model
 from scaling_training.report.curves import curves_json, curves_png
@@ -19,7 +20,6 @@ MODEL_FOLDER = "model"
 CURVES_JSON = "curves.json"
 CURVES_PNG = "curves.png"
 METRICS_JSON = "metrics.json"
-_SCALARS = ("accuracy", "precision", "recall", "f1", "loss")
 
 
 def _depends_on(run: Run) -> Mapping[str, Any]:
@@ -33,14 +33,24 @@ def _run(run: Run, inputs: Inputs) -> Output:
     best = best_checkpoint(trained)
     write_model(run.storage.child(MODEL_FOLDER), _weights(run, best), run.spec)
     run.storage.write(CURVES_JSON, curves_json(rows))
+    onset = overfitting_onset(rows)
     picture = curves_png(
-        rows, title=run.job, best_epoch=_epoch_of(best, rows), test_accuracy=evaluated["test"]["accuracy"]
+        rows,
+        title=run.job,
+        best_epoch=_epoch_of(best, rows),
+        onset_epoch=onset,
+        test_accuracy=evaluated["test"].get("accuracy"),
     )
     run.storage.write(CURVES_PNG, picture)
-    metrics = {split: evaluated[split] for split in ("test", "validation")}
+    splits = {split: evaluated[split] for split in ("test", "validation")}
+    metrics = {**splits, "overfitting": {"onsetEpoch": onset}}
     run.storage.write(METRICS_JSON, json.dumps(metrics, indent=1).encode())
     return {
-        "metrics": {split: {name: evaluated[split][name] for name in _SCALARS} for split in metrics},
+        # The numbers alone; how many samples, and the tables, are in the file.
+        "metrics": {
+            split: {name: value for name, value in found.items() if isinstance(value, float)}
+            for split, found in splits.items()
+        },
         "artifacts": {
             "model": MODEL_FOLDER,
             "curves": CURVES_PNG,
@@ -73,7 +83,7 @@ STAGE = Stage(
     name="report",
     summary="write model, curves and metrics",
     inputs=("train", "evaluate"),
-    version=1,
+    version=2,
     depends_on=_depends_on,
     run=_run,
     reuse=_reuse,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
+from scaling_training.parallel.mesh import Mesh
 from scaling_training.train.types import World
 
 
@@ -36,11 +38,12 @@ def sum_in_place(world: World, values: torch.Tensor) -> None:
         dist.all_reduce(values)
 
 
-def broadcast_buffers(world: World, model: torch.nn.Module) -> None:
-    """Give every rank rank 0's buffers (batch norm's running statistics)."""
-    if world.size > 1:
+def broadcast_buffers(mesh: Mesh, model: torch.nn.Module) -> None:
+    """Give all batch ranks the first one's buffers (batch norm's running statistics)."""
+    if mesh.batch_group is not None:
         for buffer in model.buffers():
-            dist.broadcast(buffer, src=0)
+            held = buffer.to_local() if isinstance(buffer, DTensor) else buffer
+            dist.broadcast(held, group=mesh.batch_group, group_src=0)
 
 
 def broadcast_bytes(world: World, data: bytes | None) -> bytes:

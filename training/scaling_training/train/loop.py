@@ -11,31 +11,33 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
-
-from torch import nn
+from collections.abc import Callable, Iterator
+from contextlib import closing
 
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.checkpoint import CheckpointRef
 from scaling_training.checkpoint.key import checkpoint_key
 from scaling_training.checkpoint.state import Position, Trained
-from scaling_training.data.order import rank_slice
+from scaling_training.data.batches import Batch
 from scaling_training.errors import UserError
-from scaling_training.evaluate.counts import count
-from scaling_training.evaluate.metrics import Metrics, metrics_from
+from scaling_training.evaluate.metrics import Metrics, validation_key
+from scaling_training.models.freeze import apply_freeze
+from scaling_training.optim import learning_rate
+from scaling_training.parallel.consistency import check_replicas
 from scaling_training.storage import Storage
 from scaling_training.train import preload
-from scaling_training.train.collectives import broadcast_buffers, broadcast_bytes, sum_in_place
+from scaling_training.train.collectives import broadcast_bytes
+from scaling_training.train.early_stopping import should_stop
 from scaling_training.train.heartbeat import Beat, Phase, silent
-from scaling_training.train.history import history_name
+from scaling_training.train.history import Row, history_name
 from scaling_training.train.pace import Pace
 from scaling_training.train.saving import Keeper
-from scaling_training.train.setup import Setup, replicate, set_up
-from scaling_training.train.step import LossNotFiniteError, train_step
+from scaling_training.train.setup import Setup, set_up
+from scaling_training.train.step import LossNotFiniteError, StepResult, requests_from, train_step
 from scaling_training.train.types import TrainingProgress, TrainOutcome, World
+from scaling_training.train.validation import validate
 
 REPORT_INTERVAL_S = 1.0
-EVALUATION_BATCH = 256  # samples per process; a matter of memory only
 
 Observer = Callable[[TrainingProgress], None]
 
@@ -67,14 +69,16 @@ def train(
     """
     setup = set_up(spec, world)
     keeper = Keeper(
-        Trained(setup.task.model, setup.optimizer),
+        Trained(setup.task.model, setup.optimizer, setup.ema),
         world=world,
         storage=storage,
         attempt=attempt,
         key=checkpoint_key(spec, setup.dataset.fingerprint),
         keep=spec.training.checkpoint.keep,
+        objective=setup.objective,
     )
     position = keeper.restore(resume)
+    setup.loss_scale.restore(position.loss_scale)
     loop = _Loop(setup, keeper, position, observer, stop_requested, beat)
     stopped = loop.run()
     loop.finish()
@@ -95,7 +99,6 @@ class _Loop:
         self.keeper = keeper
         self.position = position
         self.first_step_at: float | None = None
-        self._replica: nn.Module = replicate(setup.task.model, setup.world)
         self._observer = observer
         self._stop_requested = stop_requested
         self._beat = beat
@@ -107,21 +110,27 @@ class _Loop:
 
     @property
     def epochs_done(self) -> int:
-        return self.position.cursor // len(self.setup.dataset.train)
+        return self.position.cursor // len(self.setup.training)
+
+    @property
+    def _finished(self) -> bool:
+        training = self.setup.spec.training
+        return self.epochs_done == training.epochs or self._ended_early() is not None
 
     def run(self) -> bool:
         """Go on to the end; True when it was stopped before."""
-        epochs = self.setup.spec.training.epochs
         if self.setup.world.is_first:
             self._report()
-        while True:
-            if len(self.keeper.rows) < self.epochs_done:
-                self._close_epoch()
-            if self.epochs_done == epochs:
-                return False
-            if self._steps_of_epoch():
-                self._save(None)
-                return True
+        requests = requests_from(self.setup, self.position.cursor)
+        with closing(self.setup.training.stream(requests)) as feed:
+            while True:
+                if len(self.keeper.rows) < self.epochs_done:
+                    self._close_epoch()
+                if self._finished:
+                    return False
+                if self._steps_of_epoch(feed):
+                    self._save(None)
+                    return True
 
     def finish(self) -> None:
         """Wait for the last checkpoint to be committed, and say so."""
@@ -131,30 +140,39 @@ class _Loop:
             self._report()
         self._beat(Phase.END, self.position.step)
 
-    def _steps_of_epoch(self) -> bool:
+    def _steps_of_epoch(self, feed: Iterator[Batch]) -> bool:
         """The steps up to the epoch's end; True when stopped."""
         setup, position = self.setup, self.position
-        every = setup.spec.training.checkpoint.every_steps
+        training = setup.spec.training
+        apply_freeze(setup.task, setup.spec.model.freeze, self.epochs_done)
         while True:
             batch = setup.order.batch_at(position.cursor)
             stop = setup.world.is_first and self._stop_requested()
-            self._beat(Phase.DATA, position.step)
+            rate = learning_rate(
+                training.schedule,
+                peak=training.optimizer.learning_rate,
+                step=position.step,
+                total_steps=setup.total_steps,
+                steps_per_epoch=setup.order.steps_per_epoch,
+                history=self.keeper.rows,
+            )
             try:
-                result = train_step(setup, self._replica, batch, step=position.step, stop=stop, beat=self._beat)
+                result = train_step(setup, feed, batch, step=position.step, rate=rate, stop=stop, beat=self._beat)
             except LossNotFiniteError as error:
                 raise self._diverged(f"training loss became {error} at", position.step + 1) from error
             position.cursor = batch.end
             position.step += 1
             position.epoch_loss_sum += result.loss_sum
-            self._after_step(len(batch.indices), result.loss_sum, result.data_wait_s)
+            self._after_step(len(batch.indices), result)
             if result.stop:
                 return True
             if batch.ends_epoch:
                 return False
+            every = training.checkpoint.every_steps
             if every and position.step % every == 0:
                 self._save(None)
 
-    def _after_step(self, samples: int, loss_sum: float, data_wait_s: float) -> None:
+    def _after_step(self, samples: int, result: StepResult) -> None:
         first = self.first_step_at is None
         if first:
             self.first_step_at = time.time()
@@ -162,64 +180,68 @@ class _Loop:
         if not self.setup.world.is_first:
             return
         now = time.monotonic()
-        self._pace.step(now=now, samples=samples, loss_sum=loss_sum, data_wait_s=data_wait_s)
+        self._pace.step(now=now, samples=samples, loss_sum=result.loss_sum, data_wait_s=result.data_wait_s)
         interval = self._pace.report(now)
         if interval is not None:
             self._rate = interval.samples_per_second
             self._latest_metrics["trainLoss"] = interval.train_loss
             self._latest_metrics["dataWaitShare"] = interval.data_wait_share
+            if result.gradient_norm is not None:
+                self._latest_metrics["gradientNorm"] = result.gradient_norm
         if first:
-            self._latest_metrics["trainLoss"] = loss_sum / samples
+            self._latest_metrics["trainLoss"] = result.loss_sum / samples
             preload.begin(preload.METRICS_MODULES)
         if first or committed or interval is not None:
             self._report()
 
     def _close_epoch(self) -> None:
-        """Validate, add the row, save when due. Every rank takes part."""
+        """Validate, add the row, save when due. Every rank takes part and gets the same row."""
         setup, position = self.setup, self.position
         self._beat(Phase.VALIDATION, position.step)
-        metrics = self._validate()
-        samples = len(setup.dataset.train)
-        row: dict[str, float | int] = {
-            "epoch": self.epochs_done,
-            "step": position.step,
-            "trainLoss": position.epoch_loss_sum / samples,
-            "learningRate": setup.optimizer.param_groups[0]["lr"],
-        }
-        if metrics is not None:
-            row |= {f"val{name.capitalize()}": value for name, value in metrics.scalars().items()}
+        # Before anything is said or saved of weights that are not what the steps should have made of them.
+        check_replicas(setup.replica.model, setup.mesh)
+        metrics = validate(setup)
         self._count_time()
-        row["seconds"] = round(position.seconds, 3)
+        row = self._agree_on_row(metrics)
+        if not math.isfinite(row.get("valLoss", 0.0)):
+            # The last step spoilt the weights; the checkpoint before it is better than one with these.
+            raise self._diverged(f"validation loss became {row['valLoss']} after", position.step)
         self.keeper.add_row(row)
         position.epoch_loss_sum = 0.0
         self._latest_metrics |= {name: value for name, value in row.items() if name not in ("epoch", "step", "seconds")}
-        training = setup.spec.training
-        due = self.epochs_done % training.checkpoint.every_epochs == 0 or self.epochs_done == training.epochs
-        if due:
+        due = self.epochs_done % setup.spec.training.checkpoint.every_epochs == 0
+        if due or self._finished:
             self._save(metrics)
         elif setup.world.is_first:
             self._report()
 
-    def _validate(self) -> Metrics | None:
-        """Metrics on the validation split, on rank 0; each rank counts its share of the samples."""
-        setup = self.setup
-        world, validation = setup.world, setup.validation
-        broadcast_buffers(world, setup.task.model)
-        share = rank_slice(len(validation), world.rank, world.size)
-        counts = count(setup.task, validation.stretch(share, EVALUATION_BATCH), device=world.device)
-        sum_in_place(world, counts.confusion)
-        sum_in_place(world, counts.loss_sum)
-        if not math.isfinite(counts.loss_sum.item()):
-            # The last step spoilt the weights; the checkpoint before it is better than one with these.
-            raise self._diverged(f"validation loss became {counts.loss_sum.item()} after", self.position.step)
-        if not world.is_first:
-            return None
-        preload.wait(preload.METRICS_MODULES)
-        return metrics_from(counts, setup.dataset.class_names)
+    def _agree_on_row(self, metrics: Metrics | None) -> Row:
+        """The epoch's row as rank 0, which has the metrics, makes it."""
+        setup, position = self.setup, self.position
+        made = None
+        if metrics is not None:
+            row: dict[str, float | int] = {
+                "epoch": self.epochs_done,
+                "step": position.step,
+                "trainLoss": position.epoch_loss_sum / len(setup.training),
+                "learningRate": setup.optimizer.param_groups[0]["lr"],
+            }
+            row |= {validation_key(name): value for name, value in metrics.scalars().items()}
+            row["seconds"] = round(position.seconds, 3)
+            made = json.dumps(row).encode()
+        agreed: Row = json.loads(broadcast_bytes(setup.world, made))
+        return agreed
+
+    def _ended_early(self) -> str | None:
+        """Why training ends before its last epoch; the same on all ranks, for it follows from the rows."""
+        policy = self.setup.spec.training.early_stopping
+        return should_stop(self.keeper.rows, policy, self.setup.objective) if policy is not None else None
 
     def _save(self, metrics: Metrics | None) -> None:
+        """Begin a checkpoint. Every rank takes part."""
         self._beat(Phase.SAVE, self.position.step)
         self._count_time()
+        self.position.loss_scale = self.setup.loss_scale.state()
         self.keeper.save(self.position, epoch=self.epochs_done, metrics=metrics.scalars() if metrics else None)
         if self.setup.world.is_first:
             self._latest_metrics["saveBlockedSeconds"] = self.keeper.blocked_s
@@ -235,7 +257,7 @@ class _Loop:
         metrics = dict(self._latest_metrics)
         if self.first_step_at is not None:
             metrics["learningRate"] = self.setup.optimizer.param_groups[0]["lr"]
-        samples_left = len(self.setup.dataset.train) * training.epochs - position.cursor
+        samples_left = len(self.setup.training) * training.epochs - position.cursor
         latest, best = self.keeper.latest, self.keeper.best
         self._observer(
             TrainingProgress(

@@ -23,8 +23,10 @@ from scaling_training.checkpoint.background import BackgroundSaver
 from scaling_training.checkpoint.manifest import FileEntry, Manifest
 from scaling_training.checkpoint.state import HISTORY, POSITION, Position, Trained
 from scaling_training.errors import UserError
+from scaling_training.evaluate.metrics import Objective
 from scaling_training.storage import Storage
 from scaling_training.train.collectives import broadcast_bytes
+from scaling_training.train.early_stopping import better
 from scaling_training.train.history import Row, dump_rows, history_name, parse_rows
 from scaling_training.train.types import World
 
@@ -51,12 +53,14 @@ class Keeper:
         attempt: int,
         key: str,
         keep: int,
+        objective: Objective,
         spread: bool | None = None,
     ) -> None:
         self._trained = trained
         self._world = world
         self._storage = storage
         self._attempt = attempt
+        self._objective = objective
         self._checkpoints = Checkpoints(storage, attempt=attempt, key=key, keep=keep)
         self._spread = world.size > 1 and (trained.is_sharded if spread is None else spread)
         self._group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE) if self._spread else None
@@ -121,7 +125,7 @@ class Keeper:
 
         # Also takes in which checkpoint is the best so far.
         self.wait()
-        self._is_best = metrics is not None and _better(metrics, position.best_metrics)
+        self._is_best = metrics is not None and better(metrics, position.best_metrics, self._objective)
         if metrics is not None and self._is_best:
             position.best_metrics = dict(metrics)
         ref = self._checkpoints.reference(position.step)
@@ -173,8 +177,3 @@ def _write(tensors: Mapping[str, torch.Tensor], writer: ShardWriter, group: Any)
         # Every process gets the errors of all; a user's mistake speaks for them.
         causes = [failure[0] for failure in error.failures.values()]
         raise next((cause for cause in causes if isinstance(cause, UserError)), causes[0]) from error
-
-
-def _better(metrics: Mapping[str, float], best: Mapping[str, float]) -> bool:
-    """Higher accuracy; among equals, which a small validation split often has, the lower loss."""
-    return not best or (metrics["accuracy"], -metrics["loss"]) > (best["accuracy"], -best["loss"])

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import shutil
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import torch
-from torch import nn
 
-from scaling_api.spec import ScalingJobSpec
+from scaling_api.spec import ScalingJobSpec, TrainingSpec
+from scaling_training.code import install
 from scaling_training.data import Dataset, open_dataset
-from scaling_training.data.augment import AffineAugmentation, is_identity
-from scaling_training.data.batches import Batches, Normalisation
+from scaling_training.data.batches import Batch
+from scaling_training.data.feed import Feed
 from scaling_training.data.order import DataOrder
-from scaling_training.models import build_task
-from scaling_training.models.task import ClassificationTask
-from scaling_training.optim import build_optimizer
+from scaling_training.errors import UserError
+from scaling_training.evaluate.metrics import Objective
+from scaling_training.models.dropout import keyed
+from scaling_training.models.job import job_task
+from scaling_training.models.task import Task
+from scaling_training.models.user import check_task
+from scaling_training.optim import build_optimizer, global_batch_size
+from scaling_training.optim.ema import Ema
+from scaling_training.optim.loss_scale import LossScale
+from scaling_training.parallel import Mesh
+from scaling_training.parallel.replica import Replica, parallelize
 from scaling_training.train import preload
+from scaling_training.train.early_stopping import objective_of
 from scaling_training.train.types import World
+
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +40,19 @@ class Setup:
 
     spec: ScalingJobSpec
     world: World
+    mesh: Mesh
     dataset: Dataset
     order: DataOrder
-    training: Batches
-    validation: Batches
-    task: ClassificationTask
+    micro_batches: int  # that each process divides its share of a batch into
+    training: Feed
+    validation: Feed
+    task: Task
+    replica: Replica
+    parameters: tuple[torch.nn.Parameter, ...]
     optimizer: torch.optim.Optimizer
+    loss_scale: LossScale
+    ema: Ema | None
+    objective: Objective
 
     @property
     def total_steps(self) -> int:
@@ -41,65 +61,65 @@ class Setup:
 
 
 def set_up(spec: ScalingJobSpec, world: World) -> Setup:
-    """Load the data, build model and optimizer; UserError for what the user must mend."""
+    """Load the data, build model and optimizer; UserError for what the user must mend. A collective operation."""
     preload.begin(preload.OPTIMIZER_MODULES)
     training = spec.training
-    dataset = open_dataset(spec.dataset.name)
-    samples = len(dataset.train)
-    augmentation = spec.dataset.augmentation
-    changes = (
-        None if is_identity(augmentation) else AffineAugmentation(augmentation, seed=training.seed, samples=samples)
-    )
-    normalisation = Normalisation.of(dataset.train)
+    _choose_kernels(training, world.device)
+    if spec.code is not None:
+        install(spec.code)
+    dataset = open_dataset(spec.dataset)
+    feed = functools.partial(dataset.feed, device=world.device, seed=training.seed)
+    training_feed, validation_feed = feed(dataset.train, training=True), feed(dataset.validation)
+    batch_size = global_batch_size(training, len(training_feed))
     preload.wait(preload.OPTIMIZER_MODULES)
-    task = build_task(spec.model, input_shape=dataset.input_shape, classes=len(dataset.class_names), seed=training.seed)
-    task.model.to(world.device).train()
+    mesh = Mesh.of(training.parallelism, world, batch_size=batch_size)
+    task = job_task(spec, dataset, device=world.device)
+    if spec.model.factory is not None:
+        sample = next(iter(validation_feed.stretch(slice(0, 2), 2)))
+        check_task(task, sample, classes=len(dataset.class_names), field="model.factory")
+
+    def around(batch: Batch) -> AbstractContextManager[object]:
+        stack = ExitStack()
+        if half := _HALF.get(training.precision):
+            stack.enter_context(torch.autocast(world.device.type, half))
+        stack.enter_context(keyed(task.model, batch.keys))
+        return stack
+
+    replica = parallelize(task, mesh, spec=spec, around=around)
+    if training.compile:
+        replica.model.compile()
+    parameters = tuple(replica.model.parameters())
     return Setup(
         spec=spec,
         world=world,
+        mesh=mesh,
         dataset=dataset,
-        order=DataOrder(seed=training.seed, samples=samples, batch_size=training.batch_size),
-        training=Batches(dataset.train, normalisation=normalisation, device=world.device, augmentation=changes),
-        validation=Batches(dataset.validation, normalisation=normalisation, device=world.device),
+        order=dataset.order(seed=training.seed, batch_size=batch_size),
+        micro_batches=training.accumulation * -(-batch_size // training.batch_size),
+        training=training_feed,
+        validation=validation_feed,
         task=task,
-        optimizer=build_optimizer(training.optimizer, task.model.parameters()),
+        replica=replica,
+        parameters=parameters,
+        optimizer=build_optimizer(training.optimizer, parameters),
+        loss_scale=LossScale.of(training.precision),
+        ema=Ema(replica.model, training.ema.decay) if training.ema is not None else None,
+        objective=objective_of(training.early_stopping, task.tally(world.device).objective),
     )
 
 
-def replicate(model: nn.Module, world: World) -> nn.Module:
-    """The model whose backward pass averages gradients over the ranks; the model itself in a world of one.
+def _choose_kernels(training: TrainingSpec, device: torch.device) -> None:
+    """Settings of the whole process, which trains one model in its life."""
+    if training.deterministic:
+        # Read when cuBLAS is first used; without it torch refuses its matrix products.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    if training.compile and device.type == "cpu" and not _has_compiler():
+        raise UserError(
+            "training.compile needs a C++ compiler on machines without a GPU, and none is there; "
+            "install g++ or set training.compile to false"
+        )
 
-    Buffers are not broadcast at each step: batch norm's running statistics take no part in training, so
-    rank 0's, which validation and checkpoints use, are sent round only before a validation. Batch norm
-    itself is local: each rank normalises by the statistics of its own share of the batch.
-    """
-    if world.size == 1:
-        return model
-    devices = [world.device] if world.device.type == "cuda" else None
-    return _fixed_buckets()(model, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
-
-@cache
-def _fixed_buckets() -> type[nn.Module]:
-    from torch.nn.parallel import DistributedDataParallel
-
-    class FixedBuckets(DistributedDataParallel):
-        """DDP whose buckets are the same from the first step on.
-
-        DDP sums gradients in buckets, which it lays out anew after its first backward pass, in the order in which
-        gradients came. The order of a sum depends on the layout, and a resumed run has its first pass at another
-        step than the straight one: from three ranks on, their weights would differ in the last bit. Here the one
-        rebuild happens at once, over the parameters in reverse, which is the order that gradients come in but for
-        neighbours: no cost per step, and the sums still travel while the backward pass goes on.
-        """
-
-        def __init__(self, module: nn.Module, **settings: Any) -> None:
-            super().__init__(module, **settings)
-            self.reducer._push_all_rebuilt_params()
-            assert self.reducer._rebuild_buckets(), "DDP would lay its buckets out anew after the first step"
-
-        def _build_params_for_reducer(self) -> tuple[list[nn.Parameter], list[bool]]:
-            parameters, sparse = super()._build_params_for_reducer()  # type: ignore[no-untyped-call]
-            return parameters[::-1], sparse[::-1]
-
-    return FixedBuckets
+def _has_compiler() -> bool:
+    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++") if name)

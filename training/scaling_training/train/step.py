@@ -1,26 +1,29 @@
 """One optimizer step over all processes.
 
-The gradient is the sum of the samples' gradients over the *global* number of samples. DDP takes the mean over
-ranks of what each computes, so each scales its own sum of losses by ranks / global samples: right also when
-the shares differ in size, and for the smaller last batch of an epoch. A rank without a sample there (a last
-batch smaller than the world) runs one sample with weight 0, because every rank must take part in the
-collectives; it is never rank 0, whose batch norm statistics are the ones that count.
+The gradient is the sum of the samples' gradients over the *global* number of samples. A replica takes the mean
+over its batch ranks of what each computes, so each scales its own sum of losses by ranks / global samples:
+right also when the shares differ in size, for micro-batches, and for the smaller last batch of an epoch. A rank
+without a sample there runs one with weight 0, because every rank must take part in the collectives; it is never
+rank 0, whose batch norm statistics are the ones that count.
 
-What the ranks must agree on besides, the loss and whether to stop, is one small sum that travels while the
-backward pass computes. It is known before the weights move: a loss that is not finite never reaches them.
+What the ranks must agree on besides, the loss and whether to stop, is one small sum. It is known before the
+weights move: a loss that is not finite never reaches them.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
-from scaling_training.data.order import GlobalBatch, rank_slice
-from scaling_training.optim import learning_rate
+from scaling_training.data.batches import Batch
+from scaling_training.data.feed import Request
+from scaling_training.data.order import GlobalBatch, shares
+from scaling_training.optim.clip import clip_gradients
+from scaling_training.optim.tensors import local
 from scaling_training.train.collectives import begin_sum
 from scaling_training.train.heartbeat import Beat, Phase, silent
 from scaling_training.train.setup import Setup
@@ -37,32 +40,70 @@ class StepResult:
     loss_sum: float  # over the global batch
     stop: bool
     data_wait_s: float  # this rank's
+    gradient_norm: float | None  # before clipping; None when nothing asked for it
+    skipped: bool = False  # fp16: the scaled gradient overflowed, so the weights stayed where they were
+
+
+def requests_from(setup: Setup, cursor: int) -> Iterator[Request]:
+    """This rank's micro-batches from the cursor to the end of the last epoch, in the order that steps take them."""
+    mesh = setup.mesh
+    while cursor < len(setup.training) * setup.spec.training.epochs:
+        batch = setup.order.batch_at(cursor)
+        for share in shares(batch, rank=mesh.batch_rank, size=mesh.batch_ranks, pieces=setup.micro_batches):
+            yield Request(batch.epoch, share.indices)
+        cursor = batch.end
 
 
 def train_step(
-    setup: Setup, replica: nn.Module, batch: GlobalBatch, *, step: int, stop: bool, beat: Beat = silent
+    setup: Setup,
+    feed: Iterator[Batch],
+    batch: GlobalBatch,
+    *,
+    step: int,
+    rate: float,
+    stop: bool,
+    beat: Beat = silent,
 ) -> StepResult:
-    """Take step number ``step`` (0-based); ``stop`` is what this rank wishes."""
-    world, task, training = setup.world, setup.task, setup.spec.training
-    mine = batch.indices[rank_slice(len(batch.indices), world.rank, world.size)]
-    weight = 1.0 if len(mine) else 0.0
-    began = time.monotonic()
-    local = setup.training.get(batch.epoch, mine if len(mine) else batch.indices[:1])
-    data_wait_s = time.monotonic() - began
-    beat(Phase.STEP, step)
+    """Take step number ``step`` (0-based) at this learning rate.
 
-    rate = learning_rate(
-        training.schedule, peak=training.optimizer.learning_rate, step=step, total_steps=setup.total_steps
-    )
-    for group in setup.optimizer.param_groups:
-        group["lr"] = rate
-    setup.optimizer.zero_grad()
-    loss_sum = task.loss_sum(replica(*task.inputs(local)), local) * weight
-    shared = torch.stack((loss_sum.detach().double(), torch.tensor(float(stop), device=world.device).double()))
-    agreed = begin_sum(world, shared)
-    (loss_sum * (world.size / len(batch.indices))).backward()  # type: ignore[no-untyped-call]
+    ``feed`` gives the batches of `requests_from`, ``stop`` is what this rank wishes; ``beat`` is told how far it is.
+    """
+    mesh, optimizer = setup.mesh, setup.optimizer
+    parts = shares(batch, rank=mesh.batch_rank, size=mesh.batch_ranks, pieces=setup.micro_batches)
+    scale = mesh.batch_ranks / len(batch.indices) * setup.loss_scale.factor
+    loss_sum = torch.zeros((), dtype=torch.float64, device=setup.world.device)
+    data_wait_s = 0.0
+    optimizer.zero_grad()
+    for number, part in enumerate(parts, start=1):
+        began = time.monotonic()
+        beat(Phase.DATA, step)
+        micro_batch = next(feed)
+        beat(Phase.STEP, step)
+        data_wait_s += time.monotonic() - began
+        loss_sum += setup.replica.forward_backward(micro_batch, scale=scale * part.weight, sync=number == len(parts))
+    # Ranks that share a batch rank know the same loss; one of them speaks for all.
+    spoken = loss_sum if mesh.is_batch_leader else torch.zeros_like(loss_sum)
+    agreed = begin_sum(setup.world, torch.stack((spoken, torch.tensor(float(stop), device=loss_sum.device).double())))
+    norm = _prepare(setup)
     total_loss, stops = agreed.wait()
-    if not math.isfinite(total_loss):
+    if not math.isfinite(total_loss) and setup.loss_scale.exhausted:
         raise LossNotFiniteError(f"{total_loss}")
-    setup.optimizer.step()
-    return StepResult(total_loss, stops > 0, data_wait_s)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    skipped = norm is not None and not setup.loss_scale.accept(norm)
+    if not skipped:
+        optimizer.step()
+        if setup.ema is not None:
+            setup.ema.update(step + 1)
+    return StepResult(total_loss, stops > 0, data_wait_s, norm, skipped)
+
+
+def _prepare(setup: Setup) -> float | None:
+    """Unscale and clip the gradients; their norm where it is needed."""
+    clip, scale = setup.spec.training.clip_norm, setup.loss_scale
+    if scale.factor != 1.0:
+        held = [local(parameter.grad) for parameter in setup.parameters if parameter.grad is not None]
+        torch._foreach_mul_(held, 1.0 / scale.factor)
+    if clip is None and not scale.watches:
+        return None
+    return float(clip_gradients(setup.parameters, clip if clip is not None else math.inf))

@@ -50,10 +50,19 @@ def test_there_are_cpus_for_every_slot_even_where_the_request_is_smaller() -> No
     assert "--num-cpus=4" in command(template(job({"cluster": {"workers": [workers]}})))
 
 
-def test_ready_means_that_the_raylet_listens() -> None:
+def test_health_is_what_the_raylet_says_of_itself() -> None:
     pod = template(job())
-    assert pod["spec"]["containers"][0]["readinessProbe"]["tcpSocket"] == {"port": PORT_RAYLET}
+    (container,) = pod["spec"]["containers"]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["grpc"] == {"port": PORT_RAYLET}
     assert f"--node-manager-port={PORT_RAYLET}" in command(pod)
+
+
+def test_a_worker_may_wait_for_its_head_for_weeks_but_not_be_frozen_for_long() -> None:
+    (container,) = template(job())["spec"]["containers"]
+    waits, lives = container["startupProbe"], container["livenessProbe"]
+    assert waits["failureThreshold"] * waits["periodSeconds"] > 14 * 86_400
+    assert lives["failureThreshold"] * lives["periodSeconds"] <= 15
 
 
 def test_users_volumes_keep_their_paths_and_never_meet_the_operators_names() -> None:

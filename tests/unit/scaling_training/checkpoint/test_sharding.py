@@ -15,6 +15,7 @@ from scaling_training.checkpoint import CheckpointRef, Checkpoints
 from scaling_training.checkpoint.state import Position, Trained
 from scaling_training.checkpoint.weights import weights_file
 from scaling_training.errors import UserError
+from scaling_training.evaluate.classification import ACCURACY
 from scaling_training.storage import Storage
 from scaling_training.train import World
 from scaling_training.train.saving import Keeper
@@ -89,7 +90,7 @@ def whole(trained: Trained) -> Values:
 
 
 def keeper(trained: Trained, world: World, root: str, attempt: int = 1) -> Keeper:
-    return Keeper(trained, world=world, storage=Storage(root), attempt=attempt, key="key", keep=2)
+    return Keeper(trained, world=world, storage=Storage(root), attempt=attempt, key="key", keep=2, objective=ACCURACY)
 
 
 Mesh = tuple[tuple[str, ...], tuple[int, ...]]

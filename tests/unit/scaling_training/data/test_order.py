@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaling_training.data.order import DataOrder, rank_slice
+from scaling_training.data.order import DataOrder, balanced_order, rank_slice
 
 # Recorded once: a change would make the checkpoints of earlier versions repeat and skip samples.
 EXPECTED_ORDER = [8, 1, 2, 4, 5, 6, 7, 3, 9, 0]
@@ -78,3 +78,34 @@ def test_the_order_differs_with(first: tuple[int, int], second: tuple[int, int])
 def test_the_order_is_the_same_on_every_machine_and_version() -> None:
     batch = DataOrder(seed=3, samples=10, batch_size=10).batch_at(10)
     assert batch.indices.tolist() == EXPECTED_ORDER
+
+
+@settings(deadline=None)
+@given(counts=st.lists(st.integers(1, 60), min_size=2, max_size=6), seed=st.integers(0, 2**32 - 1))
+def test_balanced_sampling_draws_each_class_equally_often(counts: list[int], seed: int) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    samples = len(labels)
+    totals = np.zeros(len(counts), dtype=np.int64)
+    for epoch in range(len(counts)):
+        indices = balanced_order(seed, epoch, labels)
+        assert len(np.unique(indices)) == samples
+        drawn = np.bincount(labels[indices % samples], minlength=len(counts))
+        assert drawn.max() - drawn.min() <= 1
+        totals += drawn
+        # Within a class no sample comes a second time before each has come once.
+        times = np.bincount(indices % samples, minlength=samples)
+        for label in range(len(counts)):
+            assert np.ptp(times[labels == label]) <= 1
+    # Who gets one more goes round.
+    assert np.ptp(totals) == 0
+
+
+def test_balanced_batches_do_not_depend_on_where_a_run_resumes() -> None:
+    labels = np.repeat([0, 1], [90, 10])
+
+    def order() -> DataOrder:
+        return DataOrder(seed=7, samples=100, batch_size=30, balanced=labels)
+
+    straight = order()
+    for cursor in (0, 30, 60, 90, 100, 160):
+        np.testing.assert_array_equal(straight.batch_at(cursor).indices, order().batch_at(cursor).indices)

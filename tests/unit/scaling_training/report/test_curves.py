@@ -33,3 +33,14 @@ def test_the_picture_is_large_enough_to_read_and_not_empty() -> None:
 def test_rows_without_a_validation_are_drawn_as_far_as_they_go() -> None:
     rows: list[Row] = [{"epoch": 1, "step": 10, "trainLoss": 1.0}]
     assert curves_png(rows, title="job").startswith(b"\x89PNG")
+
+
+def test_the_onset_of_overfitting_is_drawn() -> None:
+    plain, marked = (colors(curves_png(ROWS, title="job", onset_epoch=onset)) for onset in (None, 2))
+    # Orange, as laid over white at 15 %.
+    assert any(red > 245 and 230 < green < 245 and 200 < blue < 225 for red, green, blue in marked - plain)
+
+
+def colors(picture: bytes) -> set[tuple[int, int, int]]:
+    flat = Image.open(io.BytesIO(picture)).convert("RGB").tobytes()
+    return set(zip(flat[0::3], flat[1::3], flat[2::3], strict=True))

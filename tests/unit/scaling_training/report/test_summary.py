@@ -19,6 +19,7 @@ def test_metrics_and_places_are_printed_whole(tmp_path: Path) -> None:
     )
     text = buffer.getvalue()
     assert "0.9877" in text
+    assert "F1" in text
     assert "mnist" in text
     assert long in text
 
@@ -28,3 +29,12 @@ def test_paths_below_the_working_directory_are_shown_short(tmp_path: Path, monke
     assert shown_path(str(tmp_path / "runs/a")) == "runs/a"
     assert shown_path("/elsewhere/a") == "/elsewhere/a"
     assert shown_path("s3://bucket/a") == "s3://bucket/a"
+
+
+def test_metrics_of_another_task_are_printed_by_their_names() -> None:
+    buffer = io.StringIO()
+    scores = {"loss": 2.0, "perplexity": 7.389, "top5Accuracy": 0.25}
+    print_summary(Console(file=buffer, width=80), {"job": "text", "metrics": {"test": scores}, "artifacts": {}})
+    assert "perplexity" in buffer.getvalue()
+    assert "7.3890" in buffer.getvalue()
+    assert "top-5 accuracy" in buffer.getvalue()

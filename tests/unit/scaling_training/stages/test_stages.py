@@ -11,6 +11,7 @@ import torch
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.engine.run import Watch
 from scaling_training.engine.worker import WorkerTask
+from scaling_training.errors import UserError
 from scaling_training.ledger import Ledger
 from scaling_training.progress import ProgressModel
 from scaling_training.report.artifact import load_model
@@ -21,6 +22,7 @@ from scaling_training.storage import Storage
 from scaling_training.train.loop import train
 from scaling_training.train.types import TrainOutcome, World
 from tests.unit.scaling_training.builders import a_spec
+from tests.unit.scaling_training.data.folders import fill
 
 WATCH = Watch(
     progress=lambda progress: None,
@@ -74,6 +76,7 @@ def test_the_report_holds_model_curves_and_metrics(finished: Path) -> None:
     metrics = json.loads((finished / "metrics.json").read_text())
     assert metrics["test"]["samples"] > 300
     assert len(metrics["test"]["per_class"]) == 10
+    assert metrics["overfitting"] == {"onsetEpoch": None}
     assert [row["epoch"] for row in json.loads((finished / "curves.json").read_text())] == [1, 2]
     task, architecture = load_model(str(finished / "model"))
     assert architecture["inputShape"] == [1, 8, 8]
@@ -82,7 +85,8 @@ def test_the_report_holds_model_curves_and_metrics(finished: Path) -> None:
 
 def test_another_run_reuses_training_and_evaluation_but_makes_its_own_report(finished: Path, tmp_path: Path) -> None:
     states, engine = go(tmp_path, previous=finished)
-    assert states == {"train": "Reused", "evaluate": "Reused", "report": "Succeeded"}
+    assert states == {"analyze": "Reused", "train": "Reused", "evaluate": "Reused", "report": "Succeeded"}
+    assert (tmp_path / "analysis.json").read_bytes() == (finished / "analysis.json").read_bytes()
     assert engine.tasks == []
     assert (tmp_path / "model/model.safetensors").read_bytes() == (finished / "model/model.safetensors").read_bytes()
 
@@ -113,3 +117,35 @@ def test_a_training_whose_best_checkpoint_is_gone_is_done_again(tmp_path: Path) 
     states, engine = go(tmp_path, attempt=2)
     assert states["train"] == "Succeeded"
     assert len(engine.tasks) == 1
+
+
+def test_the_data_is_looked_at_first_and_what_was_found_is_kept(finished: Path) -> None:
+    assert STAGES[0].name == "analyze"
+    found = json.loads((finished / "analysis.json").read_text())
+    assert [item["name"] for item in found["classes"]] == list("0123456789")
+    assert found["leakage"]["compared"]["test"] == 359
+    assert found["warnings"] == []
+
+
+def folder_job(folder: Path, **dataset: object) -> ScalingJobSpec:
+    section = {"name": "image-folder", "uri": str(folder), "imageSize": 8, "loader": {"workers": 1}, **dataset}
+    return ScalingJobSpec.model_validate({**a_spec(epochs=1, batchSize=8).to_json_dict(), "dataset": section})
+
+
+def test_a_file_that_cannot_be_read_ends_the_job_before_training(tmp_path: Path) -> None:
+    fill(tmp_path / "data", {"iris": 20, "rose": 20})
+    (tmp_path / "data/iris/005.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"1 of 32 samples looked at cannot be read, such as iris/005.png .*skip"):
+        go(tmp_path / "run", spec=folder_job(tmp_path / "data"))
+    assert json.loads((tmp_path / "run/analysis.json").read_text())["unreadable"]["count"] == 1
+
+
+def test_a_folder_of_images_goes_through_all_stages_with_unreadable_files_skipped(tmp_path: Path) -> None:
+    fill(tmp_path / "data", {"iris": 20, "rose": 20})
+    (tmp_path / "data/iris/005.png").write_bytes(b"no picture")
+    augmentation = {"horizontalFlip": 0.5, "crop": {"area": 0.5}, "mixup": 0.2}
+    spec = folder_job(tmp_path / "data", unreadable="skip", sampling="balanced", augmentation=augmentation)
+    states, _ = go(tmp_path / "run", spec=spec)
+    assert set(states.values()) == {"Succeeded"}
+    _, architecture = load_model(str(tmp_path / "run/model"))
+    assert (architecture["classes"], architecture["inputShape"]) == (["iris", "rose"], [3, 8, 8])

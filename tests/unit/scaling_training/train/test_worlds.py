@@ -18,13 +18,14 @@ from scaling_api.spec import ScalingJobSpec
 from scaling_training.errors import UserError
 from scaling_training.models.task import ClassificationTask
 from scaling_training.optim import build_optimizer
+from scaling_training.parallel.replica import parallelize
 from scaling_training.storage import Storage
 from scaling_training.train import TrainOutcome, World
 from scaling_training.train.collectives import broadcast_bytes
 from scaling_training.train.history import parse_rows
 from scaling_training.train.loop import train
-from scaling_training.train.setup import Setup, replicate, set_up
-from scaling_training.train.step import train_step
+from scaling_training.train.setup import Setup, set_up
+from scaling_training.train.step import requests_from, train_step
 from tests.unit.scaling_training.builders import a_spec
 from tests.unit.scaling_training.worlds import in_world
 
@@ -36,18 +37,26 @@ def without_batch_norm(setup: Setup) -> Setup:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(144, 10))
+    task = ClassificationTask(model, 10)
     optimizer = build_optimizer(setup.spec.training.optimizer, model.parameters())
-    return replace(setup, task=ClassificationTask(model, 10), optimizer=optimizer)
+    return replace(
+        setup,
+        task=task,
+        replica=parallelize(task, setup.mesh, spec=setup.spec),
+        parameters=tuple(model.parameters()),
+        optimizer=optimizer,
+    )
 
 
 def steps(world: World, spec: ScalingJobSpec, count: int) -> tuple[list[float], dict[str, np.ndarray[Any, Any]]]:
     """Losses of the first steps, then weights and the last step's gradients."""
     setup = without_batch_norm(set_up(spec, world))
-    replica = replicate(setup.task.model, world)
+    feed = setup.training.stream(requests_from(setup, 0))
     cursor, losses = 0, []
     for step in range(count):
         batch = setup.order.batch_at(cursor)
-        losses.append(train_step(setup, replica, batch, step=step, stop=False).loss_sum)
+        rate = spec.training.optimizer.learning_rate
+        losses.append(train_step(setup, feed, batch, step=step, rate=rate, stop=False).loss_sum)
         cursor = batch.end
     values = {name: value.detach().numpy() for name, value in setup.task.model.named_parameters()}
     grads = {f"{name}.grad": value.grad.numpy() for name, value in setup.task.model.named_parameters()}  # type: ignore[union-attr]

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from scaling_api.spec import ModelSpec
+from scaling_training.errors import UserError
+from scaling_training.models import build_task
+from scaling_training.models.describe import describe
+from scaling_training.models.dropout import KeyedDropout
+from scaling_training.models.task import ClassificationTask, Task
+from scaling_training.models.user import check_task
+from tests.unit.scaling_training.builders import a_batch
+
+_MODULE = "a_users_models"
+
+
+@pytest.fixture
+def module() -> Iterator[ModuleType]:
+    made = ModuleType(_MODULE)
+    sys.modules[_MODULE] = made
+    yield made
+    del sys.modules[_MODULE]
+
+
+def built(arguments: dict[str, Any] | None = None, *, classes: int = 3, **facts: Any) -> Task:
+    spec = ModelSpec.model_validate({"factory": f"{_MODULE}:build", "arguments": arguments})
+    return build_task(spec, input_shape=(5,), classes=classes, class_names=("a", "b", "c"), seed=0, **facts)
+
+
+def test_a_factory_gets_its_arguments_and_the_facts_that_it_asks_for(module: ModuleType) -> None:
+    seen: dict[str, Any] = {}
+
+    def build(*, hidden: int, input_shape: tuple[int, ...], classes: int, class_names: tuple[str, ...]) -> Task:
+        seen.update(hidden=hidden, input_shape=input_shape, classes=classes, class_names=class_names)
+        layers = (nn.Linear(input_shape[0], hidden), nn.Dropout(0.5), nn.Linear(hidden, classes))
+        return ClassificationTask(nn.Sequential(*layers), classes)
+
+    module.build = build  # type: ignore[attr-defined]
+    task = built({"hidden": 8})
+
+    assert seen == {"hidden": 8, "input_shape": (5,), "classes": 3, "class_names": ("a", "b", "c")}
+    assert isinstance(task.model.get_submodule("1"), KeyedDropout)
+    again = built({"hidden": 8}).model.state_dict()
+    assert all(torch.equal(again[name], value) for name, value in task.model.state_dict().items())
+
+
+def test_a_task_may_be_of_any_kind(module: ModuleType) -> None:
+    class Regression:
+        def __init__(self) -> None:
+            self.model = nn.Linear(5, 1)
+
+        def inputs(self, batch: Any) -> tuple[torch.Tensor]:
+            return (batch.inputs,)
+
+        def loss_sum(self, output: torch.Tensor, batch: Any) -> torch.Tensor:
+            errors: torch.Tensor = output[:, 0] - batch.targets
+            return errors.square().sum()
+
+        def tally(self, device: torch.device) -> Any:
+            raise NotImplementedError
+
+    module.build = Regression  # type: ignore[attr-defined]
+    task = built()
+    assert isinstance(task, Regression)
+    check_task(task, a_batch(torch.zeros(4, 5), torch.zeros(4)), classes=3)
+
+
+def _raises() -> Task:
+    raise KeyError("embedding")
+
+
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        (lambda: None, r"a_users_models:build returned nothing, and what is needed is a task: an object with model"),
+        (lambda: {"model": 1}, "returned an object of type dict, and what is needed"),
+        (lambda: nn.Linear(1, 1), r"returned a model \(Linear\), not a task: .* return ClassificationTask\(model"),
+        (_raises, "a_users_models:build raised KeyError: 'embedding'"),
+        (lambda depth: None, "a_users_models:build raised TypeError"),
+    ],
+    ids=["nothing", "a dictionary", "a bare model", "an error", "an argument is missing"],
+)
+def test_a_factory_that_returns_no_task_is_refused(module: ModuleType, build: Any, sentence: str) -> None:
+    module.build = build  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=sentence):
+        built()
+
+
+def test_half_a_task_is_refused_with_what_it_lacks(module: ModuleType) -> None:
+    class Half:
+        model = nn.Linear(1, 1)
+
+        def inputs(self, batch: Any) -> tuple[Any, ...]:
+            return ()
+
+    module.build = Half  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="of type Half without loss_sum and tally, and what is needed"):
+        built()
+
+
+def test_a_setting_of_the_loss_that_would_be_lost_is_refused(module: ModuleType) -> None:
+    module.build = lambda classes: ClassificationTask(nn.Linear(5, classes), classes)  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=r"training.labelSmoothing: .* has no parameter label_smoothing; add it"):
+        built(label_smoothing=0.1)
+    with pytest.raises(UserError, match="has no parameter class_weights"):
+        built(class_weights=torch.ones(3))
+
+
+def test_a_function_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UserError, match=r"model.factory nowhere_at_all:build: there is no module nowhere_at_all"):
+        build_task(ModelSpec(factory="nowhere_at_all:build"), input_shape=(1,), classes=2, seed=0)
+
+
+_BATCH = a_batch(torch.zeros(2, 5), torch.tensor([0, 2]))
+
+
+def test_outputs_must_match_the_classes() -> None:
+    with pytest.raises(UserError, match=r"output for 2 samples has the shape \(2, 4\); the data set has 3 classes"):
+        check_task(ClassificationTask(nn.Linear(5, 4), 4), _BATCH, classes=3)
+    check_task(ClassificationTask(nn.Linear(5, 3), 3), _BATCH, classes=3)
+
+
+def test_a_model_that_cannot_take_the_samples_is_refused_with_their_shape() -> None:
+    with pytest.raises(
+        UserError, match=r"samples of the data set \(shape \(5,\), torch.float32\): RuntimeError: .*mat1"
+    ):
+        check_task(ClassificationTask(nn.Linear(6, 3), 3), _BATCH, classes=3)
+
+
+def test_a_check_leaves_mode_and_statistics_as_they_were() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 3))
+    check_task(ClassificationTask(model, 3), a_batch(torch.ones(2, 5), torch.tensor([0, 1])), classes=3)
+    assert model.training
+    assert model.get_buffer("0.running_mean").tolist() == [0] * 5
+
+
+def test_a_description_counts_parameters_and_operations() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 64, 3))
+    model[0].requires_grad_(False)
+    found = describe(ClassificationTask(model, 3), (torch.zeros(2, 1, 8, 8),))
+    assert found.parameters == 4 * 9 + 4 + 256 * 3 + 3
+    assert found.trainable == 256 * 3 + 3
+    assert found.flops == 2 * (64 * 4 * 9) + 2 * 256 * 3
+
+
+def test_attention_is_counted_as_well() -> None:
+    task = build_task(ModelSpec(name="vit-tiny", width=0.25), input_shape=(1, 8, 8), classes=3, seed=0)
+    tokens, size, blocks = 16, 32, 6
+    dense = tokens * size * size * (4 + 8) + 2 * tokens * tokens * size
+    expected = 2 * (blocks * dense + tokens * size * 4 + size * 3)
+    assert describe(task, (torch.zeros(3, 1, 8, 8),)).flops == expected
+
+
+def test_the_example_of_text_is_a_task(tmp_path: Path) -> None:
+    """Built from its file as `code` would bring it, on samples of its own data set."""
+    from scaling_api.code import CodeSpec
+    from scaling_training.code import install
+
+    root = Path(__file__).parents[4] / "examples" / "text"
+    install(CodeSpec(uri=str(root / "languages.py")))
+    import languages  # type: ignore[import-not-found]
+
+    inputs, labels = languages.data(samples=40, length=48)["train"]
+    spec = ModelSpec.model_validate({"factory": "languages:model", "arguments": {"width": 16}})
+    task = build_task(spec, input_shape=inputs.shape[1:], classes=len(languages.CLASSES), seed=0)
+    batch = a_batch(torch.from_numpy(inputs[:6]), torch.from_numpy(labels[:6]))
+    check_task(task, batch, classes=len(languages.CLASSES))

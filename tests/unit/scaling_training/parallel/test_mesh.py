@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+
+from scaling_api.parallelism import Parallelism
+from scaling_training.errors import UserError
+from scaling_training.parallel import Mesh, MeshShape, mesh_shape
+
+
+@pytest.mark.parametrize(
+    ("axes", "workers", "expected"),
+    [
+        pytest.param({}, 1, MeshShape(), id="one process"),
+        pytest.param({}, 3, MeshShape(data=3), id="data is what there is"),
+        pytest.param({"data": 4}, 4, MeshShape(data=4), id="data as given"),
+        pytest.param({"fsdp": 4}, 4, MeshShape(fsdp=4), id="nothing left for data"),
+        pytest.param({"fsdp": 2, "tensor": 2}, 12, MeshShape(data=3, fsdp=2, tensor=2), id="data is the rest"),
+        pytest.param({"data": 2, "tensor": 2}, 4, MeshShape(data=2, tensor=2), id="all given"),
+    ],
+)
+def test_the_shape_of_a_mesh(axes: dict[str, int], workers: int, expected: MeshShape) -> None:
+    assert mesh_shape(Parallelism.model_validate(axes), workers) == expected
+
+
+@pytest.mark.parametrize(
+    ("axes", "workers", "batch", "fragment"),
+    [
+        pytest.param({"tensor": 2}, 3, 128, "needs a multiple of 2 training processes, and there are 3", id="a rest"),
+        pytest.param({"data": 2, "fsdp": 2}, 2, 128, "is 4 training processes, and there are 2", id="too few"),
+        pytest.param({"data": 2}, 4, 128, "is 2 training processes, and there are 4", id="too many"),
+        pytest.param({"fsdp": 2}, 8, 7, "batchSize 7 leaves some of the 8 batch ranks", id="a rank without a sample"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(axes: dict[str, int], workers: int, batch: int, fragment: str) -> None:
+    with pytest.raises(UserError, match=fragment):
+        mesh_shape(Parallelism.model_validate(axes), workers, batch_size=batch)
+
+
+def test_tensor_ranks_are_neighbours_and_work_on_the_same_samples() -> None:
+    shape = MeshShape(data=2, fsdp=2, tensor=2)
+    places = [Mesh(shape, rank) for rank in range(shape.size)]
+    assert [place.batch_rank for place in places] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert [place.tensor_rank for place in places] == [0, 1] * 4
+    assert [place.is_batch_leader for place in places] == [True, False] * 4
+
+
+def test_no_two_ranks_share_a_place() -> None:
+    shape = MeshShape(pipeline=2, data=3, fsdp=2, tensor=4)
+    assert len({shape.coordinates(rank) for rank in range(shape.size)}) == shape.size
+    for rank in range(shape.size):
+        assert all(at < size for at, size in zip(shape.coordinates(rank), shape.sizes, strict=True))
+
+
+@pytest.mark.parametrize(("samples", "ranks", "size"), [(10, 3, 2), (9, 4, 2), (1, 3, 5), (7, 1, 7), (513, 2, 256)])
+def test_an_evaluation_meets_each_sample_once_in_equally_many_rounds(samples: int, ranks: int, size: int) -> None:
+    rounds = [Mesh(MeshShape(data=ranks), rank).rounds(samples, size) for rank in range(ranks)]
+    assert len({len(parts) for parts in rounds}) == 1
+    met = [sample for parts in rounds for part in parts for sample in range(part.start, part.stop)]
+    assert met == list(range(samples))
+    assert all(part.stop - part.start <= size for parts in rounds for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("shape", "text"), [(MeshShape(), "one process"), (MeshShape(fsdp=2, data=3), "data 3 x fsdp 2")]
+)
+def test_a_shape_reads_as_its_axes(shape: MeshShape, text: str) -> None:
+    assert str(shape) == text

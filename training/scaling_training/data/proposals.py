@@ -1,0 +1,130 @@
+"""From what an analysis found to what to write in the spec, and to sentences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from scaling_api.spec import DatasetSpec
+
+if TYPE_CHECKING:
+    from scaling_training.data.analysis import Analysis
+
+# The largest class over the smallest: from here on weights are proposed, from there on sampling, because weights
+# that large make single steps swing.
+UNBALANCED = 3.0
+VERY_UNBALANCED = 10.0
+# Above this share files are better mended than skipped.
+_FEW_UNREADABLE = 0.01
+_NOISY = 0.02
+_STEP = 16  # pixels; sizes that halve four times
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Fields of the dataset section, and why."""
+
+    fields: dict[str, Any]
+    reason: str
+
+
+def with_proposals(analysis: Analysis, spec: DatasetSpec, shape: tuple[int, ...]) -> Analysis:
+    """The analysis with what suits the data and the spec does not say yet."""
+    rules = (
+        _normalization(analysis),
+        _balance(analysis, spec),
+        _resolution(analysis, shape),
+        _unreadable(analysis, spec),
+    )
+    return replace(analysis, proposals=tuple(proposal for proposal in rules if proposal is not None))
+
+
+def _normalization(analysis: Analysis) -> Proposal | None:
+    if analysis.pixels is None:
+        return None
+    pixels = analysis.pixels
+    fields = {"source": "given", "mean": list(pixels.mean), "std": [value or 1.0 for value in pixels.std]}
+    return Proposal({"normalization": fields}, "these are the training pixels' mean and deviation")
+
+
+def _balance(analysis: Analysis, spec: DatasetSpec) -> Proposal | None:
+    if analysis.imbalance < UNBALANCED or spec.sampling == "balanced" or spec.class_weights == "balanced":
+        return None
+    reason = f"the largest class has {analysis.imbalance:.1f} times the training samples of the smallest"
+    fields = {"sampling": "balanced"} if analysis.imbalance >= VERY_UNBALANCED else {"classWeights": "balanced"}
+    return Proposal(fields, reason)
+
+
+def _resolution(analysis: Analysis, shape: tuple[int, ...]) -> Proposal | None:
+    if analysis.sizes is None:
+        return None
+    side, wanted = analysis.sizes.median_shorter_side, shape[-1]
+    fitting = max(_STEP, int(side) // _STEP * _STEP)
+    if wanted > side and fitting < wanted:
+        reason = (
+            f"half of the pictures are at most {side:.0f} pixels along their shorter side; enlarging adds no detail"
+        )
+        return Proposal({"imageSize": fitting}, reason)
+    if side >= 2 * wanted:
+        reason = (
+            f"half of the pictures have at least {side:.0f} pixels along their shorter side; {wanted} drop three "
+            "quarters of them, which may or may not matter"
+        )
+        return Proposal({"imageSize": min(2 * wanted, 1024)}, reason)
+    return None
+
+
+def _unreadable(analysis: Analysis, spec: DatasetSpec) -> Proposal | None:
+    found = analysis.unreadable
+    if not found.count or spec.unreadable == "skip" or found.count > _FEW_UNREADABLE * found.checked:
+        return None
+    return Proposal(
+        {"unreadable": "skip"}, f"{found.count} of {found.checked} files cannot be read, which few will miss"
+    )
+
+
+def warnings(analysis: Analysis) -> tuple[str, ...]:
+    """What a person should know before training, the gravest first."""
+    return (*_of_leakage(analysis), *_of_unreadable(analysis), *_of_labels(analysis), *_of_balance(analysis))
+
+
+def _of_leakage(analysis: Analysis) -> list[str]:
+    found = []
+    for shared in analysis.leakage.shared:
+        near = f" and {shared.near} nearly equal" if shared.near else ""
+        first, second = shared.examples[0]
+        found.append(
+            f"{shared.exact} equal{near} samples are in {shared.second} and in {shared.first} (such as {second}, which "
+            f"is {first}): remove them from one, or {shared.second} measures what was learned by heart"
+        )
+    return found
+
+
+def _of_unreadable(analysis: Analysis) -> list[str]:
+    found = analysis.unreadable
+    if not found.count:
+        return []
+    name, reason = found.files[0]
+    return [f"{found.count} of {found.checked} samples looked at cannot be read, such as {name} ({reason})"]
+
+
+def _of_labels(analysis: Analysis) -> list[str]:
+    noise = analysis.label_noise
+    if noise is None or noise.estimate < _NOISY:
+        return []
+    name, label, rival = noise.suspects[0]
+    return [
+        f"about {noise.estimate:.0%} of the labels may be wrong, such as that of {name}: it is {label}, but the "
+        f"pictures most like it are {rival}"
+    ]
+
+
+def _of_balance(analysis: Analysis) -> list[str]:
+    if analysis.imbalance < UNBALANCED:
+        return []
+    smallest = min(analysis.classes, key=lambda item: item.train)
+    largest = max(analysis.classes, key=lambda item: item.train)
+    return [
+        f"class {largest.name} has {largest.train} training samples, class {smallest.name} only {smallest.train}: "
+        "accuracy says little then, look at recall per class"
+    ]

@@ -1,0 +1,79 @@
+"""Counting: the part of an evaluation that is done on every process.
+
+Everything that the metrics need is a sum over samples. Sums over shards of any size add up to the sums over the
+whole, so a distributed evaluation is exact, uneven last batches included; means and rates are taken once, at
+the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from scaling_training.data.batches import Batch
+from scaling_training.evaluate.metrics import Metrics, Objective
+
+
+class Tally(Protocol):
+    """Sums over the samples seen so far."""
+
+    @property
+    def objective(self) -> Objective:
+        """Which of its metrics tells the better of two models, unless the user names another."""
+
+    def update(self, output: Any, batch: Batch) -> None:
+        """Count a batch and what the model made of it."""
+
+    def tensors(self) -> Sequence[torch.Tensor]:
+        """The sums themselves, to be added up over processes in place."""
+
+    def result(self, class_names: Sequence[str]) -> Metrics:
+        """The metrics of the sums; ValueError when there was no sample."""
+
+
+class Measurable(Protocol):
+    """What the counting knows of a task."""
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
+        """The model's positional arguments."""
+
+    def tally(self, device: torch.device) -> Tally:
+        """A new tally, on this device."""
+
+
+@torch.no_grad()
+def count(
+    task: Measurable,
+    batches: Iterable[Batch],
+    *,
+    device: torch.device,
+    forward: Callable[[Batch], Any] | None = None,
+) -> Tally:
+    """Run the model over the batches, in evaluation mode; its mode is put back afterwards.
+
+    ``forward`` stands in for the model where it is divided over processes, and leads to the same output.
+    """
+    tally = task.tally(device)
+    was_training = task.model.training
+    task.model.eval()
+    try:
+        for batch in batches:
+            tally.update(forward(batch) if forward else task.model(*task.inputs(batch)), batch)
+    finally:
+        task.model.train(was_training)
+    return tally
+
+
+def not_finite(tally: Tally) -> float | None:
+    """The first of the sums that is infinite or no number, None when all are finite."""
+    for sums in tally.tensors():
+        wrong = sums[~sums.isfinite()]
+        if len(wrong):
+            return float(wrong[0].item())
+    return None

@@ -1,0 +1,101 @@
+"""Tasks from the user's own code: calling the factory, and looking closely at what it returns."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from scaling_api.spec import ModelSpec
+from scaling_training.data.batches import Batch
+from scaling_training.errors import UserError
+from scaling_training.factory import call, resolve
+from scaling_training.models.task import METHODS, ClassificationTask, Task
+
+_FIELD = "model.factory"
+_NEEDED = f"a task: an object with model (a torch.nn.Module) and the methods {' and '.join(METHODS)}"
+
+
+def task_from(spec: ModelSpec, *, facts: Mapping[str, Any]) -> Task:
+    """What the factory of ``spec`` returns for its arguments and for those of the facts that it has parameters for.
+
+    UserError when there is no such function, when it raises, when it returns something else than a task, and
+    when a setting that changes the loss would not reach it.
+    """
+    path = str(spec.factory)
+    taken = _parameters(path)
+    arguments = spec.arguments.model_dump() if spec.arguments is not None else {}
+    for name, field in (("label_smoothing", "training.labelSmoothing"), ("class_weights", "class weights")):
+        value = facts.get(name)
+        matters = value != 0 if isinstance(value, float) else value is not None
+        if matters and taken is not None and name not in taken:
+            raise UserError(f"{field}: the function {path} (model.factory) has no parameter {name}; add it")
+    given = {name: value for name, value in facts.items() if taken is None or name in taken}
+    found = call(path, field=_FIELD, **{**given, **arguments})
+    if isinstance(found, nn.Module) and not all(hasattr(found, name) for name in METHODS):
+        raise UserError(
+            f"{_FIELD} {path} returned a model ({type(found).__name__}), not {_NEEDED}; for classification return "
+            "ClassificationTask(model, classes)"
+        )
+    missing = [name for name in METHODS if not callable(getattr(found, name, None))]
+    if missing or not isinstance(getattr(found, "model", None), nn.Module):
+        lacks = f" without {' and '.join(missing)}" if missing and hasattr(found, "model") else ""
+        raise UserError(f"{_FIELD} {path} returned {_article(found)}{lacks}, and what is needed is {_NEEDED}")
+    task: Task = found
+    return task
+
+
+def check_task(task: Task, batch: Batch, *, classes: int, field: str = "model") -> None:
+    """Run the task once on a few real samples, in evaluation mode and without gradients.
+
+    UserError when it cannot take them, when its output is not one score for each class, or when its loss is not
+    one number. ``field`` is the spec's field that the sentence blames.
+    """
+    model = task.model
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            output = model.eval()(*task.inputs(batch))
+            _check_scores(task, output, batch, classes, field)
+            loss = task.loss_sum(output, batch)
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+        told = " ".join(str(error).split())
+        shape = tuple(batch.inputs.shape[1:])
+        raise UserError(
+            f"{field}: the task cannot compute its loss on samples of the data set (shape {shape}, "
+            f"{batch.inputs.dtype}): {type(error).__name__}: {told}"
+        ) from error
+    finally:
+        model.train(was_training)
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+        raise UserError(f"{field}: loss_sum must return a tensor of one element, not {_article(loss)}")
+
+
+def _check_scores(task: Task, output: Any, batch: Batch, classes: int, field: str) -> None:
+    if not isinstance(task, ClassificationTask):
+        return
+    shape = tuple(output.shape) if isinstance(output, torch.Tensor) else None
+    if shape != (len(batch), classes):
+        told = f"the shape {shape}" if shape is not None else f"the type {type(output).__name__}"
+        raise UserError(
+            f"{field}: the output for {len(batch)} samples has {told}; the data set has {classes} classes, so it must "
+            f"be ({len(batch)}, {classes})"
+        )
+
+
+def _parameters(path: str) -> frozenset[str] | None:
+    """The names of the function's parameters; None when it takes any."""
+    try:
+        parameters = inspect.signature(resolve(path, field=_FIELD)).parameters.values()
+    except ValueError:  # a function of C tells nothing
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return frozenset(parameter.name for parameter in parameters)
+
+
+def _article(value: object) -> str:
+    return "nothing" if value is None else f"an object of type {type(value).__name__}"

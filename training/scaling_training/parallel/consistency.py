@@ -1,0 +1,102 @@
+"""Whether the processes that should hold the same weights do.
+
+Each process takes two 64-bit sums over the bits of every parameter it holds: a plain one, and one weighted by
+position. The sums of all processes are compared; what travels is 16 bytes per parameter and process. A tensor that
+is divided along an axis is compared among the processes that hold the same slice. Batch norm's running statistics
+are no part of it: where batch norm is local they differ rightly.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from scaling_training.parallel.gradients import local_part
+from scaling_training.parallel.mesh import AXES, Mesh, MeshShape
+
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_MULTIPLIER = 0x5851F42D4C957F2D  # Knuth's MMIX generator; odd, so no bit of a number is lost
+
+Digest = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """A parameter that is not the same where it should be."""
+
+    name: str
+    ranks: tuple[int, ...]  # those that disagree with most of their peers; of equal halves, the higher ranks
+    peers: tuple[int, ...]  # all that should hold the same
+
+
+class ReplicasDifferError(RuntimeError):
+    """Weights that should be equal differ. Training on would give a model that no process trained."""
+
+    def __init__(self, divergences: Sequence[Divergence]) -> None:
+        first = divergences[0]
+        others = f" (and {len(divergences) - 1} more tensors)" if len(divergences) > 1 else ""
+        super().__init__(
+            f"the weights of {first.name}{others} differ on rank {', '.join(map(str, first.ranks))} from its peers "
+            f"{', '.join(map(str, sorted(set(first.peers) - set(first.ranks))))}: a process computed something else, "
+            f"by faulty hardware or by code that depends on the rank; go on from an earlier checkpoint"
+        )
+        self.divergences = tuple(divergences)
+
+    def __reduce__(self) -> tuple[type[ReplicasDifferError], tuple[tuple[Divergence, ...]]]:
+        return type(self), (self.divergences,)
+
+
+def check_replicas(model: nn.Module, mesh: Mesh) -> None:
+    """ReplicasDifferError, on every rank alike, when parameters differ; a collective operation."""
+    if mesh.shape.size == 1:
+        return
+    held = dict(model.named_parameters())
+    mine = torch.stack([digest(local_part(parameter)) for parameter in held.values()])
+    parts = [torch.empty_like(mine) for _ in range(mesh.shape.size)]
+    dist.all_gather(parts, mine)
+    digests = {name: [tuple(part[row].tolist()) for part in parts] for row, name in enumerate(held)}
+    divided = {name: divided_axes(parameter) for name, parameter in held.items()}
+    if found := divergences(digests, divided, mesh.shape):
+        raise ReplicasDifferError(found)
+
+
+def digest(values: torch.Tensor) -> torch.Tensor:
+    """Two sums over the bits of a tensor, as int64 [2]; any single change of a number changes both."""
+    bits = values.contiguous().view(-1).view(_INTEGERS[values.element_size()]).long()
+    weights = torch.arange(1, 2 * bits.numel(), 2, device=bits.device).mul_(_MULTIPLIER)
+    return torch.stack((bits.sum(), weights.mul_(bits).sum()))
+
+
+def divided_axes(parameter: torch.Tensor) -> frozenset[str]:
+    """The axes along which the processes hold different slices of it."""
+    if not isinstance(parameter, DTensor):
+        return frozenset()
+    names = parameter.device_mesh.mesh_dim_names
+    assert names is not None
+    placed = zip(names, parameter.placements, strict=True)
+    return frozenset(axis for axis, placement in placed if not placement.is_replicate())
+
+
+def divergences(
+    digests: Mapping[str, Sequence[Digest]], divided: Mapping[str, frozenset[str]], shape: MeshShape
+) -> list[Divergence]:
+    """What differs among the ranks that hold the same slice; ``digests`` are by parameter, then by rank."""
+    found = []
+    for name, by_rank in digests.items():
+        slices: dict[tuple[int, ...], list[int]] = {}
+        kept = [axis for axis in range(len(AXES)) if AXES[axis] in divided[name]]
+        for rank in range(shape.size):
+            coordinates = shape.coordinates(rank)
+            slices.setdefault(tuple(coordinates[axis] for axis in kept), []).append(rank)
+        for peers in slices.values():
+            # Of equally many, the digest that comes first, so rank 0's, counts as the right one.
+            right, agreeing = Counter(by_rank[rank] for rank in peers).most_common(1)[0]
+            if agreeing < len(peers):
+                found.append(Divergence(name, tuple(rank for rank in peers if by_rank[rank] != right), tuple(peers)))
+    return found

@@ -1,0 +1,75 @@
+"""When training has gone on long enough, and which checkpoint is the best: pure functions of the metrics.
+
+Both ask the same metric. Nothing is stored: the answer follows from the rows of the curves, which every
+checkpoint holds and which are equal on all ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from scaling_api.optim import EarlyStopping
+from scaling_training.errors import UserError
+from scaling_training.evaluate.metrics import Objective, validation_key
+from scaling_training.train.history import Row
+
+
+def objective_of(spec: EarlyStopping | None, default: Objective) -> Objective:
+    """The metric that the user chose, else the task's."""
+    if spec is None or spec.metric is None or spec.mode is None:
+        return default
+    return Objective(spec.metric, spec.mode)
+
+
+def better(metrics: Mapping[str, float], best: Mapping[str, float], objective: Objective) -> bool:
+    """Whether these metrics beat the best so far (empty: none yet).
+
+    Among equals, which a small validation split often has, the lower loss wins. A metric that is no number
+    never wins. UserError when there is no such metric.
+    """
+    value = _value(metrics, objective.metric, objective.metric)
+    if not best:
+        return True
+    gain = objective.improvement(value, best[objective.metric])
+    return gain > 0 or (gain == 0 and metrics["loss"] < best["loss"])
+
+
+def should_stop(rows: Sequence[Row], spec: EarlyStopping, default: Objective) -> str | None:
+    """The reason to stop after these epochs as a sentence, or None.
+
+    An epoch improves when its metric beats the best so far by more than minDelta; training stops when the last
+    ``patience`` validated epochs all brought none. UserError when the validation has no such metric.
+    """
+    objective = objective_of(spec, default)
+    key = validation_key(objective.metric)
+    best, best_epoch, waited = 0.0, 0, 0
+    for row in rows:
+        if validation_key("loss") not in row:
+            continue  # an epoch without a validation
+        value = _value(row, key, objective.metric)
+        if best_epoch == 0 or objective.improvement(value, best) > spec.min_delta:
+            best, best_epoch, waited = float(value), int(row["epoch"]), 0
+        else:
+            waited += 1
+    if waited < spec.patience:
+        return None
+    return (
+        f"{key} has not improved by more than {spec.min_delta:g} for {waited} epochs; "
+        f"its best was {best:.6g} in epoch {best_epoch}"
+    )
+
+
+def _value(metrics: Mapping[str, float | int], key: str, metric: str) -> float:
+    try:
+        return metrics[key]
+    except KeyError:
+        names = (_bare(name) for name in metrics if key == metric or name.startswith("val"))
+        raise UserError(
+            f"training.earlyStopping.metric {metric} is not a metric of this validation; "
+            f"there are {', '.join(sorted(names))}"
+        ) from None
+
+
+def _bare(name: str) -> str:
+    bare = name.removeprefix("val")
+    return bare[:1].lower() + bare[1:]

@@ -1,0 +1,62 @@
+"""Validation on all processes: each tallies its share of the split, and the sums are those of the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import torch
+from torch import nn
+
+from scaling_training.data.order import rank_slice
+from scaling_training.evaluate.metrics import Metrics
+from scaling_training.train import preload
+from scaling_training.train.collectives import broadcast_buffers, sum_in_place
+from scaling_training.train.setup import Setup
+
+BATCH = 256  # samples per process; a matter of memory only
+
+
+@torch.no_grad()
+def validate(setup: Setup) -> Metrics | None:
+    """Metrics of the model (its averaged weights, where it has some) on the validation split; on rank 0 alone.
+
+    Every rank must call it, and runs the model equally often: where parameters are sharded each run is a
+    collective, so a rank whose share is shorter repeats a sample that it does not count.
+    """
+    mesh, feed, device = setup.mesh, setup.validation, setup.world.device
+    samples = len(feed)
+    share = rank_slice(samples, mesh.batch_rank, mesh.batch_ranks)
+    longest = -(-samples // mesh.batch_ranks)
+    tally = setup.task.tally(device)
+    # Batch norm that is local to a rank has gathered statistics of its own.
+    broadcast_buffers(mesh, setup.task.model)
+    averaged = nullcontext() if setup.ema is None else setup.ema.swapped()
+    with averaged, evaluation_mode(setup.task.model):
+        counted = 0
+        for batch in feed.stretch(share, BATCH):
+            output = setup.replica.forward(batch)
+            counted += 1
+            if mesh.is_batch_leader:
+                tally.update(output, batch)
+        for _ in range(counted, -(-longest // BATCH)):
+            setup.replica.forward(feed.get(0, np.zeros(1, dtype=np.int64)))
+    for sums in tally.tensors():
+        sum_in_place(setup.world, sums)
+    if not setup.world.is_first:
+        return None
+    preload.wait(preload.METRICS_MODULES)
+    return tally.result(setup.dataset.class_names)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """All modules in evaluation mode; each gets its own mode back, for some may be frozen in it."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
