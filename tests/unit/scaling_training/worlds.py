@@ -30,6 +30,9 @@ def in_world(size: int, function: Callable[..., Any], *arguments: Any) -> list[A
         ]
         for process in processes:
             process.start()
+        for _, sender in pipes:
+            # Without our own copy of it, a process that dies shows as the end of its pipe.
+            sender.close()
         try:
             return _results([pipe[0] for pipe in pipes])
         finally:

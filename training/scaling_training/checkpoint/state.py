@@ -22,7 +22,6 @@ import torch
 from torch import nn
 
 from scaling_training.checkpoint.checkpoints import LoadedCheckpoint
-from scaling_training.checkpoint.tensors import ShardReader, load, shapes
 from scaling_training.errors import UserError
 
 HISTORY = "history.jsonl"
@@ -57,18 +56,23 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What training changes. Parameters and state are plain tensors or DTensors."""
+    """What training changes. Parameters and state are plain tensors or DTensors.
+
+    ``is_part``: this process holds some modules of the model only, under their names in the whole model, as a stage
+    of a pipeline does.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     ema: HasState | None = None
+    is_part: bool = False
 
     @property
     def is_sharded(self) -> bool:
         """Whether the processes hold different parts of it."""
         from torch.distributed.tensor import DTensor
 
-        return any(isinstance(tensor, DTensor) for tensor in self.model.state_dict().values())
+        return self.is_part or any(isinstance(tensor, DTensor) for tensor in self.model.state_dict().values())
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All of it by name; the tensors are the live ones."""
@@ -94,26 +98,28 @@ class Trained:
 
         UserError when the checkpoint is another model's, DamagedError when a file is not as it should be.
         """
+        # Imported late: it imports parts of torch that another thread imports while a process starts.
+        from scaling_training.checkpoint.tensors import ShardReader, load, shapes
+
         reader = ShardReader(checkpoint.read)
         saved = shapes(reader)
         targets = {f"{MODEL}/{name}": tensor for name, tensor in _weights(self.model).items()}
-        _check_fit(targets, {name: entry[0] for name, entry in saved.items() if name.startswith(f"{MODEL}/")})
+        self._check_fit(MODEL, targets, saved)
         parameters = _parameters(self.model)
         state: dict[str, dict[str, torch.Tensor]] = {}
         for name, (shape, dtype) in saved.items():
             kind, _, rest = name.partition("/")
             if kind == OPTIMIZER:
                 of, _, entry = rest.rpartition("/")
+                if self.is_part and of not in parameters:
+                    continue
                 value = _laid_out_like(parameters.get(of), shape, dtype, of)
                 state.setdefault(of, {})[entry] = targets[name] = value
         averaged: dict[str, Any] = {}
         if self.ema is not None and any(name.startswith(f"{EMA}/") for name in saved):
             averaged = _flat(self.ema.state_dict())
             targets |= {f"{EMA}/{name}": _as_tensor(value) for name, value in averaged.items()}
-            _check_fit(
-                {name: tensor for name, tensor in targets.items() if name.startswith(f"{EMA}/")},
-                {name: entry[0] for name, entry in saved.items() if name.startswith(f"{EMA}/")},
-            )
+            self._check_fit(EMA, targets, saved)
         with torch.no_grad():
             load(targets, reader)
         _put_back(self.optimizer, parameters, state)
@@ -133,6 +139,24 @@ class Trained:
             group["lr"] = rate
         return Position(**saved_position["position"])
 
+    def _check_fit(
+        self, kind: str, targets: Mapping[str, torch.Tensor], saved: Mapping[str, tuple[torch.Size, torch.dtype]]
+    ) -> None:
+        names = {name for name in targets if name.startswith(f"{kind}/")}
+        others = set() if self.is_part else {name for name in saved if name.startswith(f"{kind}/")}
+        for name in sorted(names | others):
+            bare = name.partition("/")[2]
+            if name not in saved:
+                raise UserError(f"the checkpoint's weights do not fit spec.model: {bare} is not among them")
+            if name not in targets:
+                raise UserError(f"the checkpoint's weights do not fit spec.model, which has no {bare}")
+            shape = saved[name][0]
+            if targets[name].shape != shape:
+                raise UserError(
+                    f"the checkpoint's weights do not fit spec.model: {bare} has shape {list(shape)} there "
+                    f"and {list(targets[name].shape)} here"
+                )
+
 
 def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name.replace(_COMPILED, ""): tensor.detach() for name, tensor in model.state_dict().items()}
@@ -140,20 +164,6 @@ def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name.replace(_COMPILED, ""): parameter for name, parameter in model.named_parameters()}
-
-
-def _check_fit(targets: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Size]) -> None:
-    for name in sorted({*targets, *saved}):
-        bare = name.partition("/")[2]
-        if name not in saved:
-            raise UserError(f"the checkpoint's weights do not fit spec.model: {bare} is not among them")
-        if name not in targets:
-            raise UserError(f"the checkpoint's weights do not fit spec.model, which has no {bare}")
-        if targets[name].shape != saved[name]:
-            raise UserError(
-                f"the checkpoint's weights do not fit spec.model: {bare} has shape {list(saved[name])} there "
-                f"and {list(targets[name].shape)} here"
-            )
 
 
 def _laid_out_like(parameter: nn.Parameter | None, shape: torch.Size, dtype: torch.dtype, name: str) -> torch.Tensor:

@@ -8,7 +8,6 @@ from torch import nn
 from scaling_training.checkpoint.checkpoints import open_checkpoint
 from scaling_training.checkpoint.manifest import WHOLE_MODEL, CheckpointRef
 from scaling_training.checkpoint.state import EMA, MODEL
-from scaling_training.checkpoint.tensors import ShardReader, file_image, load, shapes
 from scaling_training.errors import UserError
 from scaling_training.storage import Storage
 
@@ -24,6 +23,9 @@ def weights_file(storage: Storage, ref: CheckpointRef) -> bytes:
     opened = open_checkpoint(storage, ref)
     if WHOLE_MODEL in opened.manifest.files and WHOLE_EMA not in opened.manifest.files:
         return opened.read(WHOLE_MODEL)
+    # Torch's planning takes seconds to import, which whole files do not need.
+    from scaling_training.checkpoint.tensors import ShardReader, file_image, load, shapes
+
     reader = ShardReader(opened.read)
     saved = shapes(reader)
     names = [name.removeprefix(f"{MODEL}/") for name in saved if name.startswith(f"{MODEL}/")]

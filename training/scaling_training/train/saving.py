@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -22,7 +22,6 @@ from scaling_training.checkpoint import CheckpointRef, Checkpoints, LoadedCheckp
 from scaling_training.checkpoint.background import BackgroundSaver
 from scaling_training.checkpoint.manifest import FileEntry, Manifest
 from scaling_training.checkpoint.state import HISTORY, POSITION, Position, Trained
-from scaling_training.checkpoint.tensors import ShardWriter, save
 from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import Objective
 from scaling_training.storage import Storage
@@ -30,6 +29,9 @@ from scaling_training.train.collectives import broadcast_bytes
 from scaling_training.train.early_stopping import better
 from scaling_training.train.history import Row, dump_rows, history_name, parse_rows
 from scaling_training.train.types import World
+
+if TYPE_CHECKING:
+    from scaling_training.checkpoint.tensors import ShardWriter
 
 # A process that writes its part may be this much slower than another.
 _PATIENCE = timedelta(minutes=30)
@@ -118,6 +120,9 @@ class Keeper:
         """
         if not self._spread and not self._world.is_first:
             return
+        # Imported late: it imports parts of torch that another thread imports while a process starts.
+        from scaling_training.checkpoint.tensors import ShardWriter
+
         # Also takes in which checkpoint is the best so far.
         self.wait()
         self._is_best = metrics is not None and better(metrics, position.best_metrics, self._objective)
@@ -163,6 +168,8 @@ class Keeper:
 
 def _write(tensors: Mapping[str, torch.Tensor], writer: ShardWriter, group: Any) -> None:
     from torch.distributed.checkpoint.api import CheckpointException
+
+    from scaling_training.checkpoint.tensors import save
 
     try:
         save(tensors, writer, group)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 from scaling_training.checkpoint import CheckpointRef, Checkpoints
 from scaling_training.checkpoint.state import Position, Trained
 from scaling_training.checkpoint.weights import weights_file
+from scaling_training.errors import UserError
 from scaling_training.evaluate.classification import ACCURACY
 from scaling_training.storage import Storage
 from scaling_training.train import World
@@ -176,15 +178,52 @@ def test_replicated_tensors_are_written_once_and_every_shard_counts(tmp_path: Pa
     assert Checkpoints(Storage(str(tmp_path)), attempt=1, key="key").latest_committed() is not None
 
 
-def failing(world: World, root: str) -> list[str]:
-    """The second rank cannot write its part of the second checkpoint."""
+def stage_of(world: World) -> Trained:
+    """A pipeline of two stages: each process holds one layer, under its name in the whole model."""
+    torch.manual_seed(1)
+    layers = {"0": nn.Linear(4, 4), "1": nn.Linear(4, 2)}
+    mine = layers if world.size == 1 else {str(world.rank): layers[str(world.rank)]}
+    model = nn.ModuleDict(mine)
+    return Trained(model, torch.optim.Adam(model.parameters()), is_part=world.size > 1)
+
+
+def saving_stages(world: World, root: str) -> Values:
+    trained = stage_of(world)
+    for parameter in trained.model.parameters():
+        parameter.grad = torch.full_like(parameter, world.rank + 1.0)
+    trained.optimizer.step()
+    kept = keeper(trained, world, root)
+    kept.save(Position(step=1), epoch=0, metrics=None)
+    kept.wait()
+    return whole(trained)
+
+
+def loading_stages(world: World, root: str) -> Values:
+    trained = stage_of(world)
+    assert keeper(trained, world, root, attempt=2).restore(None).step == 1
+    return whole(trained)
+
+
+def test_the_stages_of_a_pipeline_save_what_they_hold(tmp_path: Path) -> None:
+    first, second = in_world(2, saving_stages, str(tmp_path))
+    assert first.keys() & second.keys() == set()
+    [together] = in_world(1, loading_stages, str(tmp_path))
+    again = in_world(2, loading_stages, str(tmp_path))
+    assert together.keys() == first.keys() | second.keys()
+    for loaded, saved in ((together, first), (together, second), (again[0], first), (again[1], second)):
+        for name, value in saved.items():
+            np.testing.assert_array_equal(loaded[name], value, err_msg=name)
+
+
+def failing(world: World, root: str, dies: bool) -> list[str]:
+    """The second rank cannot write its part of the second checkpoint, or is killed when it begins to."""
     trained = built(world, *FSDP, "adam")
     kept = keeper(trained, world, root)
     train_a_little(trained, world)
     kept.save(Position(step=3), epoch=0, metrics=None)
     kept.wait()
     if world.rank == 1:
-        Storage.write = _full  # type: ignore[method-assign]
+        Storage.write = _killed if dies else _full  # type: ignore[method-assign]
     kept.save(Position(step=4), epoch=0, metrics=None)
     said = []
     for _ in range(2):
@@ -200,8 +239,35 @@ def _full(self: Storage, name: str, data: bytes | bytearray) -> None:
     raise OSError("no room")
 
 
+def _killed(self: Storage, name: str, data: bytes | bytearray) -> None:
+    signal.raise_signal(signal.SIGKILL)
+
+
 def test_a_rank_that_cannot_write_is_an_error_on_every_rank_and_nothing_is_committed(tmp_path: Path) -> None:
-    assert in_world(4, failing, str(tmp_path)) == [["no room", "fine"]] * 4
+    assert in_world(4, failing, str(tmp_path), False) == [["no room", "fine"]] * 4
     latest = Checkpoints(Storage(str(tmp_path)), attempt=1, key="key").latest_committed()
     assert latest is not None
     assert latest.step == 3
+
+
+def test_a_rank_that_is_killed_while_it_writes_leaves_nothing_committed(tmp_path: Path) -> None:
+    with pytest.raises((AssertionError, EOFError)):
+        in_world(4, failing, str(tmp_path), True)
+    latest = Checkpoints(Storage(str(tmp_path)), attempt=1, key="key").latest_committed()
+    assert latest is not None
+    assert latest.step == 3
+
+
+def test_another_models_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
+    class Fits(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.layer = nn.Linear(width, 2)
+
+    root, world = str(tmp_path), World(0, 1, torch.device("cpu"))
+    small, large = Fits(3), Fits(4)
+    kept = keeper(Trained(small, torch.optim.SGD(small.parameters())), world, root)
+    kept.save(Position(step=1), epoch=0, metrics=None)
+    kept.wait()
+    with pytest.raises(UserError, match=r"layer.weight has shape \[2, 3\] there and \[2, 4\] here"):
+        keeper(Trained(large, torch.optim.SGD(large.parameters())), world, root, attempt=2).restore(None)

@@ -63,11 +63,13 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Result:
     [
         "before write step-00000002/model.safetensors",
         "after write step-00000004/optimizer.safetensors",
+        "before write step-00000004/optimizer.safetensors",
         "before write step-00000004/MANIFEST.json",
         "after write step-00000004/MANIFEST.json",
         # Retention: the manifest of the one before is gone, its files are not.
         "after delete step-00000002/MANIFEST.json",
         "before delete step-00000003",
+        "before write step-00000006/MANIFEST.json",
     ],
 )
 def test_killed_while_it_saves(tmp_path: Path, straight: Result, kill_at: str) -> None:
