@@ -74,7 +74,7 @@ def facts_of(model: nn.Module, forward: Callable[[], object], *, samples: int, l
         divided=sum(_divided(model.get_submodule(path), plan[path]) for path in in_plan),
         element=next(model.parameters()).element_size(),
         activations=sum(kept.values()) / samples,
-        divided_activations=min(crossing.divided, sum(kept.values())) / samples,
+        divided_activations=sum(kept.get(where, 0) for where in crossing.divided) / samples,
         flops=flops.get_total_flops() / samples,
         divided_flops=divided_flops / samples,
         summed_forward=crossing.forward / samples,
@@ -115,7 +115,8 @@ class _Crossing:
     """Elements that cross the tensor axis, counted as the layers with roles see them pass."""
 
     def __init__(self) -> None:
-        self.forward = self.backward = self.gathered = self.calls = self.divided = 0
+        self.forward = self.backward = self.gathered = self.calls = 0
+        self.divided: set[int] = set()  # the memory of what each rank has a slice of
 
     @contextmanager
     def watching(self, model: nn.Module, plan: Plan) -> Iterator[None]:
@@ -142,8 +143,10 @@ class _Crossing:
                 case Role.GATHER:
                     self.gathered += inputs[0].numel()
                     self.calls += 1
+            if role in (Role.COLUMN, Role.INNER, Role.LOCAL):
+                self.divided.add(output.untyped_storage().data_ptr())
             if role in (Role.ROW, Role.LOCAL):
-                self.divided += inputs[0].numel()
+                self.divided.add(inputs[0].untyped_storage().data_ptr())
 
         return count
 
