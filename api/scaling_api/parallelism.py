@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from scaling_api.base import Model
+from scaling_api.base import Model, Rule
 
 _Axis = Annotated[int, Field(ge=1, le=4096)]
 
@@ -28,6 +28,21 @@ class Parallelism(Model):
     batch_norm: Literal["local", "sync"] = Field(
         "local",
         description="Whose samples batch norm normalises by: each process's own, or those of the whole batch.",
+    )
+
+    auto: bool = Field(
+        False,
+        description="Whether to choose the axes, and micro-batches where memory is short, for the workers at hand: by "
+        "a model of memory and communication, measured when training starts and again with another number of workers.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!self.auto || (!has(self.data) && self.fsdp == 1 && self.tensor == 1)",
+            lambda self: not self.auto or (self.data is None and self.model_group == 1),
+            "auto chooses the axes: leave out data, fsdp and tensor, or auto",
+            field="auto",
+        ),
     )
 
     @property

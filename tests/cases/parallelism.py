@@ -56,6 +56,27 @@ RULES = (
         "than cluster.workers offer",
         True,
     ),
+    Case(
+        "auto beside a number of replicas",
+        training(parallelism={"auto": True, "data": 1}),
+        f"{_PARALLELISM}.auto",
+        "auto chooses the axes: leave out data, fsdp and tensor",
+        True,
+    ),
+    Case(
+        "auto beside a tensor axis",
+        both(training(parallelism={"auto": True, "tensor": 2}), group(max=2)),
+        f"{_PARALLELISM}.auto",
+        "auto chooses the axes",
+        True,
+    ),
+    Case(
+        "auto beside shards",
+        both(training(parallelism={"auto": True, "fsdp": 2}), group(max=2)),
+        f"{_PARALLELISM}.auto",
+        "auto chooses the axes",
+        True,
+    ),
 )
 
 BOUNDS = (
@@ -73,5 +94,7 @@ ACCEPTED = (
     ("a mesh that fills the slots", both(training(parallelism={"data": 2, "fsdp": 2, "tensor": 2}), group(max=8))),
     ("a sample for each batch rank", both(training(batchSize=4, parallelism={"fsdp": 4}), group(max=4))),
     ("channels take no samples", both(training(batchSize=1, parallelism={"tensor": 2}), group(max=2))),
+    ("a mesh that is chosen", training(parallelism={"auto": True, "batchNorm": "sync"})),
+    ("not auto, beside an axis", both(training(parallelism={"auto": False, "fsdp": 2}), group(max=2))),
     ("synchronised batch norm", training(parallelism={"batchNorm": "sync"})),
 )

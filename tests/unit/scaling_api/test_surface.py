@@ -138,6 +138,7 @@ _SPEC = """
     spec.training.optimizer.trustCoefficient
     spec.training.optimizer.weightDecay
     spec.training.parallelism
+    spec.training.parallelism.auto
     spec.training.parallelism.batchNorm
     spec.training.parallelism.data
     spec.training.parallelism.fsdp

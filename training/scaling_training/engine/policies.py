@@ -82,9 +82,9 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
 def workers_for(slots: int, sizing: Sizing, *, waited_s: float) -> int | None:
     """How many workers to start on so many slots; None: wait."""
     if slots >= sizing.wanted:
-        return min(slots, sizing.most)
+        return sizing.whole_groups(slots)
     if slots >= sizing.least and waited_s >= PATIENCE_S:
-        return slots
+        return sizing.whole_groups(slots)
     return None
 
 

@@ -23,11 +23,16 @@ class Sizing:
     wanted: int  # wait a while for so many at the start
     most: int  # never train with more
     gpus_per_worker: int
+    group: int = 1  # processes that hold one replica together: only whole groups train
 
     @property
     def elastic(self) -> bool:
         """Whether the number may change while training runs."""
         return self.least < self.most
+
+    def whole_groups(self, slots: int) -> int:
+        """How many of so many slots can train."""
+        return min(slots // self.group * self.group, self.most)
 
 
 def plan_workers(spec: ScalingJobSpec, *, on_cluster: bool, local_gpus: int) -> Sizing:
@@ -42,13 +47,13 @@ def plan_workers(spec: ScalingJobSpec, *, on_cluster: bool, local_gpus: int) -> 
     groups = spec.cluster.workers
     if not on_cluster:
         count = fixed or whole(local_gpus)
-        return Sizing(count, count, count, gpus_per_worker=1 if local_gpus >= count else 0)
+        return Sizing(count, count, count, 1 if local_gpus >= count else 0, group_size)
     gpus = 1 if groups and all(_has_gpus(group) for group in groups) else 0
     if fixed is not None:
-        return Sizing(fixed, fixed, fixed, gpus)
+        return Sizing(fixed, fixed, fixed, gpus, group_size)
     least = whole(sum(group.min * group.slots for group in groups))
     wanted = max(least, whole(sum(group.max * group.slots for group in groups)))
-    return Sizing(least, wanted, most, gpus)
+    return Sizing(least, wanted, most, gpus, group_size)
 
 
 def _has_gpus(group: WorkerGroup) -> bool:

@@ -69,7 +69,7 @@ def check_replicas(model: nn.Module, mesh: Mesh) -> None:
 def digest(values: torch.Tensor) -> torch.Tensor:
     """Two sums over the bits of a tensor, as int64 [2]; any single change of a number changes both."""
     bits = values.contiguous().view(-1).view(_INTEGERS[values.element_size()]).long()
-    weights = torch.arange(1, 2 * bits.numel(), 2, device=bits.device).mul_(_MULTIPLIER)
+    weights = torch.arange(bits.numel(), device=bits.device).mul_(2).add_(1).mul_(_MULTIPLIER)
     return torch.stack((bits.sum(), weights.mul_(bits).sum()))
 
 

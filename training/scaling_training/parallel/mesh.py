@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from scaling_api.parallelism import Parallelism
-from scaling_training.data.order import rank_slice
 from scaling_training.errors import UserError
 
 if TYPE_CHECKING:
@@ -154,18 +153,6 @@ class Mesh:
         """
         pipeline, _, _, tensor = self.shape.coordinates(self.rank)
         return pipeline == 0 and tensor == 0
-
-    def rounds(self, samples: int, size: int) -> list[slice]:
-        """The parts of so many samples that this process evaluates, each of at most ``size``.
-
-        Every process gets equally many parts, because the forward pass of a divided model is a collective operation;
-        a part may be empty, and its process then runs any sample without counting it.
-        """
-        share = rank_slice(samples, self.batch_rank, self.batch_ranks)
-        count = -(-rank_slice(samples, 0, self.batch_ranks).stop // size)
-        held = share.stop - share.start
-        parts = [rank_slice(held, number, count) for number in range(count)]
-        return [slice(share.start + part.start, share.start + part.stop) for part in parts]
 
     def group(self, axis: str) -> ProcessGroup | None:
         """The processes that differ from this one on this axis alone; None when the axis has size 1."""

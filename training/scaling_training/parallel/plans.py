@@ -151,8 +151,11 @@ def _transformer_roles(model: nn.Module, ranks: int) -> Plan:
     """Whole attention heads and slices of the hidden layer (Megatron-LM, arXiv:1909.08053)."""
     plan: dict[str, Role] = {}
     for name, block in _blocks_by_path(model):
-        heads = block.get_submodule("attention").heads
-        assert isinstance(heads, int)
+        query = block.get_submodule(_INPUTS[0])
+        assert isinstance(query, nn.Linear)
+        head_size = block.get_submodule("attention").head_size
+        assert isinstance(head_size, int)
+        heads = query.out_features // head_size
         if heads % ranks:
             raise UserError(
                 f"training.parallelism.tensor {ranks} does not divide the {heads} attention heads of the model; "

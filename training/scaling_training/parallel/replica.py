@@ -84,7 +84,7 @@ class Replica:
         return loss_sum.detach() if scale != 0 else torch.zeros_like(loss_sum)
 
     def forward(self, batch: Batch) -> Any:
-        """The model's output. With more axes than data, every rank calls it equally often (``Mesh.rounds``)."""
+        """The model's output. With more axes than data, every rank calls it equally often."""
         with self._around(batch):
             return self.model(*self._task.inputs(batch))
 

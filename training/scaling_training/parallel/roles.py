@@ -89,13 +89,26 @@ def apply_plan(model: nn.Module, plan: Plan, mesh: DeviceMesh) -> None:
         setattr(model.get_submodule(parent_path), name, _division(role, layer).divide(layer, mesh))
 
 
+def divides(model: nn.Module, plan: Plan, ranks: int) -> bool:
+    """Whether all channels divide by the ranks."""
+    return _undivided(model, plan, ranks) is None
+
+
 def check_plan(model: nn.Module, plan: Plan, ranks: int, *, name: str) -> None:
     """UserError when a layer's channels do not divide by the ranks."""
+    if (found := _undivided(model, plan, ranks)) is not None:
+        path, channels = found
+        raise UserError(
+            f"training.parallelism.tensor {ranks} does not divide the {channels} channels of layer {path} of "
+            f"model {name}; choose a divisor of {channels}, or another model.width"
+        )
+
+
+def _undivided(model: nn.Module, plan: Plan, ranks: int) -> tuple[str, int] | None:
+    """The first layer whose channels do not divide, and how many they are."""
     for path, role in plan.items():
         layer = model.get_submodule(path)
         channels = _division(role, layer).channels(layer)
         if channels is not None and channels % ranks:
-            raise UserError(
-                f"training.parallelism.tensor {ranks} does not divide the {channels} channels of layer {path} of "
-                f"model {name}; choose a divisor of {channels}, or another model.width"
-            )
+            return path, channels
+    return None

@@ -38,10 +38,14 @@ def group(name: str = "cpu", **fields: Any) -> dict[str, Any]:
         ),
         pytest.param(spec(group(min=0, max=2)), Sizing(1, 2, 128, 0), id="never with none"),
         pytest.param(spec(group(min=2, max=8), batch=4), Sizing(2, 4, 4, 0), id="never more than samples in a step"),
-        pytest.param(spec(group(max=8), data=2, fsdp=2, tensor=2), Sizing(8, 8, 8, 0), id="a number times the axes"),
-        pytest.param(spec(group(min=3, max=7), tensor=2), Sizing(2, 6, 256, 0), id="whole model groups only"),
-        pytest.param(spec(group(min=1, max=9), fsdp=2, tensor=2), Sizing(4, 8, 256, 0), id="at least one model group"),
-        pytest.param(spec(group(max=9), fsdp=2, tensor=2, batch=5), Sizing(4, 8, 8, 0), id="a sample for each shard"),
+        pytest.param(spec(group(max=8), data=2, fsdp=2, tensor=2), Sizing(8, 8, 8, 0, 4), id="a number times the axes"),
+        pytest.param(spec(group(min=3, max=7), tensor=2), Sizing(2, 6, 256, 0, 2), id="whole model groups only"),
+        pytest.param(
+            spec(group(min=1, max=9), fsdp=2, tensor=2), Sizing(4, 8, 256, 0, 4), id="at least one model group"
+        ),
+        pytest.param(
+            spec(group(max=9), fsdp=2, tensor=2, batch=5), Sizing(4, 8, 8, 0, 4), id="a sample for each shard"
+        ),
         pytest.param(spec(group(min=1, max=1, slots=2, resources=GPU)), Sizing(2, 2, 128, 1), id="a GPU each"),
         pytest.param(
             spec(group("a", max=1, resources=GPU), group("b", max=1)),
@@ -60,8 +64,8 @@ def test_on_a_cluster(job: ScalingJobSpec, expected: Sizing) -> None:
         pytest.param(spec(data=2), 0, Sizing(2, 2, 2, 0), id="a number is kept"),
         pytest.param(spec(), 0, Sizing(1, 1, 1, 0), id="one without GPUs"),
         pytest.param(spec(), 4, Sizing(4, 4, 4, 1), id="one per GPU"),
-        pytest.param(spec(tensor=2), 5, Sizing(4, 4, 4, 1), id="whole model groups of GPUs"),
-        pytest.param(spec(fsdp=2), 0, Sizing(2, 2, 2, 0), id="one model group without GPUs"),
+        pytest.param(spec(tensor=2), 5, Sizing(4, 4, 4, 1, 2), id="whole model groups of GPUs"),
+        pytest.param(spec(fsdp=2), 0, Sizing(2, 2, 2, 0, 2), id="one model group without GPUs"),
         pytest.param(spec(data=4), 2, Sizing(4, 4, 4, 0), id="too few GPUs: on CPUs"),
         pytest.param(spec(group(min=3, max=9)), 0, Sizing(1, 1, 1, 0), id="groups are the cluster's"),
     ],
@@ -73,3 +77,8 @@ def test_on_one_machine(job: ScalingJobSpec, gpus: int, expected: Sizing) -> Non
 def test_elastic_means_that_the_number_may_change() -> None:
     assert plan_workers(spec(group(min=1, max=2)), on_cluster=True, local_gpus=0).elastic
     assert not plan_workers(spec(group(max=2), data=2), on_cluster=True, local_gpus=0).elastic
+
+
+@pytest.mark.parametrize(("slots", "workers"), [(2, 2), (3, 2), (4, 4), (9, 6)])
+def test_slots_that_make_no_whole_group_stay_idle(slots: int, workers: int) -> None:
+    assert Sizing(2, 4, 6, 0, group=2).whole_groups(slots) == workers

@@ -2,87 +2,33 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import torch
 from torch import nn
-from torch.nn import functional
 
 from scaling_api.spec import ModelSpec
 from scaling_training.data.batches import Batch
-from scaling_training.models.small_cnn import build
+from scaling_training.models import mnist_cnn, small_cnn
+from scaling_training.models.dropout import keyed, replace_dropout
 from scaling_training.models.task import ClassificationTask
+from scaling_training.models.vision_transformer import VisionTransformer
 
 CLASSES = 6
 
 
-class Attention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads, self.head_width = heads, width // heads
-        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
-        self.output = nn.Linear(width, width)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        parts = [
-            layer(tokens).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
-            for layer in (self.query, self.key, self.value)
-        ]
-        attended: torch.Tensor = self.output(functional.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2))
-        return attended
-
-
-class Mlp(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        lowered: torch.Tensor = self.down(functional.gelu(self.up(tokens)))
-        return lowered
-
-
-class Block(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.before_attention, self.attention = nn.LayerNorm(width), Attention(width, heads)
-        self.before_mlp, self.mlp = nn.LayerNorm(width), Mlp(width)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        tokens = tokens + self.attention(self.before_attention(tokens))
-        added: torch.Tensor = tokens + self.mlp(self.before_mlp(tokens))
-        return added
-
-
-class Transformer(nn.Module):
-    """Patches of 4x4 as tokens, blocks, and the mean over tokens for the head."""
-
-    def __init__(self, width: int = 8, heads: int = 4, blocks: int = 2) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(1, width, 4, 4)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(blocks))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, CLASSES)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        tokens = self.patches(images).flatten(2).transpose(1, 2)
-        for block in self.blocks:
-            tokens = block(tokens)
-        classes: torch.Tensor = self.head(self.norm(tokens).mean(1))
-        return classes
-
-
 def _small_cnn() -> nn.Module:
-    return build(ModelSpec(name="small-cnn", width=0.125), (1, 8, 8), CLASSES)
+    return small_cnn.build(ModelSpec(name="small-cnn", width=0.125), (1, 8, 8), CLASSES)
 
 
 def _mnist_cnn() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(8 * 3 * 3, 16),
-        nn.ReLU(),
-        nn.Linear(16, CLASSES),
-    )
+    return mnist_cnn.build(ModelSpec(name="mnist-cnn", width=0.25), (1, 8, 8), CLASSES)
+
+
+def _transformer() -> nn.Module:
+    model = VisionTransformer((1, 8, 8), CLASSES, patch=4, heads=4, flatten=False)
+    model.blocks = model.blocks[:2]
+    return model
 
 
 def _mobilenet() -> nn.Module:
@@ -102,7 +48,7 @@ BUILDERS = {
     "small-cnn": _small_cnn,
     "mnist-cnn": _mnist_cnn,
     "mobilenet": _mobilenet,
-    "transformer": Transformer,
+    "transformer": _transformer,
 }
 SIDES = {"small-cnn": 8, "mnist-cnn": 8, "mobilenet": 16, "transformer": 8}
 
@@ -111,7 +57,9 @@ def a_task(name: str, dtype: torch.dtype = torch.float64) -> ClassificationTask:
     """The task of a small model, with the same weights at each call."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return ClassificationTask(BUILDERS[name]().to(dtype).train(), CLASSES)
+        model = BUILDERS[name]().to(dtype).train()
+    replace_dropout(model)
+    return ClassificationTask(model, CLASSES)
 
 
 def a_batch(name: str, samples: int, step: int, dtype: torch.dtype = torch.float64) -> Batch:
@@ -120,3 +68,8 @@ def a_batch(name: str, samples: int, step: int, dtype: torch.dtype = torch.float
     side = SIDES[name]
     images = torch.randn(samples, 1, side, side, generator=generator, dtype=torch.float64).to(dtype)
     return Batch(images, torch.randint(CLASSES, (samples,), generator=generator), torch.arange(samples))
+
+
+def dropout(model: nn.Module, batch: Batch) -> AbstractContextManager[None]:
+    """Within it the model's dropout is that of these samples."""
+    return keyed(model, batch.keys)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from scaling_training.parallel import Mesh
 from scaling_training.parallel.replica import Replica, parallelize
 from scaling_training.train import World
 from tests.unit.scaling_training.builders import a_spec
-from tests.unit.scaling_training.parallel.small_models import a_batch, a_task
+from tests.unit.scaling_training.parallel.small_models import a_batch, a_task, dropout
 
 RATE, MOMENTUM = 0.05, 0.9
 
@@ -51,7 +52,7 @@ def train(world: World, case: Case) -> Result:
     task = a_task(case.model, case.dtype)
     spec = a_spec(parallelism=dict(case.parallelism))
     mesh = Mesh.of(spec.training.parallelism, world)
-    replica = parallelize(task, mesh, spec=spec)
+    replica = parallelize(task, mesh, spec=spec, around=partial(dropout, task.model))
     optimizer = torch.optim.SGD(replica.model.parameters(), RATE, MOMENTUM, foreach=False)
     losses, gradients = [], {}
     for step in range(case.steps):

@@ -51,15 +51,6 @@ def test_no_two_ranks_share_a_place() -> None:
         assert all(at < size for at, size in zip(shape.coordinates(rank), shape.sizes, strict=True))
 
 
-@pytest.mark.parametrize(("samples", "ranks", "size"), [(10, 3, 2), (9, 4, 2), (1, 3, 5), (7, 1, 7), (513, 2, 256)])
-def test_an_evaluation_meets_each_sample_once_in_equally_many_rounds(samples: int, ranks: int, size: int) -> None:
-    rounds = [Mesh(MeshShape(data=ranks), rank).rounds(samples, size) for rank in range(ranks)]
-    assert len({len(parts) for parts in rounds}) == 1
-    met = [sample for parts in rounds for part in parts for sample in range(part.start, part.stop)]
-    assert met == list(range(samples))
-    assert all(part.stop - part.start <= size for parts in rounds for part in parts)
-
-
 @pytest.mark.parametrize(
     ("shape", "text"), [(MeshShape(), "one process"), (MeshShape(fsdp=2, data=3), "data 3 x fsdp 2")]
 )

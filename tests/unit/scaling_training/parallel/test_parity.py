@@ -40,9 +40,11 @@ FOUR = (
     Case("small-cnn", {"data": 4} | SYNC),
     Case("small-cnn", {"data": 2, "tensor": 2} | SYNC, samples=11, max_norm=0.5),
     Case("small-cnn", {"fsdp": 2, "tensor": 2} | SYNC),
-    Case("mobilenet", {"data": 2, "fsdp": 2} | SYNC, max_norm=0.5),
+    Case("mobilenet", {"data": 2, "fsdp": 2} | SYNC, max_norm=0.5, steps=8),
     Case("mobilenet", {"data": 2, "tensor": 2} | SYNC),
-    Case("mobilenet", {"fsdp": 2, "tensor": 2} | SYNC),
+    Case("mobilenet", {"fsdp": 2, "tensor": 2} | SYNC, steps=8),
+)
+FOUR_ON_TOKENS = (
     Case("transformer", {"data": 2, "fsdp": 2}),
     Case("transformer", {"data": 2, "tensor": 2}, micro_batches=2),
     Case("transformer", {"fsdp": 2, "tensor": 2}, max_norm=0.5),
@@ -57,7 +59,7 @@ SINGLE = (
 LOCAL = (
     Case("small-cnn", {"data": 4}, split=4),
     Case("small-cnn", {"data": 2, "tensor": 2}, samples=11, split=2, max_norm=0.5),
-    Case("mobilenet", {"fsdp": 4}, split=4),
+    Case("mobilenet", {"fsdp": 4}, split=4, steps=8),
     Case("mobilenet", {"data": 2, "tensor": 2}, split=2),
 )
 
@@ -88,8 +90,8 @@ def assert_close(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch
 
 @pytest.mark.parametrize(
     ("size", "cases"),
-    [(2, TWO), (3, THREE), (4, FOUR), (4, SINGLE)],
-    ids=["two processes", "three processes", "four processes", "single precision"],
+    [(2, TWO), (3, THREE), (4, FOUR), (4, FOUR_ON_TOKENS), (4, SINGLE)],
+    ids=["two processes", "three processes", "four processes", "four on tokens", "single precision"],
 )
 def test_every_mesh_trains_as_one_process(size: int, cases: tuple[Case, ...]) -> None:
     results = in_world(size, train_all, cases)

@@ -9,7 +9,7 @@ from scaling_training.parallel import Mesh, MeshShape
 from scaling_training.parallel.plans import architecture_of, fsdp_blocks, tensor_plan
 from scaling_training.parallel.replica import check_model
 from scaling_training.parallel.roles import Role
-from tests.unit.scaling_training.parallel.small_models import Transformer, a_task
+from tests.unit.scaling_training.parallel.small_models import a_task
 
 
 def roles(model: nn.Module) -> dict[str, str]:
@@ -53,7 +53,7 @@ def test_every_block_of_the_whole_mobilenet_is_divided() -> None:
 
 
 def test_a_transformer_is_divided_by_heads_and_hidden_features() -> None:
-    plan = roles(Transformer(blocks=1))
+    plan = {path: role for path, role in roles(a_task("transformer").model).items() if path.startswith("blocks.0.")}
     assert plan == {
         "blocks.0.attention": "enter",
         "blocks.0.attention.query": "inner",
@@ -71,7 +71,7 @@ def test_a_transformer_is_divided_by_heads_and_hidden_features() -> None:
         pytest.param(
             a_task("small-cnn").model, 3, "does not divide the 4 channels of layer 0 of model it", id="channels"
         ),
-        pytest.param(Transformer(heads=4), 3, "does not divide the 4 attention heads", id="heads"),
+        pytest.param(a_task("transformer").model, 3, "does not divide the 4 attention heads", id="heads"),
         pytest.param(nn.GRU(4, 4), 2, "the layers of model it are not of a kind that can be divided", id="unknown"),
         pytest.param(nn.Sequential(nn.Linear(4, 4)), 2, "use parallelism.data or fsdp", id="nothing to divide"),
     ],

@@ -1,0 +1,166 @@
+"""What the planner needs to know of a model, measured by one forward pass.
+
+Counts are in elements per sample; bytes and seconds come later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from scaling_training.errors import UserError
+from scaling_training.parallel.plans import fsdp_blocks, tensor_plan
+from scaling_training.parallel.roles import Plan, Role, divides
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """A model in numbers. What a tensor axis cannot divide has ``tensor_sizes`` empty."""
+
+    units: tuple[tuple[Shape, ...], ...]  # shapes of the trainable parameters: of the root, then of each FSDP block
+    divided: int  # parameters in layers that the tensor axis divides
+    element: int  # bytes
+    activations: float  # elements per sample kept for the backward pass
+    divided_activations: float  # of them, those that the tensor axis divides
+    flops: float  # per sample, forward
+    divided_flops: float
+    summed_forward: float  # elements per sample that the tensor axis adds up in the forward pass
+    summed_backward: float
+    gathered: float  # elements per sample that it gathers
+    tensor_calls: int  # collectives per micro-batch on the tensor axis
+    tensor_sizes: frozenset[int]  # sizes of the tensor axis that divide the model
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters in all."""
+        return sum(_size(shape) for unit in self.units for shape in unit)
+
+    @property
+    def largest_unit(self) -> int:
+        """Parameters of the largest unit that FSDP gathers at once."""
+        return max(sum(_size(shape) for shape in unit) for unit in self.units)
+
+    def padded(self, shards: int) -> int:
+        """Parameters when each one's first dimension is filled up to a multiple of the shards, as FSDP2 does."""
+        total = 0
+        for unit in self.units:
+            for first, *rest in (shape or (1,) for shape in unit):
+                total += -(-first // shards) * shards * _size(tuple(rest))
+        return total
+
+
+def facts_of(model: nn.Module, forward: Callable[[], object], *, samples: int, largest_tensor: int) -> ModelFacts:
+    """The facts of a model; ``forward`` runs it in training mode on so many samples."""
+    sizes = frozenset(size for size in range(2, largest_tensor + 1) if _can_divide(model, size))
+    plan = tensor_plan(model, min(sizes), name="") if sizes else {}
+    crossing = _Crossing()
+    kept: dict[int, int] = {}
+    with crossing.watching(model, plan), FlopCounterMode(display=False) as flops, _keeping(model, kept):
+        forward()
+    by_module = flops.get_flop_counts()
+    root = type(model).__name__
+    in_plan = {path for path, role in plan.items() if role not in (Role.ENTER, Role.GATHER)}
+    divided_flops = sum(sum(by_module.get(f"{root}.{path}", {}).values()) for path in in_plan)
+    return ModelFacts(
+        units=_units(model),
+        divided=sum(_divided(model.get_submodule(path), plan[path]) for path in in_plan),
+        element=next(model.parameters()).element_size(),
+        activations=sum(kept.values()) / samples,
+        divided_activations=sum(kept.get(where, 0) for where in crossing.divided) / samples,
+        flops=flops.get_total_flops() / samples,
+        divided_flops=divided_flops / samples,
+        summed_forward=crossing.forward / samples,
+        summed_backward=crossing.backward / samples,
+        gathered=crossing.gathered / samples,
+        tensor_calls=crossing.calls,
+        tensor_sizes=sizes,
+    )
+
+
+def _divided(layer: nn.Module, role: Role) -> int:
+    # Every rank has the bias of a row.
+    return sum(p.numel() for p in layer.parameters() if role is not Role.ROW or p.dim() > 1)
+
+
+def _size(shape: Shape) -> int:
+    total = 1
+    for length in shape:
+        total *= length
+    return total
+
+
+def _units(model: nn.Module) -> tuple[tuple[Shape, ...], ...]:
+    blocks = [[p for p in block.parameters() if p.requires_grad] for block in fsdp_blocks(model)]
+    held = {id(parameter) for block in blocks for parameter in block}
+    root = [p for p in model.parameters() if p.requires_grad and id(p) not in held]
+    return tuple(tuple(tuple(p.shape) for p in unit) for unit in (root, *blocks) if unit)
+
+
+def _can_divide(model: nn.Module, ranks: int) -> bool:
+    try:
+        return divides(model, tensor_plan(model, ranks, name=""), ranks)
+    except UserError:
+        return False
+
+
+class _Crossing:
+    """Elements that cross the tensor axis, counted as the layers with roles see them pass."""
+
+    def __init__(self) -> None:
+        self.forward = self.backward = self.gathered = self.calls = 0
+        self.divided: set[int] = set()  # the memory of what each rank has a slice of
+
+    @contextmanager
+    def watching(self, model: nn.Module, plan: Plan) -> Iterator[None]:
+        hooks = []
+        for path, role in plan.items():
+            hooks.append(model.get_submodule(path).register_forward_hook(self._counter(role)))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _counter(self, role: Role) -> Any:
+        def count(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            # What does not want a gradient, such as the images, has no backward pass to add up.
+            backward = inputs[0].numel() if inputs[0].requires_grad else 0
+            match role:
+                case Role.COLUMN | Role.ENTER:
+                    self.backward += backward
+                    self.calls += bool(backward)
+                case Role.ROW:
+                    self.forward += output.numel()
+                    self.calls += 1
+                case Role.GATHER:
+                    self.gathered += inputs[0].numel()
+                    self.calls += 1
+            if role in (Role.COLUMN, Role.INNER, Role.LOCAL):
+                self.divided.add(output.untyped_storage().data_ptr())
+            if role in (Role.ROW, Role.LOCAL):
+                self.divided.add(inputs[0].untyped_storage().data_ptr())
+
+        return count
+
+
+@contextmanager
+def _keeping(model: nn.Module, kept: dict[int, int]) -> Iterator[None]:
+    """Note the elements of each tensor that autograd keeps, once for each memory; parameters are none of them."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        where = tensor.untyped_storage().data_ptr()
+        if where not in own:
+            kept[where] = max(kept.get(where, 0), tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield
