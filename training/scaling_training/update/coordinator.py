@@ -20,8 +20,11 @@ from scaling_training.update.messages import Closing, Commit, Counts, Group, Pus
 from scaling_training.update.samples import Answer, Lease, SampleLedger, Worker
 from scaling_training.update.staleness import scaling
 
-# The rate for a whole batch, from the samples applied and the rows of the curves so far.
-Rate = Callable[[int, Sequence[Row]], float]
+# The rate for a whole batch, from the samples of an epoch, the samples applied and the rows of the curves so far.
+Rate = Callable[[int, int, Sequence[Row]], float]
+
+
+_NOBODY = Group(workers=0, samples=1, epochs=0, share=1, batch=1, bound=0, scaling=None)
 
 
 class ShardPort(Protocol):
@@ -37,11 +40,11 @@ class ShardPort(Protocol):
 class Coordinator:
     """The one place where pushes are put in order. Nobody gets work before `open`."""
 
-    def __init__(self, ledger: SampleLedger, shards: Sequence[ShardPort], rate: Rate) -> None:
-        self._ledger = ledger
+    def __init__(self, shards: Sequence[ShardPort], rate: Rate) -> None:
+        self._ledger = SampleLedger()
         self._shards = shards
         self._rate = rate
-        self._group = Group(0, 1, 1, 0, None)
+        self._group = _NOBODY
         self._incarnation = 0
         self._closings: deque[Closing] = deque()
         self._loss_sum = 0.0
@@ -71,7 +74,12 @@ class Coordinator:
         self._incarnation += 1
         self._group = group
         self._ledger.regroup(
-            incarnation=self._incarnation, workers=group.workers, share=group.share, bound=group.bound
+            incarnation=self._incarnation,
+            workers=group.workers,
+            samples=group.samples,
+            epochs=group.epochs,
+            share=group.share,
+            bound=group.bound,
         )
         if ledger is not None:
             # An epoch that was applied but not closed when the snapshot was taken.
@@ -91,7 +99,7 @@ class Coordinator:
             return ticket
         self._loss_sum += loss_sum
         group = self._group
-        self._last_rate = self._rate(ticket.samples_before, self.rows)
+        self._last_rate = self._rate(group.samples, ticket.samples_before, self.rows)
         factor = ticket.samples / group.batch * scaling(group.scaling, ticket.staleness, group.workers)
         commit = Commit(worker, lease, ticket.position, self._last_rate * factor, 1.0 / group.workers)
         for shard in self._shards:

@@ -39,13 +39,10 @@ def effective_factor(
     spec: ElasticSpec, *, batch_size: int, last: Resize, cursor: int, samples_per_epoch: int
 ) -> float:
     """The factor on the learning rate at a cursor, for ``last.workers`` workers."""
-    if spec.batch == "constant":
-        return 1.0
     batch = effective_batch(spec, batch_size=batch_size, workers=last.workers)
-    target = rate_factor(spec.rate_rule, batch=batch, reference=batch_size)
     return ramped_factor(
         last.factor,
-        target,
+        _target(spec, batch_size=batch_size, workers=last.workers),
         steps_since=(cursor - last.cursor) // batch,
         warmup_steps=round(spec.warmup_epochs * samples_per_epoch / batch),
     )
@@ -55,12 +52,10 @@ def resized(
     spec: ElasticSpec, last: Resize | None, *, workers: int, batch_size: int, cursor: int, samples_per_epoch: int
 ) -> Resize:
     """What to go by from now on; ``last`` itself when the number is what it was. The first number needs no ramp."""
-    if last is not None and last.workers == workers:
-        return last
     if last is None:
-        batch = effective_batch(spec, batch_size=batch_size, workers=workers)
-        constant = spec.batch == "constant"
-        return Resize(workers, cursor, 1.0 if constant else rate_factor(spec.rate_rule, batch=batch, reference=batch_size))
+        return Resize(workers, cursor, _target(spec, batch_size=batch_size, workers=workers))
+    if last.workers == workers:
+        return last
     reached = effective_factor(
         spec, batch_size=batch_size, last=last, cursor=cursor, samples_per_epoch=samples_per_epoch
     )
@@ -74,6 +69,11 @@ def schedule_step(cursor: int, *, samples_per_epoch: int, batch_size: int) -> in
     """
     epoch, offset = divmod(cursor, samples_per_epoch)
     return epoch * -(-samples_per_epoch // batch_size) + offset // batch_size
+
+
+def _target(spec: ElasticSpec, *, batch_size: int, workers: int) -> float:
+    batch = effective_batch(spec, batch_size=batch_size, workers=workers)
+    return rate_factor(spec.rate_rule, batch=batch, reference=batch_size)
 
 
 def _reference(spec: ElasticSpec) -> int:

@@ -18,7 +18,7 @@ from scaling_training.update.messages import Part, ShardState, Vector
 
 
 def divide(model: nn.Module, shards: int) -> list[Part]:
-    """At most ``shards`` parts, none empty, that cover the model's trainable parameters and buffers."""
+    """So many parts that cover the model's trainable parameters and buffers; with few tensors some are empty."""
     sizes = {name: value.numel() for name, value in model.named_parameters() if value.requires_grad}
     buffers = tuple(name for name, value in model.named_buffers() if value.is_floating_point())
     total, passed = sum(sizes.values()), 0
@@ -27,8 +27,7 @@ def divide(model: nn.Module, shards: int) -> list[Part]:
         # By the middle of the tensor on the line of all elements.
         names[min(shards - 1, int((passed + size / 2) * shards / total))].append(name)
         passed += size
-    parts = [tuple(part) for part in names if part]
-    return [Part(part, buffers if index == 0 else ()) for index, part in enumerate(parts)]
+    return [Part(tuple(part), buffers if index == 0 else ()) for index, part in enumerate(names)]
 
 
 def flatten(tensors: Sequence[torch.Tensor]) -> Vector:
@@ -40,12 +39,15 @@ def flatten(tensors: Sequence[torch.Tensor]) -> Vector:
 
 @torch.no_grad()
 def unflatten(vector: Vector, tensors: Sequence[torch.Tensor]) -> None:
-    """The inverse of `flatten`: write the vector into the tensors."""
-    # A vector from shared memory is read-only, which torch warns of; it is only read here.
-    flat = torch.from_numpy(vector if vector.flags.writeable else vector.copy())
+    """The inverse of `flatten`: write the vector, which may be read-only, into the tensors."""
     offset = 0
     for tensor in tensors:
-        tensor.copy_(flat[offset : offset + tensor.numel()].view(tensor.shape))
+        values = vector[offset : offset + tensor.numel()].reshape(tensor.shape)
+        if tensor.device.type == "cpu":
+            # By numpy, which reads shared memory as it is; torch takes only what it might write to.
+            np.copyto(tensor.detach().numpy(), values)
+        else:
+            tensor.copy_(torch.from_numpy(values.copy()))
         offset += tensor.numel()
     assert offset == len(vector)
 
@@ -65,9 +67,7 @@ class PartView:
 
     def gradients(self) -> Vector:
         """The gradients as one vector; 0 for a parameter that has none."""
-        return flatten(
-            [torch.zeros_like(value) if value.grad is None else value.grad for value in self.parameters]
-        )
+        return flatten([torch.zeros_like(value) if value.grad is None else value.grad for value in self.parameters])
 
     def buffer_values(self) -> Vector:
         """The buffers as one vector."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from scaling_training.update.samples import EpochTally, Worker
 
-Vector = NDArray[np.floating]  # type: ignore[type-arg]
+Vector = NDArray[np.floating[Any]]
 Row = Mapping[str, float | int]
 
 
@@ -51,6 +51,8 @@ class Group:
     """The workers that share the work, and on what terms."""
 
     workers: int
+    samples: int  # of an epoch
+    epochs: int
     share: int  # samples of a lease
     batch: int  # samples whose mean gradient the learning rate is meant for
     bound: int  # greatest staleness

@@ -84,12 +84,11 @@ class EpochTally:
 
 
 class SampleLedger:
-    """The samples of a run of ``epochs`` epochs of ``samples`` samples. Nobody has a lease before `regroup`."""
+    """The samples of a run. Nobody has a lease before `regroup`."""
 
-    def __init__(self, *, samples: int, epochs: int) -> None:
-        assert samples > 0
-        self._samples = samples
-        self._end = samples * epochs
+    def __init__(self) -> None:
+        self._samples = 0  # of an epoch
+        self._end = 0  # the cursor at the end of the last epoch
         self._incarnation = 0
         self._workers = 0
         self._share = 0
@@ -106,14 +105,16 @@ class SampleLedger:
         self._tallies: dict[int, EpochTally] = {}
         self.histogram = Histogram()
 
-    def regroup(self, *, incarnation: int, workers: int, share: int, bound: int) -> None:
+    def regroup(self, *, incarnation: int, workers: int, samples: int, epochs: int, share: int, bound: int) -> None:
         """From now on the ranks below ``workers`` of this incarnation count, and no process before them.
 
-        What the others held is leased anew. ``share`` is the length of a lease in samples, ``bound`` the greatest
-        staleness that a push may have.
+        What the others held is leased anew. The run has ``epochs`` epochs of ``samples`` samples; ``share`` is the
+        length of a lease in samples, ``bound`` the greatest staleness that a push may have.
         """
         assert incarnation > self._incarnation
+        assert samples > 0
         assert share > 0
+        self._samples, self._end = samples, samples * epochs
         self._incarnation, self._workers, self._share, self._bound = incarnation, workers, share, bound
         self._returned += [lease.stretch for lease in self._leases.values()]
         self._leases.clear()

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from scaling_training.update.coordinator import Coordinator, Rate
 from scaling_training.update.messages import Closing, Counts, Group, Pushed, Row, Snapshot, Vector
-from scaling_training.update.samples import Answer, Lease, SampleLedger, Worker
+from scaling_training.update.samples import Answer, Lease, Worker
 from scaling_training.update.shard import ParameterShard
 
 
@@ -20,7 +20,7 @@ class FencedError(Exception):
 
 
 class Server(Protocol):
-    """What workers call, and rank 0 alone where it says so. Who was replaced gets FencedError from `next` and `push`."""
+    """What workers call, rank 0 alone where it says so. Who was replaced gets FencedError from `next` and `push`."""
 
     @property
     def shards(self) -> int:
@@ -63,9 +63,9 @@ class Server(Protocol):
 class LocalServer:
     """A server whose workers are threads of this process. See `Server` for the methods."""
 
-    def __init__(self, ledger: SampleLedger, shards: Sequence[ParameterShard], rate: Rate) -> None:
+    def __init__(self, shards: Sequence[ParameterShard], rate: Rate) -> None:
         self._shards = shards
-        self._coordinator = Coordinator(ledger, shards, rate)
+        self._coordinator = Coordinator(shards, rate)
         self._changed = threading.Condition()
 
     @property
@@ -91,7 +91,7 @@ class LocalServer:
             if start is not None:
                 for shard, state in zip(self._shards, start.shards, strict=False):
                     shard.load(state)
-            incarnation = self._coordinator.open(group, start and start.ledger, rows)
+            incarnation = self._coordinator.open(group, None if start is None else start.ledger, rows)
             self._changed.notify_all()
             return incarnation
 

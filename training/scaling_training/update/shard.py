@@ -53,7 +53,7 @@ class ParameterShard:
         def tensors(names: tuple[str, ...], values: Vector) -> list[torch.Tensor]:
             flat = torch.from_numpy(values.copy())
             shapes = [torch.Size(state.shapes[name]) for name in names]
-            pieces = flat.split([shape.numel() for shape in shapes])
+            pieces = torch.split(flat, [shape.numel() for shape in shapes])
             return [piece.view(shape).clone() for piece, shape in zip(pieces, shapes, strict=True)]
 
         part = state.part
@@ -61,9 +61,11 @@ class ParameterShard:
         self._part = part
         self._parameters = dict(zip(part.parameters, parameters, strict=True))
         self._buffers = dict(zip(part.buffers, tensors(part.buffers, state.buffers), strict=True))
-        self._optimizer = build_optimizer(self._spec, self._parameters.values())
+        # torch knows no optimizer of nothing.
+        self._optimizer = build_optimizer(self._spec, self._parameters.values()) if self._parameters else None
         for name, kept in state.optimizer.items():
             if kept:
+                assert self._optimizer is not None
                 self._optimizer.state[self._parameters[name]] = {key: _copied(value) for key, value in kept.items()}
         self._staged.clear()
         self.position = state.position
@@ -79,16 +81,16 @@ class ParameterShard:
     def commit(self, commit: Commit) -> None:
         """Apply a staged gradient. All shards get the same commits in the same order."""
         assert commit.position == self.position, f"commit {commit.position} came at position {self.position}"
-        assert self._optimizer is not None
         staged = self._staged.pop(commit.worker)
         assert staged.lease == commit.lease
         for parameter in self._parameters.values():
             if parameter.grad is None:
                 parameter.grad = torch.empty_like(parameter)
         unflatten(staged.gradient, [parameter.grad for parameter in self._parameters.values()])  # type: ignore[misc]
-        for group in self._optimizer.param_groups:
-            group["lr"] = commit.rate
-        self._optimizer.step()
+        if self._optimizer is not None:
+            for group in self._optimizer.param_groups:
+                group["lr"] = commit.rate
+            self._optimizer.step()
         if self._buffers:
             ours = list(self._buffers.values())
             theirs = [torch.empty_like(buffer) for buffer in ours]
@@ -98,9 +100,9 @@ class ParameterShard:
 
     def state(self) -> ShardState:
         """A copy of everything but what is staged."""
-        assert self._optimizer is not None
+        kept = self._optimizer.state if self._optimizer is not None else {}
         optimizer = {
-            name: {key: _copied(value) for key, value in self._optimizer.state.get(parameter, {}).items()}
+            name: {key: _copied(value) for key, value in kept.get(parameter, {}).items()}
             for name, parameter in self._parameters.items()
         }
         parameters, buffers = self.pull()

@@ -148,9 +148,7 @@ def resumed(world: World, optimizer: dict[str, Any], update: dict[str, Any]) -> 
     return straight[2:], later, state == later_state
 
 
-@pytest.mark.parametrize(
-    "update", [DILOCO, {"mode": "local", "steps": 4}], ids=["outer momentum", "plain averaging"]
-)
+@pytest.mark.parametrize("update", [DILOCO, {"mode": "local", "steps": 4}], ids=["outer momentum", "plain averaging"])
 def test_resumed_at_the_end_of_a_round_from_rank_0s_state_it_is_the_straight_run_bit_for_bit(
     update: dict[str, Any],
 ) -> None:

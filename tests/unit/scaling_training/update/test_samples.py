@@ -18,24 +18,28 @@ SAMPLES, EPOCHS = 50, 3
 
 
 def a_ledger(*, workers: int = 2, share: int = 8, bound: int = 4) -> SampleLedger:
-    ledger = SampleLedger(samples=SAMPLES, epochs=EPOCHS)
-    ledger.regroup(incarnation=1, workers=workers, share=share, bound=bound)
+    ledger = SampleLedger()
+    regroup(ledger, 1, workers=workers, share=share, bound=bound)
     return ledger
 
 
+def regroup(ledger: SampleLedger, incarnation: int, *, workers: int, share: int = 8, bound: int = 4) -> None:
+    ledger.regroup(incarnation=incarnation, workers=workers, samples=SAMPLES, epochs=EPOCHS, share=share, bound=bound)
+
+
 def a_simulation() -> Simulation:
-    coordinator = Coordinator(SampleLedger(samples=SAMPLES, epochs=EPOCHS), [], lambda samples, rows: 1.0)
+    coordinator = Coordinator([], lambda epoch, samples, rows: 1.0)
     return Simulation(coordinator, [], lambda lease, pulled: ((), 1.0 * len(lease.stretch)))
 
 
 def a_group(workers: int, *, share: int = 8, bound: int = 4) -> Group:
-    return Group(workers=workers, share=share, batch=share * workers, bound=bound, scaling=None)
+    return Group(
+        workers=workers, samples=SAMPLES, epochs=EPOCHS, share=share, batch=share * workers, bound=bound, scaling=None
+    )
 
 
 def consumed(pushes: list[Push]) -> Counter[int]:
-    return Counter(
-        cursor for push in pushes for cursor in range(push.lease.stretch.start, push.lease.stretch.end)
-    )
+    return Counter(cursor for push in pushes for cursor in range(push.lease.stretch.start, push.lease.stretch.end))
 
 
 EACH_ONCE = Counter(range(SAMPLES * EPOCHS))
@@ -51,9 +55,7 @@ EACH_ONCE = Counter(range(SAMPLES * EPOCHS))
         pytest.param([5, 5], 5, False, id="two want one position"),
     ],
 )
-def test_deadlines_are_feasible_when_each_finds_a_position(
-    deadlines: list[int], position: int, expected: bool
-) -> None:
+def test_deadlines_are_feasible_when_each_finds_a_position(deadlines: list[int], position: int, expected: bool) -> None:
     assert feasible(deadlines, position) is expected
 
 
@@ -108,7 +110,7 @@ def test_what_a_lost_worker_held_is_leased_to_another_and_what_it_sends_is_refus
     lost = Worker(0, 1)
     held = ledger.lease(lost)
     assert isinstance(held, Lease)
-    ledger.regroup(incarnation=2, workers=1, share=8, bound=4)
+    regroup(ledger, 2, workers=1)
 
     again = ledger.lease(Worker(0, 2))
     assert isinstance(again, Lease)
