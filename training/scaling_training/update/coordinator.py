@@ -4,8 +4,8 @@ Whatever carries it (one process, or an actor and its calls) must deliver the co
 the order in which it makes them. Then everything that is said here between two pushes happens, at every shard, between
 the same two: a snapshot of all shards and of the ledger is consistent without a pause.
 
-The rate of a push is the schedule's rate at the samples applied so far, times the share of the batch that the push
-is: with mean gradients that makes a batch that came in shares move the weights as far as one that came whole.
+The rate of a push is the schedule's rate at the samples applied so far, times the share of its global batch that the
+push is: with mean gradients that makes a batch that came in shares move the weights as far as one that came whole.
 
 Pure, but for what it tells the shards.
 """
@@ -78,6 +78,7 @@ class Coordinator:
             workers=group.workers,
             samples=group.samples,
             epochs=group.epochs,
+            batch=group.batch,
             share=group.share,
             bound=group.bound,
         )
@@ -100,7 +101,7 @@ class Coordinator:
         self._loss_sum += loss_sum
         group = self._group
         self._last_rate = self._rate(group.samples, ticket.samples_before, self.rows)
-        factor = ticket.samples / group.batch * scaling(group.scaling, ticket.staleness, group.workers)
+        factor = ticket.samples / ticket.batch * scaling(group.scaling, ticket.staleness, group.workers)
         commit = Commit(worker, lease, ticket.position, self._last_rate * factor, 1.0 / group.workers)
         for shard in self._shards:
             shard.commit(commit)

@@ -35,9 +35,7 @@ def effective_batch(spec: ElasticSpec, *, batch_size: int, workers: int) -> int:
     return max(workers, round(batch_size * workers / _reference(spec)))
 
 
-def effective_factor(
-    spec: ElasticSpec, *, batch_size: int, last: Resize, cursor: int, samples_per_epoch: int
-) -> float:
+def effective_factor(spec: ElasticSpec, *, batch_size: int, last: Resize, cursor: int, samples_per_epoch: int) -> float:
     """The factor on the learning rate at a cursor, for ``last.workers`` workers."""
     batch = effective_batch(spec, batch_size=batch_size, workers=last.workers)
     return ramped_factor(

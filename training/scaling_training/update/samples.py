@@ -1,7 +1,7 @@
 """Who takes which samples, and which push is applied when: the one authority of an asynchronous training.
 
 The data order of a run is a line of samples, epoch after epoch (`data.order`). A lease gives a worker the next
-stretch of it, never across an epoch's end. When the worker's gradient is accepted, the stretch is done; when the
+stretch of it, never across the end of a global batch or an epoch. When the worker's gradient is accepted, the stretch is done; when the
 worker is lost before that, the stretch is given to somebody else. A lease does not expire by time: a slow worker is no
 lost one, and a sample that counted twice would be the price of an error. Lost is a worker of whom we are
 told so, and each incarnation of a rank as soon as the next one joins: what it still sends is refused (fencing).
@@ -43,7 +43,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Stretch:
-    """Samples of the run's order, by cursor; never across an epoch's end."""
+    """Samples of the run's order, by cursor; all of one global batch."""
 
     start: int
     end: int
@@ -69,6 +69,7 @@ class Ticket:
     position: int  # number of pushes applied before it
     staleness: int
     samples: int
+    batch: int  # samples of the global batch that they are part of
     samples_before: int  # applied in all before it
 
 
@@ -91,6 +92,7 @@ class SampleLedger:
         self._end = 0  # the cursor at the end of the last epoch
         self._incarnation = 0
         self._workers = 0
+        self._batch = 0
         self._share = 0
         self._bound = 0
         self._leases: dict[Worker, Lease] = {}
@@ -105,17 +107,21 @@ class SampleLedger:
         self._tallies: dict[int, EpochTally] = {}
         self.histogram = Histogram()
 
-    def regroup(self, *, incarnation: int, workers: int, samples: int, epochs: int, share: int, bound: int) -> None:
+    def regroup(
+        self, *, incarnation: int, workers: int, samples: int, epochs: int, batch: int, share: int, bound: int
+    ) -> None:
         """From now on the ranks below ``workers`` of this incarnation count, and no process before them.
 
-        What the others held is leased anew. The run has ``epochs`` epochs of ``samples`` samples; ``share`` is the
-        length of a lease in samples, ``bound`` the greatest staleness that a push may have.
+        What the others held is leased anew. The run has ``epochs`` epochs of ``samples`` samples, in global
+        batches of ``batch``; ``share`` is the length of a lease in samples, ``bound`` the greatest staleness that a
+        push may have.
         """
         assert incarnation > self._incarnation
         assert samples > 0
         assert share > 0
         self._samples, self._end = samples, samples * epochs
-        self._incarnation, self._workers, self._share, self._bound = incarnation, workers, share, bound
+        self._incarnation, self._workers = incarnation, workers
+        self._batch, self._share, self._bound = batch, share, bound
         self._returned += [lease.stretch for lease in self._leases.values()]
         self._leases.clear()
         self._stopping = False
@@ -162,7 +168,15 @@ class SampleLedger:
             return Answer.WAIT
         staleness = self.version - lease.version
         assert staleness <= self._bound
-        ticket = Ticket(number, self.version, staleness, len(lease.stretch), self.samples_applied)
+        batch_start, batch_end = self._batch_around(lease.stretch.start)
+        ticket = Ticket(
+            lease=number,
+            position=self.version,
+            staleness=staleness,
+            samples=len(lease.stretch),
+            batch=batch_end - batch_start,
+            samples_before=self.samples_applied,
+        )
         del self._leases[worker]
         self.version += 1
         self.samples_applied += ticket.samples
@@ -245,8 +259,13 @@ class SampleLedger:
             return min(self._returned)
         if self._cursor == self._end:
             return None
-        epoch_end = (self._cursor // self._samples + 1) * self._samples
-        return Stretch(self._cursor, min(self._cursor + self._share, epoch_end))
+        return Stretch(self._cursor, min(self._cursor + self._share, self._batch_around(self._cursor)[1]))
+
+    def _batch_around(self, cursor: int) -> tuple[int, int]:
+        """Where the global batch that the cursor lies in starts and ends; an epoch's last one may be smaller."""
+        epoch, offset = divmod(cursor, self._samples)
+        start = offset // self._batch * self._batch
+        return epoch * self._samples + start, epoch * self._samples + min(start + self._batch, self._samples)
 
     def _deadlines(self) -> list[int]:
         return [lease.version + self._bound for lease in self._leases.values()]

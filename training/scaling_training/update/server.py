@@ -53,8 +53,8 @@ class Server(Protocol):
     def stop(self) -> None:
         """Give no more leases. Rank 0."""
 
-    def drained(self) -> Snapshot:
-        """Everything, once no lease is out. Rank 0, after `next` gave None."""
+    def snapshot(self, *, drained: bool) -> Snapshot:
+        """Everything at one point; ``drained``: once no lease is out, after `stop`. Rank 0."""
 
     def counts(self) -> Counts:
         """How far the server is."""
@@ -135,10 +135,10 @@ class LocalServer:
             self._coordinator.stop()
             self._changed.notify_all()
 
-    def drained(self) -> Snapshot:
-        """Everything, once no lease is out."""
+    def snapshot(self, *, drained: bool) -> Snapshot:
+        """Everything at one point."""
         with self._changed:
-            self._changed.wait_for(lambda: self._coordinator.idle)
+            self._changed.wait_for(lambda: not drained or self._coordinator.idle)
             return self._coordinator.snapshot()
 
     def counts(self) -> Counts:

@@ -24,7 +24,15 @@ def a_ledger(*, workers: int = 2, share: int = 8, bound: int = 4) -> SampleLedge
 
 
 def regroup(ledger: SampleLedger, incarnation: int, *, workers: int, share: int = 8, bound: int = 4) -> None:
-    ledger.regroup(incarnation=incarnation, workers=workers, samples=SAMPLES, epochs=EPOCHS, share=share, bound=bound)
+    ledger.regroup(
+        incarnation=incarnation,
+        workers=workers,
+        samples=SAMPLES,
+        epochs=EPOCHS,
+        batch=share * workers,
+        share=share,
+        bound=bound,
+    )
 
 
 def a_simulation() -> Simulation:

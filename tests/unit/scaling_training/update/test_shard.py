@@ -75,7 +75,7 @@ def plain(optimizer_spec: dict[str, Any]) -> dict[str, torch.Tensor]:
     while cursor < SAMPLES * EPOCHS:
         end = min(cursor + BATCH, (cursor // SAMPLES + 1) * SAMPLES)
         for group in optimizer.param_groups:
-            group["lr"] = falling(cursor) * (end - cursor) / BATCH
+            group["lr"] = falling(cursor)
         optimizer.zero_grad()
         (loss_sum(model, cursor, end) / (end - cursor)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
