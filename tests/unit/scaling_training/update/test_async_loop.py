@@ -218,7 +218,7 @@ def test_three_processes_of_which_one_is_slow_train_on_every_sample_once(tmp_pat
 
 def test_three_processes_stopped_go_on_as_two(tmp_path: Path) -> None:
     with served(a_local_server(an_async_spec(**MANY))) as place:
-        stopped = in_world(3, run, str(tmp_path), place, 1, 0.0, 20, None)
+        stopped = in_world(3, run, str(tmp_path), place, 1, 0.0, 2, None)
     assert {outcome.stopped for outcome in stopped} == {True}
     server = a_local_server(an_async_spec(**MANY))
     with served(server) as place:
@@ -231,7 +231,7 @@ def test_a_lost_worker_costs_no_sample_and_counts_none_twice(tmp_path: Path, liv
     server = a_local_server(an_async_spec(**MANY))
     with served(server) as place:
         with pytest.raises(AssertionError, match="Killed"):
-            in_world(3, run, str(tmp_path), place, 1, 0.0, None, 25)
+            in_world(3, run, str(tmp_path), place, 1, 0.0, None, 2)
         before = server.counts().version
         server = server if lives else a_local_server(an_async_spec(**MANY))
         if lives:
