@@ -1,11 +1,11 @@
 """Who takes which samples, and which push is applied when: the one authority of an asynchronous training.
 
 The data order of a run is a line of samples, epoch after epoch (`data.order`). A lease gives a worker the next
-stretch of it, never across the end of a global batch or an epoch. When the worker's gradient is accepted, the stretch is done; when the
-worker is lost before that, the stretch is given to somebody else. A lease does not expire by time: a slow worker is no
-lost one, and a sample that counted twice would be the price of an error. Lost is a worker of whom we are
-told so, and each incarnation of a rank as soon as the next one joins: what it still sends is refused (fencing).
-So each sample of an epoch counts exactly once, whatever happens to workers.
+stretch of it, never across the end of a global batch or an epoch. When the worker's gradient is accepted, the
+stretch is done; when the worker is lost before that, the stretch is given to somebody else. A lease does not
+expire by time: a slow worker is no lost one, and a sample that counted twice would be the price of an error.
+Workers are lost when a new group takes their place: it has a higher incarnation, and what an earlier one still
+sends is refused (fencing). So each sample of an epoch counts exactly once, whatever happens to workers.
 
 An accepted push gets a ticket: its number in the order in which all shards apply them, its staleness (see
 `staleness`), and how many samples were applied before it, which is what schedules run on.
