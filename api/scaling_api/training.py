@@ -9,7 +9,7 @@ from pydantic import Field
 from scaling_api.base import Model, Rule
 from scaling_api.optim import EarlyStopping, EmaSpec, OptimizerSpec, ScheduleSpec
 from scaling_api.parallelism import Parallelism
-from scaling_api.update import UpdateSpec
+from scaling_api.update import UpdateSpec, update_rules
 
 
 class CheckpointSpec(Model):
@@ -71,4 +71,5 @@ class TrainingSpec(Model):
             "parallelism.data times fsdp",
             field="batchSize",
         ),
+        *update_rules(),
     )

@@ -12,7 +12,7 @@ from scaling_api.base import Model, Rule
 class OuterSpec(Model):
     """The outer optimizer of update mode local: what is done with the mean of the workers' weights."""
 
-    learning_rate: Annotated[float, Field(gt=0, le=10)] = Field(
+    rate: Annotated[float, Field(gt=0, le=10)] = Field(
         1.0, description="Share of the way from the last average to the new mean; 1 takes the mean itself."
     )
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Momentum over averages; 0.9 is DiLoCo's.")
@@ -129,5 +129,32 @@ class ElasticSpec(Model):
             "referenceWorkers {referenceWorkers} belongs to batch perWorker, not to {batch}; remove it or choose "
             "perWorker",
             field="referenceWorkers",
+        ),
+    )
+
+
+def update_rules() -> tuple[Rule, ...]:
+    """What the mode of update asks of the other sections of training."""
+    return (
+        Rule(
+            "self.update.mode == 'sync' || (self.parallelism.fsdp == 1 && self.parallelism.tensor == 1)",
+            lambda self: self.update.mode == "sync" or self.parallelism.model_group == 1,
+            "update mode {update.mode} needs the whole model on each worker: set parallelism.fsdp ({parallelism.fsdp}) "
+            "and tensor ({parallelism.tensor}) to 1, or choose mode sync",
+            field="update.mode",
+        ),
+        Rule(
+            "self.update.mode == 'sync' || self.parallelism.batchNorm == 'local'",
+            lambda self: self.update.mode == "sync" or self.parallelism.batch_norm == "local",
+            "parallelism.batchNorm {parallelism.batchNorm} has the workers meet in every step, which update mode "
+            "{update.mode} is there to avoid: choose batchNorm local or mode sync",
+            field="update.mode",
+        ),
+        Rule(
+            "self.update.mode != 'async' || self.optimizer.name != 'gradient-descent'",
+            lambda self: self.update.mode != "async" or self.optimizer.name != "gradient-descent",
+            "optimizer gradient-descent takes one step with the whole training split, and update mode async takes many "
+            "with parts of it: choose sgd or mode sync",
+            field="update.mode",
         ),
     )

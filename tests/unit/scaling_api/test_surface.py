@@ -153,6 +153,16 @@ _SPEC = """
     spec.training.schedule.threshold
     spec.training.schedule.warmupFraction
     spec.training.seed
+    spec.training.update
+    spec.training.update.maxStaleness
+    spec.training.update.mode
+    spec.training.update.outer
+    spec.training.update.outer.momentum
+    spec.training.update.outer.nesterov
+    spec.training.update.outer.rate
+    spec.training.update.shards
+    spec.training.update.stalenessScaling
+    spec.training.update.steps
 """
 
 

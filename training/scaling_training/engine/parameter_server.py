@@ -96,10 +96,10 @@ class _Port:
 class CoordinatorActor:
     """A `Coordinator` in a process of its own. Its methods are those of `update.server.Server`."""
 
-    def __init__(self, spec: dict[str, Any], shards: Sequence[Any]) -> None:
-        self._actors = shards
-        training = ScalingJobSpec.model_validate(spec).training
-        self._coordinator = Coordinator([_Port(actor) for actor in shards], rate_of(training))
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self._rate = rate_of(ScalingJobSpec.model_validate(spec).training)
+        self._actors: Sequence[Any] = ()
+        self._coordinator = Coordinator((), self._rate)
         self._changed = asyncio.Condition()
 
     async def live(self) -> bool:
@@ -113,8 +113,14 @@ class CoordinatorActor:
         """Those that it was told."""
         return list(self._coordinator.rows)
 
-    async def open(self, group: Group, ledger: dict[str, Any] | None, rows: Sequence[Row]) -> int:
+    async def open(
+        self, group: Group, ledger: dict[str, Any] | None, rows: Sequence[Row], shards: Sequence[Any]
+    ) -> int:
         """Let a group take part; the shards have loaded what belongs to ``ledger``."""
+        if not self._coordinator.started:
+            # Not by the constructor: Ray would have to keep the handles for a restart.
+            self._actors = shards
+            self._coordinator = Coordinator([_Port(actor) for actor in shards], self._rate)
         incarnation = self._coordinator.open(group, ledger, rows)
         await self._notify()
         return incarnation
@@ -185,7 +191,8 @@ class RayServer:
         if start is not None:
             pairs = zip(self._shards, start.shards, strict=False)
             ray.get([actor.load.remote(state) for actor, state in pairs])
-        return int(ray.get(self._coordinator.open.remote(group, None if start is None else start.ledger, list(rows))))
+        ledger = None if start is None else start.ledger
+        return int(ray.get(self._coordinator.open.remote(group, ledger, list(rows), self._shards)))
 
     def next(self, worker: Worker) -> Lease | Closing | None:
         """Work to do."""
@@ -252,7 +259,7 @@ def parameter_server(spec: ScalingJobSpec) -> Iterator[RayServer]:
     options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": 0}
     plain = spec.to_json_dict()
     shards = [ray.remote(ShardActor).options(**options).remote(plain) for _ in range(spec.training.update.shards or 1)]
-    coordinator = ray.remote(CoordinatorActor).options(**options, max_concurrency=10_000).remote(plain, shards)
+    coordinator = ray.remote(CoordinatorActor).options(**options, max_concurrency=10_000).remote(plain)
     try:
         yield RayServer(coordinator, shards)
     finally:

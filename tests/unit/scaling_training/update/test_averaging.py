@@ -21,7 +21,7 @@ from tests.unit.scaling_training.worlds import in_world
 
 STEPS = 20
 SGD = {"name": "sgd", "learningRate": 0.1}
-DILOCO = {"mode": "local", "steps": 4, "outer": {"learningRate": 0.7, "momentum": 0.9, "nesterov": True}}
+DILOCO = {"mode": "local", "steps": 4, "outer": {"rate": 0.7, "momentum": 0.9, "nesterov": True}}
 
 
 def a_model(*, norm: bool = False) -> nn.Module:
@@ -162,7 +162,7 @@ def test_resumed_at_the_end_of_a_round_from_rank_0s_state_it_is_the_straight_run
 
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_the_outer_optimizer_is_the_formula(nesterov: bool) -> None:
-    outer = {"learningRate": 0.7, "momentum": 0.9, "nesterov": nesterov}
+    outer = {"rate": 0.7, "momentum": 0.9, "nesterov": nesterov}
     spec = UpdateSpec.model_validate({"mode": "local", "steps": 1, "outer": outer})
     weight = nn.Linear(1, 1, bias=False).double()
     averager = Averager(weight, torch.optim.SGD(weight.parameters(), lr=1.0), spec, processes=1)

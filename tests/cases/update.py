@@ -1,0 +1,133 @@
+"""Refusals of the section update, and of what does not go with it."""
+
+from __future__ import annotations
+
+from tests.cases.case import Case, both, group, training
+
+_UPDATE = "spec.training.update"
+
+
+def _not_sync(mode: str, **sections: object) -> dict[str, object]:
+    return {"update": {"mode": mode, **({"steps": 4} if mode == "local" else {})}, **sections}
+
+
+RULES = (
+    Case(
+        "local without steps",
+        training(update={"mode": "local"}),
+        f"{_UPDATE}.steps",
+        "mode local needs steps, the number of optimizer steps between averages",
+        True,
+    ),
+    Case(
+        "steps of sync",
+        training(update={"steps": 4}),
+        f"{_UPDATE}.steps",
+        "steps 4 belongs to mode local, not to sync",
+        True,
+    ),
+    Case(
+        "outer of async",
+        training(update={"mode": "async", "outer": {"momentum": 0.9}}),
+        f"{_UPDATE}.outer",
+        "outer belongs to mode local, not to async",
+        True,
+    ),
+    Case(
+        "nesterov without outer momentum",
+        training(update={"mode": "local", "steps": 4, "outer": {"nesterov": True}}),
+        f"{_UPDATE}.outer.nesterov",
+        "set momentum above 0 (0.9 is usual) or remove nesterov",
+        True,
+    ),
+    Case(
+        "maxStaleness of local",
+        training(update={"mode": "local", "steps": 4, "maxStaleness": 8}),
+        f"{_UPDATE}.maxStaleness",
+        "maxStaleness 8 belongs to mode async, not to local",
+        True,
+    ),
+    Case(
+        "stalenessScaling of sync",
+        training(update={"stalenessScaling": "inverse"}),
+        f"{_UPDATE}.stalenessScaling",
+        "stalenessScaling inverse belongs to mode async, not to sync",
+        True,
+    ),
+    Case(
+        "shards of sync",
+        training(update={"shards": 2}),
+        f"{_UPDATE}.shards",
+        "shards 2 belongs to mode async, not to sync",
+        True,
+    ),
+    Case(
+        "async with sharded parameters",
+        both(training(**_not_sync("async", parallelism={"fsdp": 2})), group(max=2)),
+        f"{_UPDATE}.mode",
+        "update mode async needs the whole model on each worker: set parallelism.fsdp (2) and tensor (1) to 1",
+        True,
+    ),
+    Case(
+        "local with divided layers",
+        both(training(**_not_sync("local", parallelism={"tensor": 2})), group(max=2)),
+        f"{_UPDATE}.mode",
+        "update mode local needs the whole model on each worker",
+        True,
+    ),
+    Case(
+        "local with synchronised batch norm",
+        training(**_not_sync("local", parallelism={"batchNorm": "sync"})),
+        f"{_UPDATE}.mode",
+        "parallelism.batchNorm sync has the workers meet in every step, which update mode local",
+        True,
+    ),
+    Case(
+        "async with gradient descent",
+        training(**_not_sync("async", optimizer={"name": "gradient-descent"})),
+        f"{_UPDATE}.mode",
+        "optimizer gradient-descent takes one step with the whole training split",
+        True,
+    ),
+)
+
+BOUNDS = (
+    Case("an unknown mode", training(update={"mode": "hogwild"}), f"{_UPDATE}.mode", "allowed: sync, local, async"),
+    Case("no step", training(update={"mode": "local", "steps": 0}), f"{_UPDATE}.steps", "at least 1"),
+    Case(
+        "an outer rate of 0",
+        training(update={"mode": "local", "steps": 4, "outer": {"rate": 0}}),
+        f"{_UPDATE}.outer.rate",
+        "above 0",
+    ),
+    Case(
+        "an outer momentum of 1",
+        training(update={"mode": "local", "steps": 4, "outer": {"momentum": 1}}),
+        f"{_UPDATE}.outer.momentum",
+        "below 1",
+    ),
+    Case("too many shards", training(update={"mode": "async", "shards": 65}), f"{_UPDATE}.shards", "at most 64"),
+    Case(
+        "a negative staleness",
+        training(update={"mode": "async", "maxStaleness": -1}),
+        f"{_UPDATE}.maxStaleness",
+        "at least 0",
+    ),
+)
+
+ACCEPTED = (
+    (
+        "local steps with DiLoCo's outer optimizer",
+        training(
+            update={
+                "mode": "local",
+                "steps": 500,
+                "outer": {"rate": 0.7, "momentum": 0.9, "nesterov": True},
+            }
+        ),
+    ),
+    (
+        "a parameter server",
+        training(update={"mode": "async", "maxStaleness": 0, "stalenessScaling": "inverse", "shards": 4}),
+    ),
+)
