@@ -69,7 +69,7 @@ def train(
     """
     setup = set_up(spec, world)
     keeper = Keeper(
-        Trained(setup.task.model, setup.optimizer, setup.ema),
+        Trained(setup.task.model, setup.optimizer, setup.ema, setup.meetings.state),
         world=world,
         storage=storage,
         attempt=attempt,
@@ -163,16 +163,17 @@ class _Loop:
             position.cursor = batch.end
             position.step += 1
             position.epoch_loss_sum += result.loss_sum
-            self._after_step(len(batch.indices), result)
+            self._after_step(result)
             if result.stop:
                 return True
             if batch.ends_epoch:
                 return False
+            # Where the ranks meet, for only there their weights are equal; the first meeting after it was due.
             every = training.checkpoint.every_steps
-            if every and position.step % every == 0:
+            if every and position.step // every > (position.step - result.steps) // every:
                 self._save(None)
 
-    def _after_step(self, samples: int, result: StepResult) -> None:
+    def _after_step(self, result: StepResult) -> None:
         first = self.first_step_at is None
         if first:
             self.first_step_at = time.time()
@@ -180,7 +181,7 @@ class _Loop:
         if not self.setup.world.is_first:
             return
         now = time.monotonic()
-        self._pace.step(now=now, samples=samples, loss_sum=result.loss_sum, data_wait_s=result.data_wait_s)
+        self._pace.step(now=now, samples=result.samples, loss_sum=result.loss_sum, data_wait_s=result.data_wait_s)
         interval = self._pace.report(now)
         if interval is not None:
             self._rate = interval.samples_per_second
@@ -189,7 +190,8 @@ class _Loop:
             if result.gradient_norm is not None:
                 self._latest_metrics["gradientNorm"] = result.gradient_norm
         if first:
-            self._latest_metrics["trainLoss"] = result.loss_sum / samples
+            if result.samples:
+                self._latest_metrics["trainLoss"] = result.loss_sum / result.samples
             preload.begin(preload.METRICS_MODULES)
         if first or committed or interval is not None:
             self._report()

@@ -30,6 +30,8 @@ from scaling_training.parallel.replica import Replica, parallelize
 from scaling_training.train import preload
 from scaling_training.train.early_stopping import objective_of
 from scaling_training.train.types import World
+from scaling_training.update.meetings import Meetings
+from scaling_training.update.modes import update_mode
 
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -50,6 +52,7 @@ class Setup:
     replica: Replica
     parameters: tuple[torch.nn.Parameter, ...]
     optimizer: torch.optim.Optimizer
+    meetings: Meetings
     loss_scale: LossScale
     ema: Ema | None
     objective: Objective
@@ -85,10 +88,14 @@ def set_up(spec: ScalingJobSpec, world: World) -> Setup:
         stack.enter_context(keyed(task.model, batch.keys))
         return stack
 
-    replica = parallelize(task, mesh, spec=spec, around=around)
+    mode = update_mode(spec)
+    replica = (
+        parallelize(task, mesh, spec=spec, around=around) if mode.averages_gradients else Replica(task, around=around)
+    )
     if training.compile:
         replica.model.compile()
     parameters = tuple(replica.model.parameters())
+    optimizer = build_optimizer(training.optimizer, parameters)
     return Setup(
         spec=spec,
         world=world,
@@ -101,7 +108,8 @@ def set_up(spec: ScalingJobSpec, world: World) -> Setup:
         task=task,
         replica=replica,
         parameters=parameters,
-        optimizer=build_optimizer(training.optimizer, parameters),
+        optimizer=optimizer,
+        meetings=mode.meetings(training.update, world, replica.model, optimizer),
         loss_scale=LossScale.of(training.precision),
         ema=Ema(replica.model, training.ema.decay) if training.ema is not None else None,
         objective=objective_of(training.early_stopping, task.tally(world.device).objective),

@@ -19,23 +19,31 @@ import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
+
+import torch
 
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.checkpoint import CheckpointRef
-from scaling_training.checkpoint.state import Position
+from scaling_training.checkpoint.key import checkpoint_key
+from scaling_training.checkpoint.state import Position, Trained
+from scaling_training.data.order import rank_slice
 from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import validation_key
-from scaling_training.evaluate.tally import count, not_finite
+from scaling_training.optim.clip import clip_gradients
+from scaling_training.parallel.mesh import Mesh, MeshShape
 from scaling_training.storage import Storage
 from scaling_training.train import preload
 from scaling_training.train.collectives import broadcast_bytes
+from scaling_training.train.early_stopping import should_stop
 from scaling_training.train.history import history_name
-from scaling_training.train.loop import EVALUATION_BATCH, REPORT_INTERVAL_S, Observer
+from scaling_training.train.loop import REPORT_INTERVAL_S, Observer
 from scaling_training.train.pace import Pace
 from scaling_training.train.saving import Keeper
 from scaling_training.train.setup import Setup, set_up
 from scaling_training.train.types import TrainingProgress, TrainOutcome, World
+from scaling_training.train.validation import validate
 from scaling_training.update.layout import PartView, adopt, divide, shard_states
 from scaling_training.update.messages import Closing, Counts, Group, Pushed, Snapshot
 from scaling_training.update.samples import Lease, SampleLedger, Worker
@@ -61,7 +69,15 @@ def train_async(
     FencedError when another group of workers has taken this one's place.
     """
     setup = set_up(spec, world)
-    keeper = Keeper(setup, storage, attempt)
+    keeper = Keeper(
+        Trained(setup.task.model, setup.optimizer),
+        world=world,
+        storage=storage,
+        attempt=attempt,
+        key=checkpoint_key(spec, setup.dataset.fingerprint),
+        keep=spec.training.checkpoint.keep,
+        objective=setup.objective,
+    )
     position = keeper.restore(resume)
     incarnation = _join(setup, keeper, position, server)
     worker = _Worker(setup, server, Worker(world.rank, incarnation))
@@ -91,7 +107,7 @@ def a_group(setup: Setup) -> Group:
     bound = update.max_staleness
     return Group(
         workers=workers,
-        samples=len(setup.dataset.train),
+        samples=len(setup.training),
         epochs=training.epochs,
         share=-(-training.batch_size // workers),
         batch=training.batch_size,
@@ -128,19 +144,24 @@ class _Worker:
 
     def compute_and_push(self, lease: Lease) -> Pushed:
         """The gradient of a lease; UserError when its loss is not finite, which never reaches the server."""
-        setup, task = self._setup, self._setup.task
-        began = time.monotonic()
-        stretch = setup.order.batch_at(lease.stretch.start)
-        batch = setup.training.get(stretch.epoch, stretch.indices[: len(lease.stretch)])
-        self.data_wait_s = time.monotonic() - began
+        setup, samples = self._setup, len(lease.stretch)
         for view, (parameters, buffers) in zip(self._views, self._server.pull(lease.version), strict=True):
             view.load(parameters, buffers)
         setup.optimizer.zero_grad()
-        loss_sum = task.loss_sum(task.model(*task.inputs(batch)), batch)
+        stretch = setup.order.batch_at(lease.stretch.start)
+        loss_sum = torch.zeros((), dtype=torch.float64, device=setup.world.device)
+        self.data_wait_s = 0.0
+        for piece in range(min(setup.micro_batches, samples)):
+            began = time.monotonic()
+            indices = stretch.indices[:samples][rank_slice(samples, piece, min(setup.micro_batches, samples))]
+            batch = setup.training.get(stretch.epoch, indices)
+            self.data_wait_s += time.monotonic() - began
+            loss_sum += setup.replica.forward_backward(batch, scale=1.0 / samples)
         value = loss_sum.item()
         if not math.isfinite(value):
             raise _diverged(setup, f"training loss became {value} in epoch {stretch.epoch + 1}")
-        (loss_sum / len(lease.stretch)).backward()  # type: ignore[no-untyped-call]
+        if (limit := setup.spec.training.clip_norm) is not None:
+            clip_gradients(setup.parameters, limit)
         parts = [(view.gradients(), view.buffer_values()) for view in self._views]
         return self._server.push(self.identity, lease, parts, value)
 
@@ -170,14 +191,23 @@ class _Leader:
         self._counts: Counts = server.counts()
         self._saved_at = self._counts.version
         self._metrics: dict[str, float] = {}
+        # For validation: the others have no part in it.
+        world = World(0, 1, setup.world.device)
+        self._alone = replace(setup, world=world, mesh=Mesh.laid(MeshShape(), world))
         self._clock = time.monotonic()
 
     @property
     def epochs_done(self) -> int:
         return len(self.keeper.rows)
 
+    @property
+    def ended_early(self) -> bool:
+        """Whether the rows say that it is enough."""
+        policy = self._setup.spec.training.early_stopping
+        return policy is not None and should_stop(self.keeper.rows, policy, self._setup.objective) is not None
+
     def before_work(self) -> None:
-        if not self._stopping and self._stop_requested():
+        if not self._stopping and (self._stop_requested() or self.ended_early):
             self._stopping = True
             self._server.stop()
 
@@ -196,7 +226,7 @@ class _Leader:
             self._samples_per_second = interval.samples_per_second
             self._metrics["trainLoss"] = interval.train_loss
             self._metrics["dataWaitShare"] = interval.data_wait_share
-        if first or interval is not None:
+        if self.keeper.poll() or first or interval is not None:
             self.report()
         every = self._setup.spec.training.checkpoint.every_steps
         if every and self._counts.version // every > self._saved_at // every:
@@ -206,7 +236,12 @@ class _Leader:
         """An epoch's end: validate its weights, add the row, save when due."""
         setup, training = self._setup, self._setup.spec.training
         adopt(closing.snapshot.shards, setup.task.model, setup.optimizer)
-        metrics = self._validate(closing)
+        measured = validate(self._alone)
+        assert measured is not None, "rank 0 of its own world"
+        metrics = measured.scalars()
+        if not math.isfinite(metrics.get("loss", 0.0)):
+            self.keeper.wait()
+            raise _diverged(setup, f"validation loss became {metrics['loss']} after epoch {closing.epoch + 1}")
         self._count_time()
         tally = closing.tally
         row: dict[str, float | int] = {
@@ -221,21 +256,20 @@ class _Leader:
         row["seconds"] = round(self.position.seconds, 3)
         self.keeper.add_row(row)
         self._metrics |= {name: value for name, value in row.items() if name not in ("epoch", "step", "seconds")}
-        if row["epoch"] % training.checkpoint.every_epochs == 0 or row["epoch"] == training.epochs:
+        if row["epoch"] % training.checkpoint.every_epochs == 0 or row["epoch"] == training.epochs or self.ended_early:
             self._save(closing.snapshot, metrics)
-        # After the save: should this process end before, the next one is given the epoch again.
+            # Should this process end before the commit, the next one is given the epoch again.
+            self.keeper.wait()
         self._server.close_epoch(row)
         self.report()
 
     def finish(self) -> tuple[bool, list[int]]:
         """Save what is left after a stop; whether it was stopped before the end, and the staleness histogram."""
         snapshot = self._server.snapshot(drained=True)
-        total = len(self._setup.dataset.train) * self._setup.spec.training.epochs
-        stopped = snapshot.ledger["samplesApplied"] < total or snapshot.ledger["epochsClosed"] < (
-            self._setup.spec.training.epochs
-        )
+        stopped = snapshot.ledger["epochsClosed"] < self._setup.spec.training.epochs and not self.ended_early
         if stopped:
             self._save(snapshot, None)
+        self.keeper.wait()
         self.report()
         return stopped, list(snapshot.ledger["histogram"])
 
@@ -262,15 +296,6 @@ class _Leader:
                 first_step_at=self.first_step_at,
             )
         )
-
-    def _validate(self, closing: Closing) -> dict[str, float]:
-        setup = self._setup
-        samples = slice(0, len(setup.validation))
-        tally = count(setup.task, setup.validation.stretch(samples, EVALUATION_BATCH), device=setup.world.device)
-        if (wrong := not_finite(tally)) is not None:
-            raise _diverged(setup, f"validation loss became {wrong} after epoch {closing.epoch + 1}")
-        preload.wait(preload.METRICS_MODULES)
-        return tally.result(setup.dataset.class_names).scalars()
 
     def _save(self, snapshot: Snapshot, metrics: dict[str, float] | None) -> None:
         adopt(snapshot.shards, self._setup.task.model, self._setup.optimizer)

@@ -45,7 +45,7 @@ class Averager:
 
     Weights must be equal on all processes when it is made, and after each load. A checkpoint is taken at the end of a
     round, where the weights themselves are what the next outer gradient is measured from; so `state_dict` holds
-    the outer momentum alone.
+    the outer momentum alone. When it is loaded, the model has its weights already.
     """
 
     def __init__(
@@ -61,8 +61,9 @@ class Averager:
         self._optimizer = optimizer
         self._processes = processes
         self._group = group
-        self._parameters = [value for value in model.parameters() if value.requires_grad]
-        self._outer = _Outer(self._parameters, spec.outer) if spec.outer is not None else None
+        trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self._parameters = list(trained.values())
+        self._outer = _Outer(trained, spec.outer) if spec.outer is not None else None
 
     @torch.no_grad()
     def average(self) -> None:
@@ -72,7 +73,7 @@ class Averager:
             self._outer.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """The outer momentum; call it at the end of a round."""
+        """The outer momentum, the live tensors; call it at the end of a round."""
         return self._outer.state_dict() if self._outer is not None else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -95,28 +96,38 @@ class Averager:
 class _Outer:
     """torch's SGD over the weights of the last round, whose gradient is how far the mean is from them."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], spec: OuterSpec) -> None:
+    def __init__(self, parameters: Mapping[str, nn.Parameter], spec: OuterSpec) -> None:
         self._parameters = parameters
-        self._anchors = [nn.Parameter(value.detach().clone()) for value in parameters]
+        self._anchors = {name: nn.Parameter(value.detach().clone()) for name, value in parameters.items()}
         self._sgd = torch.optim.SGD(
-            self._anchors, lr=spec.learning_rate, momentum=spec.momentum, nesterov=spec.nesterov
+            self._anchors.values(), lr=spec.rate, momentum=spec.momentum, nesterov=spec.nesterov
         )
+        if spec.momentum:
+            # From 0, which gives what torch does when there is none; and a checkpoint always knows the shapes.
+            for anchor in self._anchors.values():
+                self._sgd.state[anchor] = {"momentum_buffer": torch.zeros_like(anchor, requires_grad=False)}
 
     def step(self) -> None:
-        for anchor, value in zip(self._anchors, self._parameters, strict=True):
-            anchor.grad = anchor.detach() - value
+        for name, anchor in self._anchors.items():
+            anchor.grad = anchor.detach() - self._parameters[name]
         self._sgd.step()
-        for anchor, value in zip(self._anchors, self._parameters, strict=True):
-            value.copy_(anchor)
+        for name, anchor in self._anchors.items():
+            self._parameters[name].copy_(anchor)
             anchor.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"momentum": [self._sgd.state.get(anchor, {}).get("momentum_buffer") for anchor in self._anchors]}
+        return {
+            name: self._sgd.state[anchor]["momentum_buffer"]
+            for name, anchor in self._anchors.items()
+            if anchor in self._sgd.state
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for anchor, value, momentum in zip(self._anchors, self._parameters, state["momentum"], strict=True):
-            anchor.data.copy_(value.detach())
-            self._sgd.state[anchor] = {} if momentum is None else {"momentum_buffer": momentum.to(value.device).clone()}
+        with torch.no_grad():
+            for name, anchor in self._anchors.items():
+                anchor.copy_(self._parameters[name])
+                if name in state:
+                    self._sgd.state[anchor]["momentum_buffer"].copy_(state[name])
 
 
 def _mean(tensors: Sequence[torch.Tensor], processes: int, group: dist.ProcessGroup | None) -> None:

@@ -112,4 +112,7 @@ class ParameterShard:
 
 
 def _copied(value: Any) -> Any:
-    return value.detach().cpu().clone() if isinstance(value, torch.Tensor) else value
+    # Contiguous, as the parameters here are: fused kernels take both as they lie in memory.
+    return (
+        value.detach().cpu().clone(memory_format=torch.contiguous_format) if isinstance(value, torch.Tensor) else value
+    )
