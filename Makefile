@@ -12,7 +12,7 @@ SOURCES := api operator training cli
 # fighting over few cores; a user's own setting wins.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test lint unit local cluster requirements generate bench-operator bench-startup bench-apply bench-recovery bench-training bench-loader bench-checkpoint bench-demo clean
+.PHONY: help setup demo test lint unit local cluster requirements generate bench-operator bench-startup bench-apply bench-recovery bench-training bench-loader bench-checkpoint bench-demo bench-update clean
 
 help:  ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -84,6 +84,8 @@ bench-loader: setup  ## Measure images per second from a folder against DataLoad
 
 bench-checkpoint: setup  ## Measure how long training waits for a save, in the background and on the spot.
 	$(BIN)/python -m bench.bench_checkpoint
+bench-update: setup  ## Measure the update modes with four workers, one of them slow: samples per second, staleness, accuracy.
+	$(BIN)/python -m bench.bench_update
 
 bench-startup: setup  ## Measure from `scalingjob run` to the first optimizer step on this machine.
 	$(BIN)/python -m bench.bench_startup
