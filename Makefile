@@ -84,6 +84,7 @@ bench-loader: setup  ## Measure images per second from a folder against DataLoad
 
 bench-checkpoint: setup  ## Measure how long training waits for a save, in the background and on the spot.
 	$(BIN)/python -m bench.bench_checkpoint
+
 bench-update: setup  ## Measure the update modes with four workers, one of them slow: samples per second, staleness, accuracy.
 	$(BIN)/python -m bench.bench_update
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from scaling_api.base import Model, Rule
 from scaling_api.optim import EarlyStopping, EmaSpec, OptimizerSpec, ScheduleSpec
 from scaling_api.parallelism import Parallelism
-from scaling_api.update import UpdateSpec, update_rules
+from scaling_api.update import ElasticSpec, UpdateSpec, update_rules
 
 
 class CheckpointSpec(Model):
@@ -61,6 +61,9 @@ class TrainingSpec(Model):
     schedule: ScheduleSpec = Field(default_factory=ScheduleSpec, description="The learning rate over time.")
     parallelism: Parallelism = Field(default_factory=Parallelism, description="How a step's work is divided.")
     update: UpdateSpec = Field(default_factory=UpdateSpec, description="When the workers' work is put together.")
+    elastic: ElasticSpec = Field(
+        default_factory=ElasticSpec, description="What another number of workers does to batch and rate."
+    )
     checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec, description="When to save, and what to keep.")
 
     rules: ClassVar[tuple[Rule, ...]] = (

@@ -151,10 +151,35 @@ def update_rules() -> tuple[Rule, ...]:
             field="update.mode",
         ),
         Rule(
+            "self.update.mode == 'sync' || !has(self.ema)",
+            lambda self: self.update.mode == "sync" or self.ema is None,
+            "ema averages weights that all workers share after each step, which update mode {update.mode} does not "
+            "have: remove ema or choose mode sync",
+            field="update.mode",
+        ),
+        Rule(
+            "self.update.mode == 'sync' || self.precision != 'fp16'",
+            lambda self: self.update.mode == "sync" or self.precision != "fp16",
+            "precision fp16 scales the loss by what all workers see in each step, and in update mode {update.mode} "
+            "they do not meet there: choose bf16, fp32 or mode sync",
+            field="update.mode",
+        ),
+        Rule(
             "self.update.mode != 'async' || self.optimizer.name != 'gradient-descent'",
             lambda self: self.update.mode != "async" or self.optimizer.name != "gradient-descent",
             "optimizer gradient-descent takes one step with the whole training split, and update mode async takes many "
             "with parts of it: choose sgd or mode sync",
             field="update.mode",
+        ),
+        Rule(
+            "self.elastic.batch == 'constant' || (self.update.mode != 'async' && "
+            "self.optimizer.name != 'gradient-descent')",
+            lambda self: (
+                self.elastic.batch == "constant"
+                or (self.update.mode != "async" and self.optimizer.name != "gradient-descent")
+            ),
+            "elastic.batch {elastic.batch} changes the samples of a step, which update mode async does not count and "
+            "optimizer gradient-descent takes from the data: set elastic.batch to constant",
+            field="elastic.batch",
         ),
     )

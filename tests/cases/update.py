@@ -5,6 +5,8 @@ from __future__ import annotations
 from tests.cases.case import Case, both, group, training
 
 _UPDATE = "spec.training.update"
+_ELASTIC = "spec.training.elastic"
+_PER_WORKER = {"batch": "perWorker", "referenceWorkers": 4}
 
 
 def _not_sync(mode: str, **sections: object) -> dict[str, object]:
@@ -83,6 +85,48 @@ RULES = (
         True,
     ),
     Case(
+        "local with averaged weights",
+        training(**_not_sync("local", ema={"decay": 0.99})),
+        f"{_UPDATE}.mode",
+        "ema averages weights that all workers share after each step, which update mode local does not have",
+        True,
+    ),
+    Case(
+        "async in fp16",
+        training(**_not_sync("async", precision="fp16")),
+        f"{_UPDATE}.mode",
+        "in update mode async they do not meet there: choose bf16, fp32 or mode sync",
+        True,
+    ),
+    Case(
+        "perWorker without a reference",
+        training(elastic={"batch": "perWorker"}),
+        f"{_ELASTIC}.referenceWorkers",
+        "batch perWorker needs referenceWorkers",
+        True,
+    ),
+    Case(
+        "a reference for a constant batch",
+        training(elastic={"referenceWorkers": 4}),
+        f"{_ELASTIC}.referenceWorkers",
+        "referenceWorkers 4 belongs to batch perWorker, not to constant",
+        True,
+    ),
+    Case(
+        "perWorker of async",
+        training(**_not_sync("async", elastic=_PER_WORKER)),
+        f"{_ELASTIC}.batch",
+        "elastic.batch perWorker changes the samples of a step",
+        True,
+    ),
+    Case(
+        "perWorker of gradient descent",
+        training(elastic=_PER_WORKER, optimizer={"name": "gradient-descent"}),
+        f"{_ELASTIC}.batch",
+        "set elastic.batch to constant",
+        True,
+    ),
+    Case(
         "async with gradient descent",
         training(**_not_sync("async", optimizer={"name": "gradient-descent"})),
         f"{_UPDATE}.mode",
@@ -92,6 +136,13 @@ RULES = (
 )
 
 BOUNDS = (
+    Case("an unknown elastic batch", training(elastic={"batch": "free"}), f"{_ELASTIC}.batch", "constant, perWorker"),
+    Case(
+        "no reference worker",
+        training(elastic={"batch": "perWorker", "referenceWorkers": 0}),
+        f"{_ELASTIC}.referenceWorkers",
+        "at least 1",
+    ),
     Case("an unknown mode", training(update={"mode": "hogwild"}), f"{_UPDATE}.mode", "allowed: sync, local, async"),
     Case("no step", training(update={"mode": "local", "steps": 0}), f"{_UPDATE}.steps", "at least 1"),
     Case(
@@ -116,6 +167,7 @@ BOUNDS = (
 )
 
 ACCEPTED = (
+    ("a batch per worker", training(elastic={**_PER_WORKER, "rateRule": "sqrt", "warmupEpochs": 0})),
     (
         "local steps with DiLoCo's outer optimizer",
         training(

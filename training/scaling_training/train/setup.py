@@ -30,6 +30,7 @@ from scaling_training.parallel.replica import Replica, parallelize
 from scaling_training.train import preload
 from scaling_training.train.early_stopping import objective_of
 from scaling_training.train.types import World
+from scaling_training.update.elastic import effective_batch
 from scaling_training.update.meetings import Meetings
 from scaling_training.update.modes import update_mode
 
@@ -56,11 +57,6 @@ class Setup:
     loss_scale: LossScale
     ema: Ema | None
     objective: Objective
-
-    @property
-    def total_steps(self) -> int:
-        """Optimizer steps from the first epoch to the last."""
-        return self.order.steps_per_epoch * self.spec.training.epochs
 
 
 def set_up(spec: ScalingJobSpec, world: World) -> Setup:
@@ -101,7 +97,10 @@ def set_up(spec: ScalingJobSpec, world: World) -> Setup:
         world=world,
         mesh=mesh,
         dataset=dataset,
-        order=dataset.order(seed=training.seed, batch_size=batch_size),
+        order=dataset.order(
+            seed=training.seed,
+            batch_size=effective_batch(training.elastic, batch_size=batch_size, workers=mesh.batch_ranks),
+        ),
         micro_batches=training.accumulation * -(-batch_size // training.batch_size),
         training=training_feed,
         validation=validation_feed,
