@@ -122,13 +122,13 @@ _SPEC = """
     spec.training.earlyStopping.minDelta
     spec.training.earlyStopping.mode
     spec.training.earlyStopping.patience
-    spec.training.ema
-    spec.training.ema.decay
     spec.training.elastic
     spec.training.elastic.batch
     spec.training.elastic.rateRule
     spec.training.elastic.referenceWorkers
     spec.training.elastic.warmupEpochs
+    spec.training.ema
+    spec.training.ema.decay
     spec.training.epochs
     spec.training.labelSmoothing
     spec.training.optimizer

@@ -31,12 +31,14 @@ from scaling_training.checkpoint.state import Position, Trained
 from scaling_training.data.order import rank_slice
 from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import validation_key
+from scaling_training.models.freeze import apply_freeze
 from scaling_training.optim.clip import clip_gradients
 from scaling_training.parallel.mesh import Mesh, MeshShape
 from scaling_training.storage import Storage
 from scaling_training.train import preload
 from scaling_training.train.collectives import broadcast_bytes
 from scaling_training.train.early_stopping import should_stop
+from scaling_training.train.heartbeat import Beat, Phase, silent
 from scaling_training.train.history import history_name
 from scaling_training.train.loop import REPORT_INTERVAL_S, Observer
 from scaling_training.train.pace import Pace
@@ -63,12 +65,20 @@ def train_async(
     stop_requested: Callable[[], bool],
     resume: CheckpointRef | None,
     server: Server,
+    beat: Beat = silent,
 ) -> TrainOutcome:
     """As `train.loop.train`, with the parameters at ``server``, which all ranks share.
 
-    FencedError when another group of workers has taken this one's place.
+    FencedError when another group of workers has taken this one's place. UserError for layers that are frozen for
+    some epochs only, because workers are not in the same epoch.
     """
+    if any(stage.until_epoch is not None for stage in spec.model.freeze):
+        raise UserError(
+            "model.freeze: layers are frozen until an epoch that workers in update mode async do not reach together; "
+            "leave out untilEpoch or choose another training.update.mode"
+        )
     setup = set_up(spec, world)
+    apply_freeze(setup.task, spec.model.freeze, 0)
     keeper = Keeper(
         Trained(setup.task.model, setup.optimizer),
         world=world,
@@ -81,22 +91,28 @@ def train_async(
     position = keeper.restore(resume)
     incarnation = _join(setup, keeper, position, server)
     worker = _Worker(setup, server, Worker(world.rank, incarnation))
-    leader = _Leader(setup, keeper, position, server, observer, stop_requested) if world.is_first else None
+    leader = _Leader(setup, keeper, position, server, observer, stop_requested, beat) if world.is_first else None
+    # The furthest behind is who holds the oldest version, and it is that one that others may wait for.
+    version = position.step
     if leader is not None:
         leader.report()
     while True:
         if leader is not None:
             leader.before_work()
+        beat(Phase.DATA, version)
         work = server.next(worker.identity)
         if work is None:
             break
         if isinstance(work, Closing):
             assert leader is not None
-            leader.close(work)
+            leader.close(work, version)
             continue
+        beat(Phase.STEP, version := work.version)
         pushed = worker.compute_and_push(work)
+        version = pushed.counts.version
         if leader is not None:
             leader.after_push(pushed, worker.data_wait_s)
+    beat(Phase.END, version)
     return _agree(world, leader, history_name(attempt))
 
 
@@ -177,8 +193,10 @@ class _Leader:
         server: Server,
         observer: Observer,
         stop_requested: Callable[[], bool],
+        beat: Beat,
     ) -> None:
         self.keeper = keeper
+        self._beat = beat
         self.position = position
         self.first_step_at: float | None = None
         self._setup = setup
@@ -232,8 +250,9 @@ class _Leader:
         if every and self._counts.version // every > self._saved_at // every:
             self._save(self._server.snapshot(drained=False), None)
 
-    def close(self, closing: Closing) -> None:
-        """An epoch's end: validate its weights, add the row, save when due."""
+    def close(self, closing: Closing, version: int) -> None:
+        """An epoch's end: validate its weights, add the row, save when due. ``version``: the last this process saw."""
+        self._beat(Phase.VALIDATION, version)
         setup, training = self._setup, self._setup.spec.training
         adopt(closing.snapshot.shards, setup.task.model, setup.optimizer)
         measured = validate(self._alone)
@@ -257,6 +276,7 @@ class _Leader:
         self.keeper.add_row(row)
         self._metrics |= {name: value for name, value in row.items() if name not in ("epoch", "step", "seconds")}
         if row["epoch"] % training.checkpoint.every_epochs == 0 or row["epoch"] == training.epochs or self.ended_early:
+            self._beat(Phase.SAVE, version)
             self._save(closing.snapshot, metrics)
             # Should this process end before the commit, the next one is given the epoch again.
             self.keeper.wait()
