@@ -75,7 +75,7 @@ class Rank:
             time.sleep(sleep_s * len(batch))
             return forward_backward(replica, batch, **how)
 
-        Replica.forward_backward = slowly  # type: ignore[method-assign]
+        Replica.forward_backward = slowly  # type: ignore[method-assign, assignment]
 
     def train(self, plain: dict[str, Any], root: str, server: Any) -> dict[str, Any]:
         """One training; how it ended."""
