@@ -12,7 +12,7 @@ SOURCES := api operator training cli
 # fighting over few cores; a user's own setting wins.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test lint unit local cluster requirements generate bench-operator bench-startup bench-apply bench-recovery bench-training bench-loader bench-checkpoint bench-demo bench-auto bench-scaling clean
+.PHONY: help setup demo test lint unit local cluster requirements generate bench-operator bench-startup bench-apply bench-recovery bench-training bench-loader bench-checkpoint bench-auto bench-scaling bench-update bench-demo clean
 
 help:  ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -84,11 +84,15 @@ bench-loader: setup  ## Measure images per second from a folder against DataLoad
 
 bench-checkpoint: setup  ## Measure how long training waits for a save, in the background and on the spot.
 	$(BIN)/python -m bench.bench_checkpoint
+
 bench-auto: setup  ## Measure every mesh of 4 workers, and how far the chosen one is from the best.
 	$(BIN)/python -m bench.bench_auto
 
 bench-scaling: setup  ## Compute what each mesh sends and holds, from 8 to 1,024 GPUs (the tables of docs/scaling.md).
 	$(BIN)/python -m bench.bench_scaling
+
+bench-update: setup  ## Measure the update modes with four workers, one of them slow: samples per second, staleness, accuracy.
+	$(BIN)/python -m bench.bench_update
 
 bench-startup: setup  ## Measure from `scalingjob run` to the first optimizer step on this machine.
 	$(BIN)/python -m bench.bench_startup

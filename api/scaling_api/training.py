@@ -9,6 +9,7 @@ from pydantic import Field
 from scaling_api.base import Model, Rule
 from scaling_api.optim import EarlyStopping, EmaSpec, OptimizerSpec, ScheduleSpec
 from scaling_api.parallelism import Parallelism
+from scaling_api.update import ElasticSpec, UpdateSpec, update_rules
 
 
 class CheckpointSpec(Model):
@@ -59,6 +60,10 @@ class TrainingSpec(Model):
     optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec, description="The update rule.")
     schedule: ScheduleSpec = Field(default_factory=ScheduleSpec, description="The learning rate over time.")
     parallelism: Parallelism = Field(default_factory=Parallelism, description="How a step's work is divided.")
+    update: UpdateSpec = Field(default_factory=UpdateSpec, description="When the workers' work is put together.")
+    elastic: ElasticSpec = Field(
+        default_factory=ElasticSpec, description="What another number of workers does to batch and rate."
+    )
     checkpoint: CheckpointSpec = Field(default_factory=CheckpointSpec, description="When to save, and what to keep.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -69,4 +74,5 @@ class TrainingSpec(Model):
             "parallelism.data times fsdp",
             field="batchSize",
         ),
+        *update_rules(),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.cases import dataset, models, optim, parallelism, training_section
+from tests.cases import dataset, models, optim, parallelism, training_section, update
 from tests.cases.case import (
     ABSENT,
     Case,
@@ -259,6 +259,7 @@ RULES = (
     *optim.RULES,
     *parallelism.RULES,
     *training_section.RULES,
+    *update.RULES,
 )
 
 # What JSON Schema says: each kind of bound and of type. The server has words of its own for these.
@@ -398,6 +399,7 @@ BOUNDS = (
     *optim.BOUNDS,
     *parallelism.BOUNDS,
     *training_section.BOUNDS,
+    *update.BOUNDS,
 )
 
 REFUSED = (*RULES, *BOUNDS)
@@ -435,6 +437,7 @@ ACCEPTED = (
     *optim.ACCEPTED,
     *parallelism.ACCEPTED,
     *training_section.ACCEPTED,
+    *update.ACCEPTED,
 )
 
 

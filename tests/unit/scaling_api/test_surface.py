@@ -122,6 +122,11 @@ _SPEC = """
     spec.training.earlyStopping.minDelta
     spec.training.earlyStopping.mode
     spec.training.earlyStopping.patience
+    spec.training.elastic
+    spec.training.elastic.batch
+    spec.training.elastic.rateRule
+    spec.training.elastic.referenceWorkers
+    spec.training.elastic.warmupEpochs
     spec.training.ema
     spec.training.ema.decay
     spec.training.epochs
@@ -154,6 +159,16 @@ _SPEC = """
     spec.training.schedule.threshold
     spec.training.schedule.warmupFraction
     spec.training.seed
+    spec.training.update
+    spec.training.update.maxStaleness
+    spec.training.update.mode
+    spec.training.update.outer
+    spec.training.update.outer.momentum
+    spec.training.update.outer.nesterov
+    spec.training.update.outer.rate
+    spec.training.update.shards
+    spec.training.update.stalenessScaling
+    spec.training.update.steps
 """
 
 

@@ -1,10 +1,10 @@
 """What a checkpoint holds, and putting it back.
 
 Tensors, in `scaling_training.checkpoint.tensors`: ``model/<name>`` the weights and buffers, ``optimizer/<name of
-the parameter>/<entry>`` the optimizer's state, ``ema/<name>`` the averaged weights. ``position.json`` says how far
-training is, with the learning rates of the last step, and ``history.jsonl`` holds the rows of the curves. Data order
-and augmentation follow from the position, an optimizer's other settings follow from the spec, and nothing else is
-random: none of that is stored.
+the parameter>/<entry>`` the optimizer's state, ``ema/<name>`` the averaged weights, ``outer/<name>`` the outer
+optimizer's state. ``position.json`` says how far training is, with the learning rates of the last step, and
+``history.jsonl`` holds the rows of the curves. Data order and augmentation follow from the position, an optimizer's
+other settings follow from the spec, and nothing else is random: none of that is stored.
 
 Torch's own get_optimizer_state_dict is not used: on a fresh optimizer it takes a step to find out what state there
 will be, while a checkpoint says so itself. Here a tensor of a parameter's shape is laid out like the parameter,
@@ -27,7 +27,7 @@ from scaling_training.errors import UserError
 HISTORY = "history.jsonl"
 POSITION = "position.json"
 
-MODEL, OPTIMIZER, EMA = "model", "optimizer", "ema"
+MODEL, OPTIMIZER, EMA, OUTER = "model", "optimizer", "ema", "outer"
 # What torch.compile puts before the names of a module that it wraps.
 _COMPILED = "_orig_mod."
 
@@ -52,6 +52,7 @@ class Position:
     seconds: float = 0.0  # spent training
     best_metrics: dict[str, float] = field(default_factory=dict)  # of the best checkpoint; empty before there is one
     loss_scale: dict[str, float] = field(default_factory=dict)  # LossScale.state(); empty but for fp16
+    update: dict[str, Any] = field(default_factory=dict)  # what the mode of update keeps, as JSON values
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class Trained:
     optimizer: torch.optim.Optimizer
     ema: HasState | None = None
     is_part: bool = False
+    outer: HasState | None = None  # of an update mode: what it keeps from one meeting of the processes to the next
 
     @property
     def is_sharded(self) -> bool:
@@ -84,9 +86,12 @@ class Trained:
                 if not isinstance(value, torch.Tensor):
                     raise TypeError(f"the optimizer keeps {entry} as a {type(value).__name__}; only tensors are saved")
                 found[f"{OPTIMIZER}/{name}/{entry}"] = value
-        if self.ema is not None:
-            found |= {f"{EMA}/{name}": _as_tensor(value) for name, value in _flat(self.ema.state_dict()).items()}
+        for kind, holder in self._holders():
+            found |= {f"{kind}/{name}": _as_tensor(value) for name, value in _flat(holder.state_dict()).items()}
         return found
+
+    def _holders(self) -> list[tuple[str, HasState]]:
+        return [(kind, holder) for kind, holder in ((EMA, self.ema), (OUTER, self.outer)) if holder is not None]
 
     def position_file(self, position: Position) -> bytes:
         """As JSON, exactly: Python writes a float so that reading gives the same one."""
@@ -115,25 +120,24 @@ class Trained:
                     continue
                 value = _laid_out_like(parameters.get(of), shape, dtype, of)
                 state.setdefault(of, {})[entry] = targets[name] = value
-        averaged: dict[str, Any] = {}
-        if self.ema is not None and any(name.startswith(f"{EMA}/") for name in saved):
-            averaged = _flat(self.ema.state_dict())
-            targets |= {f"{EMA}/{name}": _as_tensor(value) for name, value in averaged.items()}
-            self._check_fit(EMA, targets, saved)
+        held: dict[str, dict[str, Any]] = {}
+        for kind, holder in self._holders():
+            if any(name.startswith(f"{kind}/") for name in saved):
+                held[kind] = _flat(holder.state_dict())
+                wanted = {f"{kind}/{name}": _as_tensor(value) for name, value in held[kind].items()}
+                self._check_fit(kind, wanted, saved)
+                targets |= wanted
         with torch.no_grad():
             load(targets, reader)
         _put_back(self.optimizer, parameters, state)
-        if self.ema is not None and averaged:
-            self.ema.load_state_dict(
-                _nested(
-                    {
-                        name: targets[f"{EMA}/{name}"]
-                        if isinstance(value, torch.Tensor)
-                        else targets[f"{EMA}/{name}"].item()
-                        for name, value in averaged.items()
-                    }
-                )
-            )
+        for kind, holder in self._holders():
+            loaded = {
+                name: targets[f"{kind}/{name}"] if isinstance(value, torch.Tensor) else targets[f"{kind}/{name}"].item()
+                for name, value in held.get(kind, {}).items()
+            }
+            # The outer optimizer starts from the weights, whether it keeps something itself or not.
+            if loaded or kind == OUTER:
+                holder.load_state_dict(_nested(loaded))
         saved_position = json.loads(checkpoint.read(POSITION))
         for group, rate in zip(self.optimizer.param_groups, saved_position["learningRates"], strict=False):
             group["lr"] = rate

@@ -93,6 +93,11 @@ class DataOrder:
         self._indices: NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
     @property
+    def batch_size(self) -> int:
+        """Samples of a batch; an epoch's last one may have fewer."""
+        return self._batch_size
+
+    @property
     def steps_per_epoch(self) -> int:
         """Batches of an epoch, a smaller last one included."""
         return -(-self._samples // self._batch_size)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from scaling_api.driver import RAY_RESOURCE_SLOT
 from scaling_api.spec import ScalingJobSpec
@@ -14,6 +16,7 @@ from scaling_training.engine.run import Watch, run_training
 from scaling_training.engine.sizing import plan_workers
 from scaling_training.engine.worker import WorkerTask
 from scaling_training.train.types import TrainOutcome
+from scaling_training.update.modes import update_mode
 
 # What Ray Train takes 2 s to import. That runs on a thread, beside Ray's own start.
 _MODULES = ("scaling_training.engine.trainer", "scaling_training.engine.policies", "scaling_training.engine.supervisor")
@@ -50,7 +53,16 @@ class RayEngine:
             session.silence_logs()
             watch.mark("trainImported")
             watch.say("starting the training processes")
-            return run_training(task, sizing=sizing, resources=resources, scratch=str(scratch), watch=watch)
+            with self._server() as server:
+                served = replace(task, server=server)
+                return run_training(served, sizing=sizing, resources=resources, scratch=str(scratch), watch=watch)
+
+    def _server(self) -> AbstractContextManager[Any]:
+        if not update_mode(self._spec).parameter_server:
+            return nullcontext()
+        from scaling_training.engine.parameter_server import parameter_server
+
+        return parameter_server(self._spec)
 
 
 def _import_all() -> None:

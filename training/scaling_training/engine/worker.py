@@ -21,6 +21,7 @@ class WorkerTask:
     storage_root: str
     attempt: int
     resume: CheckpointRef | None
+    server: Any = None  # handles of the parameter server, for an update mode that needs one
 
 
 def run(task: WorkerTask) -> dict[str, Any]:
@@ -32,14 +33,16 @@ def run(task: WorkerTask) -> dict[str, Any]:
 
     from scaling_api.spec import ScalingJobSpec
     from scaling_training.storage import Storage
-    from scaling_training.train.loop import train
     from scaling_training.train.types import World
+    from scaling_training.update.modes import update_mode
 
     spec = ScalingJobSpec.model_validate(task.spec)
     context = ray.train.get_context()
+    train = update_mode(spec).load()
     mailbox.mark("loopImported", time.time())
     outcome = train(
         spec,
+        server=task.server,
         storage=Storage(task.storage_root),
         attempt=task.attempt,
         world=World(rank=context.get_world_rank(), size=context.get_world_size(), device=_device()),

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import asdict
 
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.checkpoint import CheckpointRef
@@ -22,7 +23,7 @@ from scaling_training.data.batches import Batch
 from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import Metrics, validation_key
 from scaling_training.models.freeze import apply_freeze
-from scaling_training.optim import learning_rate
+from scaling_training.optim import global_batch_size
 from scaling_training.parallel.consistency import check_replicas
 from scaling_training.storage import Storage
 from scaling_training.train import preload
@@ -36,6 +37,8 @@ from scaling_training.train.setup import Setup, set_up
 from scaling_training.train.step import LossNotFiniteError, StepResult, requests_from, train_step
 from scaling_training.train.types import TrainingProgress, TrainOutcome, World
 from scaling_training.train.validation import validate
+from scaling_training.update.elastic import Resize, effective_factor, resized, schedule_step
+from scaling_training.update.rate import rate_of
 
 REPORT_INTERVAL_S = 1.0
 
@@ -69,7 +72,7 @@ def train(
     """
     setup = set_up(spec, world)
     keeper = Keeper(
-        Trained(setup.task.model, setup.optimizer, setup.ema),
+        Trained(setup.task.model, setup.optimizer, setup.ema, setup.meetings.state),
         world=world,
         storage=storage,
         attempt=attempt,
@@ -98,6 +101,7 @@ class _Loop:
         self.setup = setup
         self.keeper = keeper
         self.position = position
+        self._resize = self._note_workers()
         self.first_step_at: float | None = None
         self._observer = observer
         self._stop_requested = stop_requested
@@ -148,31 +152,26 @@ class _Loop:
         while True:
             batch = setup.order.batch_at(position.cursor)
             stop = setup.world.is_first and self._stop_requested()
-            rate = learning_rate(
-                training.schedule,
-                peak=training.optimizer.learning_rate,
-                step=position.step,
-                total_steps=setup.total_steps,
-                steps_per_epoch=setup.order.steps_per_epoch,
-                history=self.keeper.rows,
-            )
+            rate = self._rate_at(position.cursor)
             try:
                 result = train_step(setup, feed, batch, step=position.step, rate=rate, stop=stop, beat=self._beat)
             except LossNotFiniteError as error:
-                raise self._diverged(f"training loss became {error} at", position.step + 1) from error
+                what, epoch = f"training loss became {error} at", self.epochs_done + 1
+                raise self._diverged(what, position.step + 1, epoch) from error
             position.cursor = batch.end
             position.step += 1
             position.epoch_loss_sum += result.loss_sum
-            self._after_step(len(batch.indices), result)
+            self._after_step(result)
             if result.stop:
                 return True
             if batch.ends_epoch:
                 return False
+            # Where the ranks meet, for only there their weights are equal; the first meeting after it was due.
             every = training.checkpoint.every_steps
-            if every and position.step % every == 0:
+            if every and position.step // every > (position.step - result.steps) // every:
                 self._save(None)
 
-    def _after_step(self, samples: int, result: StepResult) -> None:
+    def _after_step(self, result: StepResult) -> None:
         first = self.first_step_at is None
         if first:
             self.first_step_at = time.time()
@@ -180,7 +179,7 @@ class _Loop:
         if not self.setup.world.is_first:
             return
         now = time.monotonic()
-        self._pace.step(now=now, samples=samples, loss_sum=result.loss_sum, data_wait_s=result.data_wait_s)
+        self._pace.step(now=now, samples=result.samples, loss_sum=result.loss_sum, data_wait_s=result.data_wait_s)
         interval = self._pace.report(now)
         if interval is not None:
             self._rate = interval.samples_per_second
@@ -189,7 +188,8 @@ class _Loop:
             if result.gradient_norm is not None:
                 self._latest_metrics["gradientNorm"] = result.gradient_norm
         if first:
-            self._latest_metrics["trainLoss"] = result.loss_sum / samples
+            if result.samples:
+                self._latest_metrics["trainLoss"] = result.loss_sum / result.samples
             preload.begin(preload.METRICS_MODULES)
         if first or committed or interval is not None:
             self._report()
@@ -205,7 +205,7 @@ class _Loop:
         row = self._agree_on_row(metrics)
         if not math.isfinite(row.get("valLoss", 0.0)):
             # The last step spoilt the weights; the checkpoint before it is better than one with these.
-            raise self._diverged(f"validation loss became {row['valLoss']} after", position.step)
+            raise self._diverged(f"validation loss became {row['valLoss']} after", position.step, self.epochs_done)
         self.keeper.add_row(row)
         position.epoch_loss_sum = 0.0
         self._latest_metrics |= {name: value for name, value in row.items() if name not in ("epoch", "step", "seconds")}
@@ -231,6 +231,42 @@ class _Loop:
             made = json.dumps(row).encode()
         agreed: Row = json.loads(broadcast_bytes(setup.world, made))
         return agreed
+
+    def _rate_at(self, cursor: int) -> float:
+        """The schedule's rate there, by the rule for the present number of workers."""
+        setup = self.setup
+        samples = len(setup.training)
+        factor = effective_factor(
+            setup.spec.training.elastic,
+            batch_size=global_batch_size(setup.spec.training, samples),
+            last=self._resize,
+            cursor=cursor,
+            samples_per_epoch=samples,
+        )
+        return rate_of(setup.spec.training)(samples, cursor, self.keeper.rows) * factor
+
+    def _note_workers(self) -> Resize:
+        """Take in whether the number of workers changed since the checkpoint, and have the next one know."""
+        setup, samples = self.setup, len(self.setup.training)
+        before = self.position.update.get("resize")
+        now = resized(
+            setup.spec.training.elastic,
+            Resize(**before) if before else None,
+            workers=setup.mesh.batch_ranks,
+            batch_size=global_batch_size(setup.spec.training, samples),
+            cursor=self.position.cursor,
+            samples_per_epoch=samples,
+        )
+        self.position.update["resize"] = asdict(now)
+        return now
+
+    def _steps_left(self) -> int:
+        samples, size = len(self.setup.training), self.setup.order.batch_size
+        end = samples * self.setup.spec.training.epochs
+        now, last = (
+            schedule_step(cursor, samples_per_epoch=samples, batch_size=size) for cursor in (self.position.cursor, end)
+        )
+        return last - now
 
     def _ended_early(self) -> str | None:
         """Why training ends before its last epoch; the same on all ranks, for it follows from the rows."""
@@ -264,7 +300,7 @@ class _Loop:
                 epoch=self.epochs_done,
                 epochs=training.epochs,
                 step=position.step,
-                steps=self.setup.total_steps,
+                steps=position.step + self._steps_left(),
                 workers=self.setup.world.size,
                 metrics=metrics,
                 samples_per_second=self._rate,
@@ -275,11 +311,10 @@ class _Loop:
             )
         )
 
-    def _diverged(self, what: str, step: int) -> UserError:
-        """``step`` counts from 1."""
+    def _diverged(self, what: str, step: int, epoch: int) -> UserError:
+        """Both count from 1."""
         self.keeper.wait()
         rate = self.setup.spec.training.optimizer.learning_rate
-        epoch = -(-step // self.setup.order.steps_per_epoch)
         kept = f"; {self.keeper.latest.folder} is kept" if self.keeper.latest else ""
         return UserError(
             f"the {what} step {step} (epoch {epoch}): lower training.optimizer.learningRate ({rate:g}), "

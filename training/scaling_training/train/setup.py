@@ -30,6 +30,9 @@ from scaling_training.parallel.replica import Replica, parallelize
 from scaling_training.train import preload
 from scaling_training.train.early_stopping import objective_of
 from scaling_training.train.types import World
+from scaling_training.update.elastic import effective_batch
+from scaling_training.update.meetings import Meetings
+from scaling_training.update.modes import update_mode
 
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -50,14 +53,10 @@ class Setup:
     replica: Replica
     parameters: tuple[torch.nn.Parameter, ...]
     optimizer: torch.optim.Optimizer
+    meetings: Meetings
     loss_scale: LossScale
     ema: Ema | None
     objective: Objective
-
-    @property
-    def total_steps(self) -> int:
-        """Optimizer steps from the first epoch to the last."""
-        return self.order.steps_per_epoch * self.spec.training.epochs
 
 
 def set_up(spec: ScalingJobSpec, world: World) -> Setup:
@@ -85,23 +84,31 @@ def set_up(spec: ScalingJobSpec, world: World) -> Setup:
         stack.enter_context(keyed(task.model, batch.keys))
         return stack
 
-    replica = parallelize(task, mesh, spec=spec, around=around)
+    mode = update_mode(spec)
+    replica = (
+        parallelize(task, mesh, spec=spec, around=around) if mode.averages_gradients else Replica(task, around=around)
+    )
     if training.compile:
         replica.model.compile()
     parameters = tuple(replica.model.parameters())
+    optimizer = build_optimizer(training.optimizer, parameters)
     return Setup(
         spec=spec,
         world=world,
         mesh=mesh,
         dataset=dataset,
-        order=dataset.order(seed=training.seed, batch_size=batch_size),
+        order=dataset.order(
+            seed=training.seed,
+            batch_size=effective_batch(training.elastic, batch_size=batch_size, workers=mesh.batch_ranks),
+        ),
         micro_batches=training.accumulation * -(-batch_size // training.batch_size),
         training=training_feed,
         validation=validation_feed,
         task=task,
         replica=replica,
         parameters=parameters,
-        optimizer=build_optimizer(training.optimizer, parameters),
+        optimizer=optimizer,
+        meetings=mode.meetings(training.update, world, replica.model, optimizer),
         loss_scale=LossScale.of(training.precision),
         ema=Ema(replica.model, training.ema.decay) if training.ema is not None else None,
         objective=objective_of(training.early_stopping, task.tally(world.device).objective),

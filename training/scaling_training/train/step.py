@@ -6,8 +6,9 @@ right also when the shares differ in size, for micro-batches, and for the smalle
 without a sample there runs one with weight 0, because every rank must take part in the collectives; it is never
 rank 0, whose batch norm statistics are the ones that count.
 
-What the ranks must agree on besides, the loss and whether to stop, is one small sum. It is known before the
-weights move: a loss that is not finite never reaches them.
+What the ranks must agree on besides, the loss and whether to stop, is one small sum. In update mode sync it is known
+before the weights move: a loss that is not finite never reaches them. Other modes meet less often (see
+`scaling_training.update.meetings`).
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from scaling_training.data.feed import Request
 from scaling_training.data.order import GlobalBatch, shares
 from scaling_training.optim.clip import clip_gradients
 from scaling_training.optim.tensors import local
-from scaling_training.train.collectives import begin_sum
 from scaling_training.train.heartbeat import Beat, Phase, silent
 from scaling_training.train.setup import Setup
+from scaling_training.update.meetings import Agreed
 
 
 class LossNotFiniteError(Exception):
@@ -37,7 +38,10 @@ class LossNotFiniteError(Exception):
 class StepResult:
     """The same on all ranks, but for the time."""
 
-    loss_sum: float  # over the global batch
+    # Over the global batches since the ranks last met; 0 and False for a step in which they do not meet.
+    loss_sum: float
+    samples: int
+    steps: int
     stop: bool
     data_wait_s: float  # this rank's
     gradient_norm: float | None  # before clipping; None when nothing asked for it
@@ -83,11 +87,12 @@ def train_step(
         loss_sum += setup.replica.forward_backward(micro_batch, scale=scale * part.weight, sync=number == len(parts))
     # Ranks that share a batch rank know the same loss; one of them speaks for all.
     spoken = loss_sum if mesh.is_batch_leader else torch.zeros_like(loss_sum)
-    agreed = begin_sum(setup.world, torch.stack((spoken, torch.tensor(float(stop), device=loss_sum.device).double())))
+    meetings = setup.meetings
+    meetings.begin(spoken, stop=stop, samples=len(batch.indices), ends_epoch=batch.ends_epoch)
     norm = _prepare(setup)
-    total_loss, stops = agreed.wait()
-    if not math.isfinite(total_loss) and setup.loss_scale.exhausted:
-        raise LossNotFiniteError(f"{total_loss}")
+    agreed = meetings.agree()
+    if agreed is not None and not math.isfinite(agreed.loss_sum) and setup.loss_scale.exhausted:
+        raise LossNotFiniteError(f"{agreed.loss_sum}")
     for group in optimizer.param_groups:
         group["lr"] = rate
     skipped = norm is not None and not setup.loss_scale.accept(norm)
@@ -95,7 +100,9 @@ def train_step(
         optimizer.step()
         if setup.ema is not None:
             setup.ema.update(step + 1)
-    return StepResult(total_loss, stops > 0, data_wait_s, norm, skipped)
+    meetings.finish()
+    agreed = agreed or Agreed(0.0, False, 0, 0)
+    return StepResult(agreed.loss_sum, agreed.samples, agreed.steps, agreed.stop, data_wait_s, norm, skipped)
 
 
 def _prepare(setup: Setup) -> float | None:

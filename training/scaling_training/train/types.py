@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -73,3 +73,5 @@ class TrainOutcome:
     first_step_at: float | None  # Unix time; None when nothing was left to train
     seconds: float  # time spent training, over all attempts that this one continues
     history: str  # name of the curves in storage: JSON lines, one row per epoch
+    # Update mode async: how many gradients missed 0, 1, 2, … updates by others.
+    staleness: Sequence[int] = ()

@@ -1,0 +1,243 @@
+"""The asynchronous loop: alone, where it must be plain training, and in several processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from scaling_api.spec import ScalingJobSpec
+from scaling_training.errors import UserError
+from scaling_training.storage import Storage
+from scaling_training.train import TrainingProgress, TrainOutcome, World
+from scaling_training.train.history import Row, parse_rows
+from scaling_training.train.loop import train
+from scaling_training.update.async_loop import train_async
+from scaling_training.update.server import LocalServer, Server
+from tests.unit.scaling_training.builders import a_spec
+from tests.unit.scaling_training.update.served import a_local_server, reach, served
+from tests.unit.scaling_training.worlds import in_world
+
+ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+STEPS = 6  # of a_spec() with one worker: two epochs of three batches
+
+
+def never() -> bool:
+    return False
+
+
+def an_async_spec(**training: Any) -> ScalingJobSpec:
+    return a_spec(**{"update": {"mode": "async"}, **training})
+
+
+def trained(
+    root: Path,
+    spec: ScalingJobSpec,
+    *,
+    attempt: int = 1,
+    observer: Callable[[TrainingProgress], None] = lambda progress: None,
+    stop_requested: Callable[[], bool] = never,
+    server: Server | None = None,
+) -> TrainOutcome:
+    return train_async(
+        spec,
+        storage=Storage(str(root)),
+        attempt=attempt,
+        world=ALONE,
+        observer=observer,
+        stop_requested=stop_requested,
+        resume=None,
+        server=server or a_local_server(spec),
+    )
+
+
+def rows_of(root: Path, outcome: TrainOutcome) -> list[Row]:
+    rows = parse_rows(Storage(str(root)).read(outcome.history))
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def weights(root: Path, outcome: TrainOutcome) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load
+
+    loaded: dict[str, torch.Tensor] = load(Storage(str(root)).read(f"{outcome.checkpoint.folder}/model.safetensors"))
+    # A counter that takes no part in anything; the server does not keep it.
+    return {name: value for name, value in loaded.items() if not name.endswith("num_batches_tracked")}
+
+
+def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Tensor], list[Row]]:
+    root = tmp_path_factory.mktemp("straight")
+    outcome = trained(root, an_async_spec())
+    assert (outcome.stopped, outcome.epoch, outcome.step, outcome.staleness) == (False, 2, STEPS, [STEPS])
+    return weights(root, outcome), rows_of(root, outcome)
+
+
+def test_one_worker_takes_the_steps_of_mode_sync(tmp_path: Path) -> None:
+    ours = trained(tmp_path / "async", an_async_spec())
+    plain = train(
+        a_spec(),
+        storage=Storage(str(tmp_path / "sync")),
+        attempt=1,
+        world=ALONE,
+        observer=lambda progress: None,
+        stop_requested=never,
+        resume=None,
+    )
+    assert_equal(weights(tmp_path / "async", ours), weights(tmp_path / "sync", plain))
+    for found, row in zip(rows_of(tmp_path / "async", ours), rows_of(tmp_path / "sync", plain), strict=True):
+        assert found == pytest.approx({**row, "stalenessMean": 0.0, "stalenessMax": 0})
+
+
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+def test_stopped_after_any_push_and_resumed_is_the_straight_run_bit_for_bit(
+    tmp_path: Path, straight: tuple[dict[str, torch.Tensor], list[Row]], step: int
+) -> None:
+    asked = iter(range(1000))
+    stopped = trained(tmp_path, an_async_spec(), stop_requested=lambda: next(asked) >= step)
+    assert stopped.stopped
+
+    resumed = trained(tmp_path, an_async_spec(update={"mode": "async"}), attempt=2)
+    assert (resumed.stopped, resumed.step, list(resumed.staleness)) == (False, STEPS, [STEPS])
+    assert_equal(weights(tmp_path, resumed), straight[0])
+    assert rows_of(tmp_path, resumed) == straight[1]
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("lives", [True, False], ids=["the server lives", "the server is lost, too"])
+@pytest.mark.parametrize("writes", [2, 6, 11])
+def test_killed_at_a_write_and_resumed_is_the_straight_run_bit_for_bit(
+    tmp_path: Path,
+    straight: tuple[dict[str, torch.Tensor], list[Row]],
+    monkeypatch: pytest.MonkeyPatch,
+    writes: int,
+    lives: bool,
+) -> None:
+    left = iter(range(writes))
+    write = Storage.write
+
+    def write_or_die(self: Storage, name: str, data: bytes) -> None:
+        if next(left, None) is None:
+            raise Killed
+        write(self, name, data)
+
+    spec = an_async_spec(checkpoint={"everySteps": 2})
+    server = a_local_server(spec)
+    with monkeypatch.context() as patched:
+        patched.setattr(Storage, "write", write_or_die)
+        with pytest.raises(Killed):
+            trained(tmp_path, spec, server=server)
+    resumed = trained(tmp_path, spec, server=server if lives else None)
+    assert_equal(weights(tmp_path, resumed), straight[0])
+    assert rows_of(tmp_path, resumed) == straight[1]
+
+
+def test_a_loss_that_is_not_finite_never_reaches_the_server(tmp_path: Path) -> None:
+    spec = an_async_spec(
+        batchSize=16,
+        optimizer={"name": "sgd", "learningRate": 10.0, "weightDecay": 1.0},
+        schedule={"name": "constant"},
+    )
+    server = a_local_server(spec)
+    with pytest.raises(UserError, match=r"training loss became (nan|inf) in epoch 1.*Rate \(10\)"):
+        trained(tmp_path, spec, server=server)
+    assert server.counts().loss_sum < float("inf")
+
+
+MANY: dict[str, Any] = {
+    "batchSize": 48,
+    "epochs": 3,
+    "optimizer": {"name": "adam", "learningRate": 0.01},
+    "update": {"mode": "async", "shards": 2},
+    "checkpoint": {"everySteps": 40},
+}
+
+
+def run(world: World, root: str, place: Any, attempt: int, slow: float, stop_at: int | None, die_at: int | None) -> Any:
+    """train_async on one rank; rank 2 sleeps before each batch, rank 0 may ask for a stop, or die."""
+    asked = iter(range(1, 10_000))
+    server = reach(place)
+    pull = server.pull
+
+    def slowly(version: int) -> Any:
+        time.sleep(slow if world.rank == 2 else 0)
+        return pull(version)
+
+    server.pull = slowly
+
+    def stop_requested() -> bool:
+        turn = next(asked)
+        if turn == die_at:
+            raise Killed
+        return turn == stop_at
+
+    return train_async(
+        an_async_spec(**MANY),
+        storage=Storage(root),
+        attempt=attempt,
+        world=world,
+        observer=lambda progress: None,
+        stop_requested=stop_requested,
+        resume=None,
+        server=server,
+    )
+
+
+def assert_whole(root: Path, outcome: TrainOutcome, server: LocalServer) -> None:
+    """Three epochs of every sample, and a model that learned."""
+    assert (outcome.stopped, outcome.epoch) == (False, 3)
+    assert server.counts().samples == 3 * 1259
+    assert sum(outcome.staleness) == outcome.step == server.counts().version
+    rows = rows_of(root, outcome)
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert rows[-1]["trainLoss"] < rows[0]["trainLoss"]
+    assert rows[-1]["valAccuracy"] > 0.5  # 0.1 is chance
+
+
+def test_three_processes_of_which_one_is_slow_train_on_every_sample_once(tmp_path: Path) -> None:
+    server = a_local_server(an_async_spec(**MANY))
+    with served(server) as place:
+        outcomes = in_world(3, run, str(tmp_path), place, 1, 0.02, None, None)
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+    assert_whole(tmp_path, outcomes[0], server)
+    assert len(outcomes[0].staleness) - 1 <= 12, "four for each worker"
+    assert sum(outcomes[0].staleness[1:]) > 0
+
+
+def test_three_processes_stopped_go_on_as_two(tmp_path: Path) -> None:
+    with served(a_local_server(an_async_spec(**MANY))) as place:
+        stopped = in_world(3, run, str(tmp_path), place, 1, 0.0, 2, None)
+    assert {outcome.stopped for outcome in stopped} == {True}
+    server = a_local_server(an_async_spec(**MANY))
+    with served(server) as place:
+        outcomes = in_world(2, run, str(tmp_path), place, 2, 0.0, None, None)
+    assert_whole(tmp_path, outcomes[0], server)
+
+
+@pytest.mark.parametrize("lives", [True, False], ids=["the server lives", "the server is lost, too"])
+def test_a_lost_worker_costs_no_sample_and_counts_none_twice(tmp_path: Path, lives: bool) -> None:
+    server = a_local_server(an_async_spec(**MANY))
+    with served(server) as place:
+        with pytest.raises(AssertionError, match="Killed"):
+            in_world(3, run, str(tmp_path), place, 1, 0.0, None, 2)
+        before = server.counts().version
+        server = server if lives else a_local_server(an_async_spec(**MANY))
+        if lives:
+            outcomes = in_world(3, run, str(tmp_path), place, 1, 0.0, None, None)
+    if not lives:
+        with served(server) as place:
+            outcomes = in_world(3, run, str(tmp_path), place, 1, 0.0, None, None)
+    assert before > 0
+    assert_whole(tmp_path, outcomes[0], server)

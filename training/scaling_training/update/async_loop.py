@@ -1,0 +1,365 @@
+"""Update mode async: what each training process does, and what rank 0 does besides.
+
+A worker asks for a lease, pulls the parameters, computes the mean gradient over the lease's samples and pushes it;
+the server decides when it is applied (see `samples`) and at what rate. No worker waits for all others.
+
+When every sample of an epoch is applied, the server keeps a snapshot of that moment, and rank 0 gets it instead of
+its next lease: it validates, adds the row to the curves, saves. The others go on meanwhile, at most to the end of
+the next epoch. A checkpoint holds the ledger's state beside model and optimizer, so a later run goes on with
+exactly those samples that were not applied. Batch norm's statistics are the server's, to which all workers
+contribute (see `shard`).
+
+When the group of workers is started anew while the server lives, it goes on from what the server holds, and nothing
+is lost but the gradients that were out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from scaling_api.spec import ScalingJobSpec
+from scaling_training.checkpoint import CheckpointRef
+from scaling_training.checkpoint.key import checkpoint_key
+from scaling_training.checkpoint.state import Position, Trained
+from scaling_training.data.order import rank_slice
+from scaling_training.errors import UserError
+from scaling_training.evaluate.metrics import validation_key
+from scaling_training.models.freeze import apply_freeze
+from scaling_training.optim.clip import clip_gradients
+from scaling_training.parallel.mesh import Mesh, MeshShape
+from scaling_training.storage import Storage
+from scaling_training.train import preload
+from scaling_training.train.collectives import broadcast_bytes
+from scaling_training.train.early_stopping import should_stop
+from scaling_training.train.heartbeat import Beat, Phase, silent
+from scaling_training.train.history import history_name
+from scaling_training.train.loop import REPORT_INTERVAL_S, Observer
+from scaling_training.train.pace import Pace
+from scaling_training.train.saving import Keeper
+from scaling_training.train.setup import Setup, set_up
+from scaling_training.train.types import TrainingProgress, TrainOutcome, World
+from scaling_training.train.validation import validate
+from scaling_training.update.layout import PartView, adopt, divide, shard_states
+from scaling_training.update.messages import Closing, Counts, Group, Pushed, Snapshot
+from scaling_training.update.samples import Lease, SampleLedger, Worker
+from scaling_training.update.server import Server
+
+# Updates that a gradient may miss when the user did not say: so many for each worker.
+STALENESS_PER_WORKER = 4
+
+
+def train_async(
+    spec: ScalingJobSpec,
+    *,
+    storage: Storage,
+    attempt: int,
+    world: World,
+    observer: Observer,
+    stop_requested: Callable[[], bool],
+    resume: CheckpointRef | None,
+    server: Server,
+    beat: Beat = silent,
+) -> TrainOutcome:
+    """As `train.loop.train`, with the parameters at ``server``, which all ranks share.
+
+    FencedError when another group of workers has taken this one's place. UserError for layers that are frozen for
+    some epochs only, because workers are not in the same epoch.
+    """
+    if any(stage.until_epoch is not None for stage in spec.model.freeze):
+        raise UserError(
+            "model.freeze: layers are frozen until an epoch that workers in update mode async do not reach together; "
+            "leave out untilEpoch or choose another training.update.mode"
+        )
+    setup = set_up(spec, world)
+    apply_freeze(setup.task, spec.model.freeze, 0)
+    keeper = Keeper(
+        Trained(setup.task.model, setup.optimizer),
+        world=world,
+        storage=storage,
+        attempt=attempt,
+        key=checkpoint_key(spec, setup.dataset.fingerprint),
+        keep=spec.training.checkpoint.keep,
+        objective=setup.objective,
+    )
+    position = keeper.restore(resume)
+    incarnation = _join(setup, keeper, position, server)
+    worker = _Worker(setup, server, Worker(world.rank, incarnation))
+    leader = _Leader(setup, keeper, position, server, observer, stop_requested, beat) if world.is_first else None
+    # The furthest behind is who holds the oldest version, and it is that one that others may wait for.
+    version = position.step
+    if leader is not None:
+        leader.report()
+    while True:
+        if leader is not None:
+            leader.before_work()
+        beat(Phase.DATA, version)
+        work = server.next(worker.identity)
+        if work is None:
+            break
+        if isinstance(work, Closing):
+            assert leader is not None
+            leader.close(work, version)
+            continue
+        beat(Phase.STEP, version := work.version)
+        pushed = worker.compute_and_push(work)
+        version = pushed.counts.version
+        if leader is not None:
+            leader.after_push(pushed, worker.data_wait_s)
+    beat(Phase.END, version)
+    return _agree(world, leader, history_name(attempt))
+
+
+def a_group(setup: Setup) -> Group:
+    """The terms on which the present workers share the work."""
+    training, workers = setup.spec.training, setup.world.size
+    update = training.update
+    bound = update.max_staleness
+    return Group(
+        workers=workers,
+        samples=len(setup.training),
+        epochs=training.epochs,
+        share=-(-training.batch_size // workers),
+        batch=training.batch_size,
+        bound=STALENESS_PER_WORKER * workers if bound is None else bound,
+        scaling=update.staleness_scaling,
+    )
+
+
+def _join(setup: Setup, keeper: Keeper, position: Position, server: Server) -> int:
+    """Have the server go on from what it holds, else from the checkpoint; the group's incarnation."""
+    known = None
+    if setup.world.is_first:
+        if server.live():
+            incarnation = server.open(a_group(setup), None, ())
+            keeper.rows = server.rows()
+        else:
+            parts = divide(setup.task.model, server.shards)
+            states = shard_states(setup.task.model, setup.optimizer, parts, position=position.step)
+            ledger = position.update or SampleLedger().state_dict()
+            incarnation = server.open(a_group(setup), Snapshot(ledger, states), keeper.rows)
+        known = str(incarnation).encode()
+    return int(broadcast_bytes(setup.world, known))
+
+
+class _Worker:
+    """The part of every rank."""
+
+    def __init__(self, setup: Setup, server: Server, identity: Worker) -> None:
+        self.identity = identity
+        self.data_wait_s = 0.0
+        self._setup = setup
+        self._server = server
+        self._views = [PartView(setup.task.model, part) for part in divide(setup.task.model, server.shards)]
+
+    def compute_and_push(self, lease: Lease) -> Pushed:
+        """The gradient of a lease; UserError when its loss is not finite, which never reaches the server."""
+        setup, samples = self._setup, len(lease.stretch)
+        for view, (parameters, buffers) in zip(self._views, self._server.pull(lease.version), strict=True):
+            view.load(parameters, buffers)
+        setup.optimizer.zero_grad()
+        stretch = setup.order.batch_at(lease.stretch.start)
+        loss_sum = torch.zeros((), dtype=torch.float64, device=setup.world.device)
+        self.data_wait_s = 0.0
+        for piece in range(min(setup.micro_batches, samples)):
+            began = time.monotonic()
+            indices = stretch.indices[:samples][rank_slice(samples, piece, min(setup.micro_batches, samples))]
+            batch = setup.training.get(stretch.epoch, indices)
+            self.data_wait_s += time.monotonic() - began
+            loss_sum += setup.replica.forward_backward(batch, scale=1.0 / samples)
+        value = loss_sum.item()
+        if not math.isfinite(value):
+            raise _diverged(setup, f"training loss became {value} in epoch {stretch.epoch + 1}")
+        if (limit := setup.spec.training.clip_norm) is not None:
+            clip_gradients(setup.parameters, limit)
+        parts = [(view.gradients(), view.buffer_values()) for view in self._views]
+        return self._server.push(self.identity, lease, parts, value)
+
+
+class _Leader:
+    """What only rank 0 does: validate, save, report, pass on the wish to stop."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        keeper: Keeper,
+        position: Position,
+        server: Server,
+        observer: Observer,
+        stop_requested: Callable[[], bool],
+        beat: Beat,
+    ) -> None:
+        self.keeper = keeper
+        self._beat = beat
+        self.position = position
+        self.first_step_at: float | None = None
+        self._setup = setup
+        self._server = server
+        self._observer = observer
+        self._stop_requested = stop_requested
+        self._stopping = False
+        self._pace = Pace(interval_s=REPORT_INTERVAL_S)
+        self._samples_per_second: float | None = None
+        self._counts: Counts = server.counts()
+        self._saved_at = self._counts.version
+        self._metrics: dict[str, float] = {}
+        # For validation: the others have no part in it.
+        world = World(0, 1, setup.world.device)
+        self._alone = replace(setup, world=world, mesh=Mesh.laid(MeshShape(), world))
+        self._clock = time.monotonic()
+
+    @property
+    def epochs_done(self) -> int:
+        return len(self.keeper.rows)
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether the rows say that it is enough."""
+        policy = self._setup.spec.training.early_stopping
+        return policy is not None and should_stop(self.keeper.rows, policy, self._setup.objective) is not None
+
+    def before_work(self) -> None:
+        if not self._stopping and (self._stop_requested() or self.ended_early):
+            self._stopping = True
+            self._server.stop()
+
+    def after_push(self, pushed: Pushed, data_wait_s: float) -> None:
+        before, self._counts = self._counts, pushed.counts
+        samples, loss_sum = self._counts.samples - before.samples, self._counts.loss_sum - before.loss_sum
+        first = self.first_step_at is None
+        if first:
+            self.first_step_at = time.time()
+            self._metrics["trainLoss"] = loss_sum / samples
+            preload.begin(preload.METRICS_MODULES)
+        now = time.monotonic()
+        self._pace.step(now=now, samples=samples, loss_sum=loss_sum, data_wait_s=data_wait_s)
+        interval = self._pace.report(now)
+        if interval is not None:
+            self._samples_per_second = interval.samples_per_second
+            self._metrics["trainLoss"] = interval.train_loss
+            self._metrics["dataWaitShare"] = interval.data_wait_share
+        if self.keeper.poll() or first or interval is not None:
+            self.report()
+        every = self._setup.spec.training.checkpoint.every_steps
+        if every and self._counts.version // every > self._saved_at // every:
+            self._save(self._server.snapshot(drained=False), None)
+
+    def close(self, closing: Closing, version: int) -> None:
+        """An epoch's end: validate its weights, add the row, save when due. ``version``: the last this process saw."""
+        self._beat(Phase.VALIDATION, version)
+        setup, training = self._setup, self._setup.spec.training
+        adopt(closing.snapshot.shards, setup.task.model, setup.optimizer)
+        measured = validate(self._alone)
+        assert measured is not None, "rank 0 of its own world"
+        metrics = measured.scalars()
+        if not math.isfinite(metrics.get("loss", 0.0)):
+            self.keeper.wait()
+            raise _diverged(setup, f"validation loss became {metrics['loss']} after epoch {closing.epoch + 1}")
+        self._count_time()
+        tally = closing.tally
+        row: dict[str, float | int] = {
+            "epoch": closing.epoch + 1,
+            "step": closing.version,
+            "trainLoss": tally.loss_sum / tally.samples,
+            "learningRate": closing.rate,
+            "stalenessMean": tally.staleness_sum / tally.pushes,
+            "stalenessMax": tally.staleness_max,
+        }
+        row |= {validation_key(name): value for name, value in metrics.items()}
+        row["seconds"] = round(self.position.seconds, 3)
+        self.keeper.add_row(row)
+        self._metrics |= {name: value for name, value in row.items() if name not in ("epoch", "step", "seconds")}
+        if row["epoch"] % training.checkpoint.every_epochs == 0 or row["epoch"] == training.epochs or self.ended_early:
+            self._beat(Phase.SAVE, version)
+            self._save(closing.snapshot, metrics)
+            # Should this process end before the commit, the next one is given the epoch again.
+            self.keeper.wait()
+        self._server.close_epoch(row)
+        self.report()
+
+    def finish(self) -> tuple[bool, list[int]]:
+        """Save what is left after a stop; whether it was stopped before the end, and the staleness histogram."""
+        snapshot = self._server.snapshot(drained=True)
+        stopped = snapshot.ledger["epochsClosed"] < self._setup.spec.training.epochs and not self.ended_early
+        if stopped:
+            self._save(snapshot, None)
+        self.keeper.wait()
+        self.report()
+        return stopped, list(snapshot.ledger["histogram"])
+
+    def report(self) -> None:
+        training, counts = self._setup.spec.training, self._counts
+        group = a_group(self._setup)
+        left = group.samples * group.epochs - counts.samples
+        metrics = dict(self._metrics)
+        if counts.version:
+            metrics |= {"stalenessMean": counts.staleness_mean, "learningRate": counts.rate}
+        latest, best = self.keeper.latest, self.keeper.best
+        self._observer(
+            TrainingProgress(
+                epoch=self.epochs_done,
+                epochs=training.epochs,
+                step=counts.version,
+                steps=counts.version + -(-left // group.share),
+                workers=self._setup.world.size,
+                metrics=metrics,
+                samples_per_second=self._samples_per_second,
+                eta_s=self._pace.eta_s(time.monotonic(), left),
+                checkpoint=latest.folder if latest else None,
+                best=best.folder if best else None,
+                first_step_at=self.first_step_at,
+            )
+        )
+
+    def _save(self, snapshot: Snapshot, metrics: dict[str, float] | None) -> None:
+        adopt(snapshot.shards, self._setup.task.model, self._setup.optimizer)
+        self._count_time()
+        ledger = dict(snapshot.ledger)
+        self._saved_at = ledger["version"]
+        self.position.cursor, self.position.step = ledger["samplesApplied"], ledger["version"]
+        self.position.update = ledger
+        self.keeper.save(self.position, epoch=self.epochs_done, metrics=metrics)
+
+    def _count_time(self) -> None:
+        now = time.monotonic()
+        self.position.seconds += now - self._clock
+        self._clock = now
+
+
+def _agree(world: World, leader: _Leader | None, history: str) -> TrainOutcome:
+    """The outcome as rank 0 knows it, on every rank."""
+    known = None
+    if leader is not None:
+        stopped, staleness = leader.finish()
+        keeper = leader.keeper
+        assert keeper.latest is not None, "the last epoch and a stop both save"
+        outcome: dict[str, Any] = {
+            "stopped": stopped,
+            "epoch": leader.epochs_done,
+            "step": leader.position.step,
+            "checkpoint": keeper.latest.to_dict(),
+            "best": keeper.best and keeper.best.to_dict(),
+            "metrics": leader.position.best_metrics,
+            "first_step_at": leader.first_step_at,
+            "seconds": leader.position.seconds,
+            "staleness": staleness,
+        }
+        known = json.dumps(outcome).encode()
+    agreed = json.loads(broadcast_bytes(world, known))
+    agreed["checkpoint"] = CheckpointRef.from_dict(agreed["checkpoint"])
+    agreed["best"] = CheckpointRef.from_dict(agreed["best"]) if agreed["best"] else None
+    return TrainOutcome(history=history, **agreed)
+
+
+def _diverged(setup: Setup, what: str) -> UserError:
+    rate = setup.spec.training.optimizer.learning_rate
+    return UserError(
+        f"the {what}: lower training.optimizer.learningRate ({rate:g}) or training.update.maxStaleness, "
+        "or let the rate rise slowly by training.schedule.warmupFraction"
+    )

@@ -1,0 +1,126 @@
+"""When the training processes meet: what they agree on then, and what they do with their weights.
+
+In mode sync they meet in every step: the replica averages gradients, and what is agreed on is known before the weights
+move. In mode local they meet at the end of a round (see `averaging`); between two meetings nobody waits for anybody,
+a wish to stop included, and a loss that is not finite shows at the next one, before anything is saved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from scaling_training.train.collectives import PendingSum, begin_sum
+from scaling_training.train.types import World
+from scaling_training.update.averaging import Averager, ends_round
+
+
+class HasState(Protocol):
+    """What a checkpoint holds besides model and optimizer: tensors by name."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """What all processes know after a meeting: sums over processes and over the steps since the last one."""
+
+    loss_sum: float
+    stop: bool
+    samples: int
+    steps: int
+
+
+class Meetings(Protocol):
+    """One step's part in coming together; the three are called in this order in each step."""
+
+    @property
+    def state(self) -> HasState | None:
+        """What it keeps from one meeting to the next."""
+
+    def begin(self, loss_sum: torch.Tensor, *, stop: bool, samples: int, ends_epoch: bool) -> None:
+        """After the backward pass: this process's sum of losses (one element) and wish, the global batch's size."""
+
+    def agree(self) -> Agreed | None:
+        """Before the weights move; None when this step is not a meeting."""
+
+    def finish(self) -> None:
+        """After the weights have moved."""
+
+
+class EveryStep:
+    """Mode sync."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._pending: PendingSum | None = None
+        self._samples = 0
+
+    @property
+    def state(self) -> HasState | None:
+        """Nothing."""
+        return None
+
+    def begin(self, loss_sum: torch.Tensor, *, stop: bool, samples: int, ends_epoch: bool) -> None:
+        """Start adding up."""
+        self._pending = begin_sum(self._world, _values(loss_sum, stop))
+        self._samples = samples
+
+    def agree(self) -> Agreed | None:
+        """The sums of this step."""
+        assert self._pending is not None
+        loss_sum, stops = self._pending.wait()
+        return Agreed(loss_sum, stops > 0, self._samples, 1)
+
+    def finish(self) -> None:
+        """All weights have moved alike."""
+
+
+class EveryRound:
+    """Mode local: a meeting after every ``steps`` steps of an epoch, and at its end."""
+
+    def __init__(self, world: World, averager: Averager, *, steps: int) -> None:
+        self._world = world
+        self._averager = averager
+        self._every = steps
+        self._sums: torch.Tensor | None = None
+        self._pending: PendingSum | None = None
+        self._samples = 0
+        self._steps = 0
+
+    @property
+    def state(self) -> HasState | None:
+        """The outer optimizer's."""
+        return self._averager
+
+    def begin(self, loss_sum: torch.Tensor, *, stop: bool, samples: int, ends_epoch: bool) -> None:
+        """Count; start adding up when the round ends with this step."""
+        # On the device: to look at a value, the host would have to wait for it.
+        values = _values(loss_sum, stop)
+        self._sums = values if self._sums is None else self._sums + values
+        self._samples += samples
+        if ends_round(self._steps, every=self._every, ends_epoch=ends_epoch):
+            self._pending = begin_sum(self._world, self._sums)
+        self._steps += 1
+
+    def agree(self) -> Agreed | None:
+        """The sums of the round that ends here."""
+        if self._pending is None:
+            return None
+        loss_sum, stops = self._pending.wait()
+        return Agreed(loss_sum, stops > 0, self._samples, self._steps)
+
+    def finish(self) -> None:
+        """Average, if the round ends here."""
+        if self._pending is not None:
+            self._averager.average()
+            self._sums = self._pending = None
+            self._samples = self._steps = 0
+
+
+def _values(loss_sum: torch.Tensor, stop: bool) -> torch.Tensor:
+    return torch.stack((loss_sum.double(), torch.tensor(float(stop), device=loss_sum.device).double()))
