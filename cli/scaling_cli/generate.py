@@ -18,8 +18,8 @@ _HEADER = "# Generated from the models in api/scaling_api by `make generate`; do
 
 
 def crd_yaml() -> str:
-    """The CRD as manifests/ carries it."""
-    return _HEADER + yaml.safe_dump(crd(), sort_keys=False, width=120, allow_unicode=True)
+    """The CRD as manifests/ carries it; what holds no further level stands on one line, for indentation adds up."""
+    return _HEADER + yaml.safe_dump(crd(), sort_keys=False, width=120, allow_unicode=True, default_flow_style=None)
 
 
 FILES: dict[str, Callable[[], str]] = {

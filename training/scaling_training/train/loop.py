@@ -72,7 +72,7 @@ def train(
     """
     setup = set_up(spec, world)
     keeper = Keeper(
-        Trained(setup.task.model, setup.optimizer, setup.ema, setup.meetings.state),
+        Trained(setup.task.model, setup.optimizer, setup.ema, outer=setup.meetings.state),
         world=world,
         storage=storage,
         attempt=attempt,
