@@ -84,6 +84,7 @@ bench-loader: setup  ## Measure images per second from a folder against DataLoad
 
 bench-checkpoint: setup  ## Measure how long training waits for a save, in the background and on the spot.
 	$(BIN)/python -m bench.bench_checkpoint
+
 bench-auto: setup  ## Measure every mesh of 4 workers, and how far the chosen one is from the best.
 	$(BIN)/python -m bench.bench_auto
 
