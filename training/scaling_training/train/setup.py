@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import shutil
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from scaling_api.spec import ScalingJobSpec, TrainingSpec
@@ -30,6 +32,8 @@ from scaling_training.parallel.replica import Replica, parallelize
 from scaling_training.train import preload
 from scaling_training.train.early_stopping import objective_of
 from scaling_training.train.types import World
+
+log = logging.getLogger(__name__)
 
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -72,7 +76,9 @@ def set_up(spec: ScalingJobSpec, world: World) -> Setup:
     training_feed, validation_feed = feed(dataset.train, training=True), feed(dataset.validation)
     batch_size = global_batch_size(training, len(training_feed))
     preload.wait(preload.OPTIMIZER_MODULES)
-    mesh = Mesh.of(training.parallelism, world, batch_size=batch_size)
+    # Before the model, so that a mesh which does not fit is refused at once; one that is chosen needs the model.
+    fixed = not training.parallelism.auto
+    mesh = Mesh.of(training.parallelism, world, batch_size=batch_size) if fixed else None
     task = job_task(spec, dataset, device=world.device)
     if spec.model.factory is not None:
         sample = next(iter(validation_feed.stretch(slice(0, 2), 2)))
@@ -85,6 +91,17 @@ def set_up(spec: ScalingJobSpec, world: World) -> Setup:
         stack.enter_context(keyed(task.model, batch.keys))
         return stack
 
+    pieces = 1
+    if mesh is None:
+        from scaling_training.parallel.auto import choose_mesh
+
+        def batch_of(samples: int) -> Batch:
+            return training_feed.get(0, np.arange(samples) % len(training_feed))
+
+        choice = choose_mesh(task, world, spec=spec, batch_of=batch_of, batch_size=batch_size, around=around)
+        mesh, pieces = Mesh.laid(choice.chosen.shape, world), choice.chosen.micro_batches
+        if world.is_first:
+            log.info("parallelism: %s", " ".join(choice.explanation))
     replica = parallelize(task, mesh, spec=spec, around=around)
     if training.compile:
         replica.model.compile()
@@ -95,7 +112,7 @@ def set_up(spec: ScalingJobSpec, world: World) -> Setup:
         mesh=mesh,
         dataset=dataset,
         order=dataset.order(seed=training.seed, batch_size=batch_size),
-        micro_batches=training.accumulation * -(-batch_size // training.batch_size),
+        micro_batches=pieces * training.accumulation * -(-batch_size // training.batch_size),
         training=training_feed,
         validation=validation_feed,
         task=task,
