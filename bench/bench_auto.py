@@ -101,7 +101,7 @@ def _measure(
 
     task = _task(options)
     around = functools.partial(_dropout, task)
-    choice = choose_mesh(task, world, spec=spec, batch_of=batch_of, optimizer_tensors=1, around=around)
+    choice = choose_mesh(task, world, spec=spec, batch_of=batch_of, batch_size=options.batch, around=around)
     turns = {estimate.shape: _turn(estimate.shape, world, options, batch_of) for estimate in choice.estimates}
     times: dict[MeshShape, list[float]] = {shape: [] for shape in turns}
     for number in range(options.turns + 1):
@@ -142,7 +142,12 @@ def _spec(options: argparse.Namespace) -> ScalingJobSpec:
         {
             "model": {"name": options.model},
             "dataset": {"name": "mnist-5k"},
-            "training": {"epochs": 1, "batchSize": options.batch, "parallelism": {"auto": True}},
+            "training": {
+                "epochs": 1,
+                "batchSize": options.batch,
+                "parallelism": {"auto": True},
+                "optimizer": {"name": "sgd", "momentum": 0.9},
+            },
         }
     )
 

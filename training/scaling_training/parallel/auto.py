@@ -26,8 +26,12 @@ from scaling_training.parallel.replica import SteppedTask
 
 if TYPE_CHECKING:
     from scaling_api.spec import ScalingJobSpec
+    from scaling_api.training import TrainingSpec
     from scaling_training.data.batches import Batch
     from scaling_training.train.types import World
+
+# Numbers that an optimizer keeps per parameter, without momentum where that is a choice.
+_KEPT = {"gradient-descent": 0, "sgd": 0, "adagrad": 1, "rmsprop": 1, "adam": 2, "adamw": 2, "lars": 0, "lamb": 2}
 
 _REPEATS = 3
 _SMALL, _LARGE = 2**10, 2**22  # bytes of the collectives that are timed
@@ -45,16 +49,14 @@ def choose_mesh(
     *,
     spec: ScalingJobSpec,
     batch_of: Callable[[int], Batch],
-    optimizer_tensors: int,
+    batch_size: int,
     around: Callable[[Batch], AbstractContextManager[Any]] = nullcontext,
 ) -> Choice:
     """The mesh for the task on this world; a collective operation, the same on all ranks.
 
-    ``batch_of`` gives a batch of so many samples; ``around`` is that of ``parallelize``. ``optimizer_tensors``:
-    numbers that the optimizer keeps per parameter (0 for SGD, 1 with momentum, 2 for Adam). UserError when nothing
-    fits.
+    ``batch_of`` gives a batch of so many samples, ``batch_size`` is that of a step; ``around`` is that of
+    ``parallelize``. UserError when nothing fits.
     """
-    batch_size = spec.training.batch_size
 
     def step(samples: int, *, backward: bool = True) -> Callable[[], None]:
         batch = batch_of(samples)
@@ -71,7 +73,14 @@ def choose_mesh(
         # Two samples, because batch norm refuses to take the variance of one.
         model = facts_of(task.model, step(2, backward=False), samples=2, largest_tensor=world.size)
         machine = measure(step, world, samples=max(2, batch_size // world.size))
-    return plan_mesh(model, machine, workers=world.size, batch_size=batch_size, optimizer_tensors=optimizer_tensors)
+    return plan_mesh(
+        model, machine, workers=world.size, batch_size=batch_size, optimizer_tensors=kept_tensors(spec.training)
+    )
+
+
+def kept_tensors(training: TrainingSpec) -> int:
+    """Numbers kept per parameter beside itself and its gradient: by the optimizer, and by averaged weights."""
+    return _KEPT[training.optimizer.name] + bool(training.optimizer.momentum) + (training.ema is not None)
 
 
 @contextmanager

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from scaling_api.spec import ScalingJobSpec, TrainingSpec
@@ -33,6 +36,8 @@ from scaling_training.train.types import World
 from scaling_training.update.elastic import effective_batch
 from scaling_training.update.meetings import Meetings
 from scaling_training.update.modes import update_mode
+
+log = logging.getLogger(__name__)
 
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -71,7 +76,9 @@ def set_up(spec: ScalingJobSpec, world: World) -> Setup:
     training_feed, validation_feed = feed(dataset.train, training=True), feed(dataset.validation)
     batch_size = global_batch_size(training, len(training_feed))
     preload.wait(preload.OPTIMIZER_MODULES)
-    mesh = Mesh.of(training.parallelism, world, batch_size=batch_size)
+    # Before the model, so that a mesh which does not fit is refused at once; one that is chosen needs the model.
+    fixed = not training.parallelism.auto
+    mesh = Mesh.of(training.parallelism, world, batch_size=batch_size) if fixed else None
     task = job_task(spec, dataset, device=world.device)
     if spec.model.factory is not None:
         sample = next(iter(validation_feed.stretch(slice(0, 2), 2)))
@@ -84,6 +91,9 @@ def set_up(spec: ScalingJobSpec, world: World) -> Setup:
         stack.enter_context(keyed(task.model, batch.keys))
         return stack
 
+    pieces = 1
+    if mesh is None:
+        mesh, pieces = _choose_mesh(spec, world, task, training_feed, batch_size=batch_size, around=around)
     mode = update_mode(spec)
     replica = (
         parallelize(task, mesh, spec=spec, around=around) if mode.averages_gradients else Replica(task, around=around)
@@ -101,7 +111,7 @@ def set_up(spec: ScalingJobSpec, world: World) -> Setup:
             seed=training.seed,
             batch_size=effective_batch(training.elastic, batch_size=batch_size, workers=mesh.batch_ranks),
         ),
-        micro_batches=training.accumulation * -(-batch_size // training.batch_size),
+        micro_batches=pieces * training.accumulation * -(-batch_size // training.batch_size),
         training=training_feed,
         validation=validation_feed,
         task=task,
@@ -113,6 +123,27 @@ def set_up(spec: ScalingJobSpec, world: World) -> Setup:
         ema=Ema(replica.model, training.ema.decay) if training.ema is not None else None,
         objective=objective_of(training.early_stopping, task.tally(world.device).objective),
     )
+
+
+def _choose_mesh(
+    spec: ScalingJobSpec,
+    world: World,
+    task: Task,
+    feed: Feed,
+    *,
+    batch_size: int,
+    around: Callable[[Batch], AbstractContextManager[object]],
+) -> tuple[Mesh, int]:
+    """The mesh that parallelism.auto finds best for these workers, and micro-batches per step."""
+    from scaling_training.parallel.auto import choose_mesh
+
+    def batch_of(samples: int) -> Batch:
+        return feed.get(0, np.arange(samples) % len(feed))
+
+    choice = choose_mesh(task, world, spec=spec, batch_of=batch_of, batch_size=batch_size, around=around)
+    if world.is_first:
+        log.info("parallelism: %s", " ".join(choice.explanation))
+    return Mesh.laid(choice.chosen.shape, world), choice.chosen.micro_batches
 
 
 def _choose_kernels(training: TrainingSpec, device: torch.device) -> None:

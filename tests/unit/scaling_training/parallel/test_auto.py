@@ -22,9 +22,7 @@ def _chosen(world: World, model: str) -> tuple[Choice, bool]:
     def batch_of(samples: int) -> Batch:
         return a_batch(model, samples, 0, torch.float32)
 
-    choice = choose_mesh(
-        task, world, spec=spec, batch_of=batch_of, optimizer_tensors=2, around=partial(dropout, task.model)
-    )
+    choice = choose_mesh(task, world, spec=spec, batch_of=batch_of, batch_size=8, around=partial(dropout, task.model))
     kept = all(torch.equal(value, before[name]) for name, value in task.model.state_dict().items())
     return choice, kept and all(parameter.grad is None for parameter in task.model.parameters())
 

@@ -187,3 +187,24 @@ def exchange(world: World, content: bytes) -> bytes:
 @pytest.mark.parametrize("content", [b"", b"x", b"some bytes" * 1000], ids=len)
 def test_bytes_reach_every_process(content: bytes) -> None:
     assert in_world(2, exchange, content) == [content, content]
+
+
+def _trained_by_itself(world: World, root: Path) -> tuple[int, str]:
+    spec = a_spec(epochs=1, batchSize=500, parallelism={"auto": True, "batchNorm": "sync"})
+    outcome = train(
+        spec,
+        storage=Storage(str(root)),
+        attempt=1,
+        world=world,
+        observer=lambda progress: None,
+        stop_requested=lambda: False,
+        resume=None,
+    )
+    return outcome.step, str(set_up(spec, world).mesh.shape)
+
+
+def test_a_mesh_that_is_chosen_trains(tmp_path: Path) -> None:
+    (steps_taken, shape), other = in_world(2, _trained_by_itself, tmp_path)
+    assert steps_taken == 3
+    assert other == (steps_taken, shape)
+    assert shape in {"data 2", "fsdp 2", "tensor 2"}
