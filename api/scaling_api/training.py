@@ -56,6 +56,9 @@ class TrainingSpec(Model):
     deterministic: bool = Field(
         False, description="Choose kernels that give the same bits each time, where a faster one would not."
     )
+    activation_checkpointing: bool = Field(
+        False, description="Compute activations again in the backward pass instead of keeping them: less memory."
+    )
     compile: bool = Field(False, description="Compile the model with torch.compile: slower to start, faster steps.")
     optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec, description="The update rule.")
     schedule: ScheduleSpec = Field(default_factory=ScheduleSpec, description="The learning rate over time.")

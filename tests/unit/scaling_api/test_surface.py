@@ -109,6 +109,7 @@ _SPEC = """
     spec.storage.uri
     spec.training
     spec.training.accumulation
+    spec.training.activationCheckpointing
     spec.training.batchSize
     spec.training.checkpoint
     spec.training.checkpoint.everyEpochs

@@ -54,8 +54,8 @@ LIMITS: Mapping[Kind, int | None] = {
 _ECHOES = ("Connection closed by peer", "Connection reset by peer", "connection refused", "Socket closed", "NCCL")
 _MEMORY = ("OutOfMemoryError", "killed due to the node running low on memory", "CUDA out of memory")
 _MEMORY_HELP = (
-    "the worker ran out of memory: raise the workers' memory limit, or lower training.batchSize, "
-    "of which each worker takes its share"
+    "the worker ran out of memory: raise the workers' memory limit, or training.accumulation, which cuts each "
+    "worker's share of a batch into smaller pieces, or set training.activationCheckpointing"
 )
 
 

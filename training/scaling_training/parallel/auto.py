@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from scaling_training.models.dropout import keyed
 from scaling_training.parallel.costs import Machine
 from scaling_training.parallel.facts import facts_of
 from scaling_training.parallel.planner import Choice, plan_mesh
@@ -62,7 +63,7 @@ def choose_mesh(
         batch = batch_of(samples)
 
         def run() -> None:
-            with around(batch):
+            with around(batch), keyed(task.model, batch.keys):
                 loss_sum = task.loss_sum(task.model(*task.inputs(batch)), batch)
             if backward:
                 loss_sum.backward()  # type: ignore[no-untyped-call]

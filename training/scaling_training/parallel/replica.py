@@ -16,10 +16,12 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from scaling_training.models.dropout import keyed
 from scaling_training.parallel.batch_norm import set_counting, synchronise_batch_norm
 from scaling_training.parallel.gradients import MeanGradients
 from scaling_training.parallel.mesh import Mesh
 from scaling_training.parallel.plans import fsdp_blocks, tensor_plan
+from scaling_training.parallel.recompute import recompute_blocks
 from scaling_training.parallel.roles import apply_plan, check_plan
 
 if TYPE_CHECKING:
@@ -65,6 +67,10 @@ class Replica:
         batch ranks / N. With scale 0 the batch only stands in for a missing one: its loss is 0, and synchronised
         batch norm leaves it out. Every rank calls it equally often, with the same ``sync``.
         """
+        with keyed(self.model, batch.keys):
+            return self._forward_backward(batch, scale=scale, sync=sync)
+
+    def _forward_backward(self, batch: Batch, *, scale: float, sync: bool) -> torch.Tensor:
         set_counting(self.model, scale != 0)
         if isinstance(self.model, FSDPModule):
             self.model.set_requires_gradient_sync(sync)
@@ -106,7 +112,7 @@ def parallelize(
     """Lay the task's model over the mesh, in place; a collective operation.
 
     The model is on its device, with the same weights on every rank. ``around`` is entered for each forward pass and
-    loss (mixed precision, the keys of dropout). UserError when the model cannot be divided so.
+    loss (mixed precision). UserError when the model cannot be divided so.
     """
     model, shape = task.model, mesh.shape
     name = spec.model.title
@@ -116,6 +122,8 @@ def parallelize(
         apply_plan(model, tensor_plan(model, shape.tensor, name=name), axis)
     if spec.training.parallelism.batch_norm == "sync" and mesh.batch_group is not None:
         synchronise_batch_norm(model, mesh.batch_group)
+    if spec.training.activation_checkpointing:
+        recompute_blocks(model)
     gradients = None
     if shape.fsdp > 1:
         _shard_parameters(model, mesh)

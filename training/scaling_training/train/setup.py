@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,6 @@ from scaling_training.data.feed import Feed
 from scaling_training.data.order import DataOrder
 from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import Objective
-from scaling_training.models.dropout import keyed
 from scaling_training.models.job import job_task
 from scaling_training.models.task import Task
 from scaling_training.models.user import check_task
@@ -85,11 +84,8 @@ def set_up(spec: ScalingJobSpec, world: World) -> Setup:
         check_task(task, sample, classes=len(dataset.class_names), field="model.factory")
 
     def around(batch: Batch) -> AbstractContextManager[object]:
-        stack = ExitStack()
-        if half := _HALF.get(training.precision):
-            stack.enter_context(torch.autocast(world.device.type, half))
-        stack.enter_context(keyed(task.model, batch.keys))
-        return stack
+        half = _HALF.get(training.precision)
+        return torch.autocast(world.device.type, half) if half is not None else nullcontext()
 
     pieces = 1
     if mesh is None:

@@ -1,0 +1,56 @@
+"""Activation checkpointing: computing a block's activations again instead of keeping them (Chen et al. 2016).
+
+Each block (what FSDP gathers as a unit, too) keeps only its input; the backward pass runs it a second time. Memory
+falls from that of all layers to that of the blocks' inputs and one block, for a third more computation. What the
+second run gives is what the first gave: dropout is a function of the sample, and batch norm's running
+statistics, which would move twice, are held still.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from scaling_training.parallel.plans import fsdp_blocks
+
+
+def recompute_blocks(model: nn.Module) -> None:
+    """Have each block of the model compute its activations again in the backward pass; in place.
+
+    Names of modules and parameters stay as they are. A model of one block gains nothing by it.
+    """
+    for block in fsdp_blocks(model):
+        block.forward = functools.partial(_forward, block, block.forward)
+
+
+def _forward(block: nn.Module, forward: Any, *inputs: Any, **named: Any) -> Any:
+    if not torch.is_grad_enabled() or not block.training:
+        return forward(*inputs, **named)
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=lambda: _contexts(block), **named)
+
+
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """What the first run happens in, and what the second."""
+    return nullcontext(), _statistics_held(block)
+
+
+@contextmanager
+def _statistics_held(block: nn.Module) -> Iterator[None]:
+    norms = [module for module in block.modules() if getattr(module, "running_mean", None) is not None]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        # A share of 0 leaves the statistics as they are, to the last bit. The count is put back.
+        norm.momentum = 0.0  # type: ignore[assignment]
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked = norm.num_batches_tracked.clone()  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
