@@ -36,14 +36,13 @@ class MeanGradients:
         self._bucket_of: dict[nn.Parameter, _Bucket] = {}
         self._next = 0  # the first bucket that was not sent yet
         self._open = False
-        for parameter in self._parameters:
-            if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(self._arrived)  # type: ignore[no-untyped-call]
+        self._hooked: set[nn.Parameter] = set()
 
     def open(self) -> None:
         """Send gradients from now on, as they come; before the backward pass of a step's last micro-batch."""
         wanting = [parameter for parameter in self._parameters if parameter.requires_grad]
-        if wanting != self._wanting:
+        # By identity: tensors compare by their numbers.
+        if list(map(id, wanting)) != list(map(id, self._wanting)):
             self._lay(wanting)
         for bucket in self._buckets:
             bucket.missing = len(bucket.slots)
@@ -63,6 +62,11 @@ class MeanGradients:
 
     def _lay(self, parameters: list[nn.Parameter]) -> None:
         self._wanting = parameters
+        for parameter in parameters:
+            if parameter not in self._hooked:
+                # Not before: torch takes no hook for what wants no gradient, and layers may be unfrozen later.
+                parameter.register_post_accumulate_grad_hook(self._arrived)  # type: ignore[no-untyped-call]
+                self._hooked.add(parameter)
         self._buckets = [_Bucket(part) for part in cut(parameters[::-1])]
         self._bucket_of = {slot.parameter: bucket for bucket in self._buckets for slot in bucket.slots}
 

@@ -122,6 +122,26 @@ def _unfrozen(world: World, axes: dict[str, int]) -> list[list[str]]:
     return seen
 
 
+def _taking_turns(world: World) -> None:
+    model = nn.ModuleList(nn.Linear(3, 1, bias=False) for _ in range(2))
+    group = dist.group.WORLD
+    assert group is not None
+    gradients = MeanGradients(model.parameters(), group)
+    for trained in (0, 1, 0):
+        for number, layer in enumerate(model):
+            layer.requires_grad_(number == trained)
+        model.zero_grad()
+        gradients.open()
+        model[trained](torch.full((1, 3), float(world.rank))).sum().backward()
+        gradients.close()
+        assert [parameter.grad is None for parameter in model.parameters()] == [trained != 0, trained != 1]
+        torch.testing.assert_close(next(model[trained].parameters()).grad, torch.full((1, 3), 0.5))
+
+
+def test_layers_can_take_turns() -> None:
+    in_world(2, _taking_turns)
+
+
 @pytest.mark.parametrize("axes", [{"data": 2}, {"fsdp": 2}, {"tensor": 2}], ids=lambda axes: next(iter(axes)))
 def test_layers_can_be_unfrozen_while_training(axes: dict[str, int]) -> None:
     for before, after in in_world(2, _unfrozen, axes):
