@@ -74,6 +74,11 @@ def choose_mesh(
         # Two samples, because batch norm refuses to take the variance of one.
         model = facts_of(task.model, step(2, backward=False), samples=2, largest_tensor=world.size)
         machine = measure(step, world, samples=max(2, batch_size // world.size))
+    # What was measured differs a little from rank to rank, and so might their choices.
+    measured: list[Any] = [model, machine]
+    if world.size > 1:
+        dist.broadcast_object_list(measured, src=0, device=world.device)
+    model, machine = measured
     return plan_mesh(
         model, machine, workers=world.size, batch_size=batch_size, optimizer_tensors=kept_tensors(spec.training)
     )
