@@ -5,7 +5,7 @@ engine's own parameter server. Workers are slowed by sleeping before each forwar
 one of them three times as long as the others: so two cores are enough, and what is compared is waiting. All modes take
 the same number of samples. Rates are over the whole loop, validation and saving included.
 
-    python -m bench.bench_update [--seeds 5] [--epochs 8]
+    python -m bench.bench_update [--seeds 5] [--epochs 12]
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from scaling_training.engine import session
 
 WORKERS = 4
 SLOWED = 3  # times as slow as the others
-SLEEP_S = 0.003  # per sample, of the others
+SLEEP_S = 0.002  # per sample, of the others
 BATCH = 64
 TRAINING_SAMPLES = 1259
 UPDATES: dict[str, dict[str, Any]] = {
@@ -110,7 +110,7 @@ def main() -> int:
     """Measure, print, and end with one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=12)
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     session.tune_environment()
