@@ -136,10 +136,11 @@ def _ancestors(pid: int, parents: dict[int, int]) -> Iterator[int]:
 
 def training_processes(pid: int) -> list[int]:
     """The training processes below a driver."""
-    return [child for child in descendants(pid) if "TrainingProcess" in _title(child)]
+    return [child for child in descendants(pid) if "TrainingProcess" in title(child)]
 
 
-def _title(pid: int) -> str:
+def title(pid: int) -> str:
+    """Its command line, or what Ray made of it; empty when it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
     except OSError:
