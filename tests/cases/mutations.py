@@ -12,6 +12,8 @@ from scaling_api.crd import schema
 from tests.cases.case import Manifest, minimal
 
 _ODD_SHARE = 0.04
+_SET_SHARE = 0.35  # of the optional fields of a section
+_SET_MOST = 2.0  # of them, on average
 _ODD: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 3.5, 0.1, 1.0, 1e9, 2**31, 2**63),
     *("", "a", "A", "a b", "1", "-", "../x", "4Gi", "é", "x" * 64, "x" * 300, "日本", "a\n"),
@@ -31,7 +33,8 @@ def manifest(random: Random) -> Manifest:
     made = minimal()
     sections = schema()["properties"]["spec"]["properties"]
     for section in random.sample(sorted(sections), random.randint(1, 2)):
-        made["spec"][section] = _value(random, sections[section])
+        value, before = _value(random, sections[section]), made["spec"].get(section, {})
+        made["spec"][section] = {**before, **value} if isinstance(value, dict) else value
     if random.random() < _ODD_SHARE:
         made["metadata"]["name"] = random.choice(_JOB_NAMES)
     return made
@@ -48,7 +51,9 @@ def _value(random: Random, node: dict[str, Any]) -> Any:
     match node["type"]:
         case "object" if node.get("properties"):
             required = node.get("required", [])
-            chosen = {k: v for k, v in node["properties"].items() if k in required or random.random() < 0.35}
+            # In a large section as many fields as in a small one: each may contradict another.
+            share = min(_SET_SHARE, _SET_MOST / len(node["properties"]))
+            chosen = {k: v for k, v in node["properties"].items() if k in required or random.random() < share}
             return {name: _value(random, child) for name, child in chosen.items()}
         case "object" if "additionalProperties" in node:
             keys = random.sample(_RESOURCES, random.randint(0, 3))

@@ -87,9 +87,17 @@ def test_the_stored_object_says_what_will_run(job: Client) -> None:
         "epochs": 2,
         "batchSize": 128,
         "seed": 0,
+        "accumulation": 1,
+        "precision": "fp32",
+        "labelSmoothing": 0,
+        "deterministic": False,
+        "activationCheckpointing": False,
+        "compile": False,
         "optimizer": {"name": "adam", "learningRate": 0.001, "weightDecay": 0},
         "schedule": {"name": "constant", "warmupFraction": 0},
-        "parallelism": {},
+        "parallelism": {"auto": False, "batchNorm": "local", "fsdp": 1, "tensor": 1},
+        "update": {"mode": "sync"},
+        "elastic": {"batch": "constant", "rateRule": "linear", "warmupEpochs": 1},
         "checkpoint": {"everyEpochs": 1, "keep": 2},
     }
     assert spec["runPolicy"] == {"suspend": True, "backoffLimit": 3, "cleanPodPolicy": "All"}
