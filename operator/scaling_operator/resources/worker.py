@@ -80,13 +80,13 @@ def _probes() -> dict[str, Any]:
             "failureThreshold": 1_000_000,
         },
         "readinessProbe": {**health, "periodSeconds": 5, "timeoutSeconds": 4, "failureThreshold": 3},
-        # 8 to 12 s without an answer. The raylet answers from threads of its own, also on a loaded machine. What
-        # does not answer will not heed SIGTERM either, so it gets no grace period.
+        # Two answers in a row that take longer than 4 s. The raylet answers from threads of its own, also on a loaded
+        # machine. What does not answer will not heed SIGTERM either, so it gets no grace period.
         "livenessProbe": {
             **health,
             "periodSeconds": 4,
             "timeoutSeconds": 4,
-            "failureThreshold": 3,
+            "failureThreshold": 2,
             "terminationGracePeriodSeconds": 1,
         },
     }
