@@ -42,6 +42,7 @@ def validate(setup: Setup) -> Metrics | None:
                 tally.update(output, batch)
         for _ in range(counted, -(-longest // BATCH)):
             setup.replica.forward(feed.get(0, np.zeros(1, dtype=np.int64)))
+        setup.replica.rest()
     for sums in tally.tensors():
         sum_in_place(setup.world, sums)
     if not setup.world.is_first:
