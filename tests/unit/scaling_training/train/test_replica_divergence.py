@@ -50,5 +50,3 @@ def test_a_replica_that_diverges_is_named_with_its_tensor_and_never_saved(tmp_pa
     for name in WHEN:
         folders = {path.parent.name for path in (tmp_path / name).glob("checkpoints/*/*/MANIFEST.json")}
         assert folders == {"step-00000003"}, f"{name}: the first epoch's, which was good"
-
-

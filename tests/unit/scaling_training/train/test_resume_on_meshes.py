@@ -27,12 +27,15 @@ from tests.unit.scaling_training.train.looped import (
 )
 from tests.unit.scaling_training.worlds import in_world
 
-SAVED_ON = ({"data": 2, "fsdp": 2}, {"fsdp": 2, "tensor": 2})
+SAVED_ON: tuple[tuple[Mapping[str, int], int], ...] = (
+    ({"data": 2, "fsdp": 2}, 64),
+    ({"fsdp": 2, "tensor": 2}, 64),
+    ({"fsdp": 2, "tensor": 2}, 32),
+)
 WENT_ON_WITH = {"data": 2, "tensor": 2}
 STOP = 4  # the first step of the second epoch
-BITS = (64, 32)
-# What docs/checkpoints.md states; in 64 bits the order of sums shows in other digits.
-TOLERANCE = {64: 1e-9, 32: 1e-4}
+# What docs/checkpoints.md states for 32 bits; in 64 the order of sums shows in other digits.
+TOLERANCE = {64: 1e-9, 32: 1e-5}
 
 
 def a_spec(bits: int) -> ScalingJobSpec:
@@ -49,34 +52,34 @@ def a_spec(bits: int) -> ScalingJobSpec:
     )
 
 
-def on_four(world: World, root: str) -> dict[str, dict[str, Run | None]]:
-    """By mesh and bits: the straight run, the one that was stopped and resumed, and one that went on elsewhere."""
-    found: dict[str, dict[str, Run | None]] = {}
-    for mesh in SAVED_ON:
-        for bits in BITS:
-            spec, folder = on(a_spec(bits), mesh), f"{root}/{mesh}-{bits}"
-            run(world, spec, folder, stop_at=STOP)
-            elsewhere = copied(world, folder, f"{folder}-elsewhere")
-            copied(world, folder, f"{folder}-alone")
-            found[f"{mesh}-{bits}"] = {
+def on_four(world: World, root: str) -> list[dict[str, Run | None]]:
+    """The straight run on each mesh, the one that was stopped and resumed, and the one that went on elsewhere."""
+    found = []
+    for number, (mesh, bits) in enumerate(SAVED_ON):
+        spec, folder = on(a_spec(bits), mesh), f"{root}/{number}"
+        run(world, spec, folder, stop_at=STOP)
+        elsewhere = copied(world, folder, f"{folder}-elsewhere")
+        copied(world, folder, f"{folder}-alone")
+        found.append(
+            {
                 "straight": run(world, spec, f"{folder}-straight"),
                 "resumed": run(world, spec, folder, attempt=2),
                 "elsewhere": run(world, on(spec, WENT_ON_WITH), elsewhere, attempt=2),
             }
+        )
     return found
 
 
 def test_a_run_saved_on_two_axes_goes_on_anywhere(tmp_path: Path) -> None:
-    found: Mapping[str, Mapping[str, Any]] = in_world(4, on_four, str(tmp_path))[0]
-    for bits in BITS:
-        expected = run_alone(a_spec(bits), f"{tmp_path}/{bits}")
-        for mesh in SAVED_ON:
-            name = f"{mesh}-{bits}"
-            assert_bit_for_bit(found[name]["resumed"], found[name]["straight"], f"{name} on the same mesh")
-            with_one = run_alone(a_spec(bits), f"{tmp_path}/{name}-alone", attempt=2)
-            for what, went_on in (("one", with_one), ("four", found[name]["elsewhere"])):
-                assert went_on.outcome.step == expected.outcome.step
-                assert_same(went_on, expected, TOLERANCE[bits], f"{name}, then {what}")
+    found: list[dict[str, Any]] = in_world(4, on_four, str(tmp_path))[0]
+    for number, (mesh, bits) in enumerate(SAVED_ON):
+        runs, name = found[number], f"{mesh} in {bits} bits"
+        assert_bit_for_bit(runs["resumed"], runs["straight"], f"{name} on the same mesh")
+        expected = run_alone(a_spec(bits), f"{tmp_path}/expected-{number}")
+        with_one = run_alone(a_spec(bits), f"{tmp_path}/{number}-alone", attempt=2)
+        for what, went_on in (("one", with_one), ("four", runs["elsewhere"])):
+            assert went_on.outcome.step == expected.outcome.step
+            assert_same(went_on, expected, TOLERANCE[bits], f"{name}, then {what}")
 
 
 # --- Another number of processes on the way -------------------------------------------------------------------------
@@ -135,7 +138,7 @@ def test_every_sample_is_taken_once_an_epoch_by_three_then_two_then_four(
     assert resized[1][name] == Counter((epoch, sample) for epoch in range(3) for sample in range(SAMPLES))
 
 
-@pytest.mark.parametrize(("name", "tolerance"), [("64 bits", 1e-9), ("32 bits", 1e-4)])
+@pytest.mark.parametrize(("name", "tolerance"), [("64 bits", TOLERANCE[64]), ("32 bits", TOLERANCE[32])])
 def test_three_then_two_then_four_train_as_one(
     tmp_path: Path, resized: tuple[dict[str, Run], dict[str, Asked]], name: str, tolerance: float
 ) -> None:
