@@ -137,7 +137,7 @@ def left_of(root: str, outcome: TrainOutcome) -> Run:
     storage = Storage(root)
     folder = Path(root) / outcome.checkpoint.folder
     curves = parse_rows((folder / HISTORY).read_bytes())
-    rows = [{name: value for name, value in row.items() if name != "seconds"} for row in curves]
+    rows: list[Row] = [{name: value for name, value in row.items() if name != "seconds"} for row in curves]
     files = {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
     return Run(outcome, rows, load(weights_file(storage, outcome.checkpoint)), files)
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -106,23 +107,18 @@ def overflowing(world: World, spec: ScalingJobSpec, root: str) -> Overflows:
     First of all whether each step was taken, and the factor after it; last what the checkpoint of step 4 says.
     """
     verdicts: list[tuple[bool, float]] = []
-    accept, start = LossScale.accept, loss_scale._START
+    accept = LossScale.accept
 
     def noting(scale: LossScale, norm: float) -> bool:
         taken = accept(scale, norm)
         verdicts.append((taken, scale.factor))
         return taken
 
-    LossScale.accept = noting  # type: ignore[method-assign]
-    loss_scale._START = TOO_LARGE
-    try:
+    with patch.object(LossScale, "accept", noting), patch.object(loss_scale, "_START", TOO_LARGE):
         straight = run(world, spec, f"{root}-straight")
         noted = list(verdicts)
         stopped = run(world, spec, root, stop_at=4)
         resumed = run(world, spec, root, attempt=2)
-    finally:
-        LossScale.accept = accept  # type: ignore[method-assign]
-        loss_scale._START = start
     said = {}
     if stopped is not None:
         said = json.loads(Path(root, stopped.outcome.checkpoint.folder, "position.json").read_text())["position"]
