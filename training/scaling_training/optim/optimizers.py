@@ -47,13 +47,30 @@ def _gradient_descent(spec: OptimizerSpec, groups: Groups) -> torch.optim.Optimi
 def _sgd(spec: OptimizerSpec, groups: Groups) -> torch.optim.Optimizer:
     from torch.optim import SGD
 
-    return SGD(
+    optimizer = SGD(
         groups,
         lr=spec.learning_rate,
         momentum=spec.momentum or 0.0,
         nesterov=bool(spec.nesterov),
         weight_decay=spec.weight_decay,
     )
+    if spec.momentum:
+        optimizer.register_step_pre_hook(_begin_momentum)
+    return optimizer
+
+
+def _begin_momentum(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Give a parameter that takes its first step a momentum of 0.
+
+    The fused kernel cannot begin some momentums while it goes on with others, as when layers are unfrozen (torch 2.15).
+    """
+    import torch
+
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state[parameter] if parameter.grad is not None else None
+            if state is not None and state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
 
 
 def _adagrad(spec: OptimizerSpec, groups: Groups) -> torch.optim.Optimizer:

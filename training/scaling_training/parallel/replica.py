@@ -90,9 +90,19 @@ class Replica:
         return loss_sum.detach() if scale != 0 else torch.zeros_like(loss_sum)
 
     def forward(self, batch: Batch) -> Any:
-        """The model's output. With more axes than data, every rank calls it equally often."""
+        """The model's output. With more axes than data, every rank calls it equally often; `rest` after the last."""
         with self._around(batch):
             return self.model(*self._task.inputs(batch))
+
+    def rest(self) -> None:
+        """Give the model its lasting parameters back, those which the optimizer holds.
+
+        After a forward pass without a backward pass FSDP leaves gathered ones in place of the outermost layers', and
+        what is set on those (as ``requires_grad``) is lost.
+        """
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
 
 def check_model(model: nn.Module, mesh: Mesh, *, name: str) -> None:

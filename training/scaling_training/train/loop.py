@@ -24,7 +24,7 @@ from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import Metrics, validation_key
 from scaling_training.models.freeze import apply_freeze
 from scaling_training.optim import global_batch_size
-from scaling_training.parallel.consistency import check_replicas
+from scaling_training.parallel.consistency import ReplicasDifferError, check_replicas
 from scaling_training.storage import Storage
 from scaling_training.train import preload
 from scaling_training.train.collectives import broadcast_bytes
@@ -133,7 +133,7 @@ class _Loop:
                 if self._finished:
                     return False
                 if self._steps_of_epoch(feed):
-                    self._save(None)
+                    self._save_within_epoch()
                     return True
 
     def finish(self) -> None:
@@ -169,7 +169,7 @@ class _Loop:
             # Where the ranks meet, for only there their weights are equal; the first meeting after it was due.
             every = training.checkpoint.every_steps
             if every and position.step // every > (position.step - result.steps) // every:
-                self._save(None)
+                self._save_within_epoch()
 
     def _after_step(self, result: StepResult) -> None:
         first = self.first_step_at is None
@@ -198,8 +198,7 @@ class _Loop:
         """Validate, add the row, save when due. Every rank takes part and gets the same row."""
         setup, position = self.setup, self.position
         self._beat(Phase.VALIDATION, position.step)
-        # Before anything is said or saved of weights that are not what the steps should have made of them.
-        check_replicas(setup.replica.model, setup.mesh)
+        self._check_replicas()
         metrics = validate(setup)
         self._count_time()
         row = self._agree_on_row(metrics)
@@ -272,6 +271,19 @@ class _Loop:
         """Why training ends before its last epoch; the same on all ranks, for it follows from the rows."""
         policy = self.setup.spec.training.early_stopping
         return should_stop(self.keeper.rows, policy, self.setup.objective) if policy is not None else None
+
+    def _save_within_epoch(self) -> None:
+        self._check_replicas()
+        self._save(None)
+
+    def _check_replicas(self) -> None:
+        """Before anything is said or saved of weights that are not what the steps should have made of them."""
+        try:
+            check_replicas(self.setup.replica.model, self.setup.mesh)
+        except ReplicasDifferError:
+            # The save in flight is of weights that passed.
+            self.keeper.wait()
+            raise
 
     def _save(self, metrics: Metrics | None) -> None:
         """Begin a checkpoint. Every rank takes part."""

@@ -34,6 +34,9 @@ def validate(setup: Setup) -> Metrics | None:
     broadcast_buffers(mesh, setup.task.model)
     averaged = nullcontext() if setup.ema is None else setup.ema.swapped()
     with averaged, evaluation_mode(setup.task.model):
+        if setup.ema is not None:
+            # So has their average; the first one's is what is saved.
+            broadcast_buffers(mesh, setup.task.model)
         counted = 0
         for batch in feed.stretch(share, BATCH):
             output = setup.replica.forward(batch)
@@ -42,6 +45,7 @@ def validate(setup: Setup) -> Metrics | None:
                 tally.update(output, batch)
         for _ in range(counted, -(-longest // BATCH)):
             setup.replica.forward(feed.get(0, np.zeros(1, dtype=np.int64)))
+        setup.replica.rest()
     for sums in tally.tensors():
         sum_in_place(setup.world, sums)
     if not setup.world.is_first:

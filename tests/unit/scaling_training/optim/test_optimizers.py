@@ -168,6 +168,21 @@ def test_a_parameter_without_a_gradient_stays(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_a_parameter_that_joins_later_steps_as_if_it_were_alone(name: str) -> None:
+    momentum = {"momentum": 0.9} if name in ("sgd", "rmsprop", "lars") else {}
+    weights, alone = parameters()[:2], parameters()[1:2]
+    optimizer, other = (build_optimizer(spec_of(name=name, **momentum), held) for held in (weights, alone))
+    for step in range(4):
+        weights[0].grad = torch.full_like(weights[0], 0.5)
+        if step >= 2:
+            weights[1].grad = torch.full_like(weights[1], step)
+            alone[0].grad = torch.full_like(alone[0], step)
+            other.step()
+        optimizer.step()
+    torch.testing.assert_close(weights[1], alone[0], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_going_on_from_a_saved_state_is_the_straight_run_bit_for_bit(name: str) -> None:
     momentum = {"momentum": 0.9} if name in ("sgd", "rmsprop", "lars") else {}
     spec = spec_of(name=name, weightDecay=0.01, **momentum)
