@@ -77,5 +77,12 @@ class TrainingSpec(Model):
             "parallelism.data times fsdp",
             field="batchSize",
         ),
+        Rule(
+            "self.accumulation <= self.batchSize",
+            lambda self: self.accumulation <= self.batch_size,
+            "accumulation {accumulation} divides a batch of {batchSize} samples into more pieces than it has samples; "
+            "make it at most batchSize",
+            field="accumulation",
+        ),
         *update_rules(),
     )
