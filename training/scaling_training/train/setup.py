@@ -80,8 +80,7 @@ def set_up(spec: ScalingJobSpec, world: World) -> Setup:
     mesh = Mesh.of(training.parallelism, world, batch_size=batch_size) if fixed else None
     task = job_task(spec, dataset, device=world.device)
     if spec.model.factory is not None:
-        sample = next(iter(validation_feed.stretch(slice(0, 2), 2)))
-        check_task(task, sample, classes=len(dataset.class_names), field="model.factory")
+        check_task(task, validation_feed.get(0, np.arange(2)), classes=len(dataset.class_names), field="model.factory")
 
     def around(batch: Batch) -> AbstractContextManager[object]:
         half = _HALF.get(training.precision)
