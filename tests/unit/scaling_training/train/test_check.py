@@ -54,7 +54,7 @@ def fails() -> None:
                     "parallelism": {"data": 90},
                 },
             },
-            r"training.batchSize 70 leaves some of the 90 batch ranks .* without a sample",
+            r"training.parallelism: data x fsdp divides the samples of a step by 90, and it has 70; lower an axis",
             id="more processes than samples",
         ),
         pytest.param(
