@@ -84,5 +84,12 @@ class TrainingSpec(Model):
             "make it at most batchSize",
             field="accumulation",
         ),
+        # Torch's compiler takes no checkpoint that holds batch norm's statistics still in its second run.
+        Rule(
+            "!self.compile || !self.activationCheckpointing",
+            lambda self: not self.compile or not self.activation_checkpointing,
+            "compile and activationCheckpointing do not go together; choose one of them",
+            field="compile",
+        ),
         *update_rules(),
     )

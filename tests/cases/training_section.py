@@ -36,6 +36,13 @@ RULES = (
         True,
     ),
     Case(
+        "a compiled model that computes activations again",
+        training(compile=True, activationCheckpointing=True),
+        f"{_TRAINING}.compile",
+        "do not go together",
+        True,
+    ),
+    Case(
         "more micro-batches than samples",
         training(batchSize=8, accumulation=9),
         f"{_TRAINING}.accumulation",
