@@ -163,6 +163,9 @@ class EmaSpec(Model):
     )
 
 
+# What the evaluation of classification measures; top5Accuracy where there are more than five classes.
+CLASSIFICATION_METRICS = ("accuracy", "precision", "recall", "f1", "loss", "top5Accuracy", "calibrationError")
+
 _METRIC = Pattern(r"[a-z][a-zA-Z0-9]*", "a metric's name: write it as in the curves without val, as accuracy or f1")
 
 

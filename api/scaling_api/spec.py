@@ -28,7 +28,7 @@ from scaling_api.code import Arguments, CodeSpec
 from scaling_api.constraints import Pattern
 from scaling_api.dataset import Augmentation, Crop, DatasetSpec, LoaderSpec, NormalizationSpec, SplitSpec
 from scaling_api.model import FreezeSpec, ModelSpec, WeightsSpec
-from scaling_api.optim import EarlyStopping, EmaSpec, OptimizerSpec, ScheduleSpec
+from scaling_api.optim import CLASSIFICATION_METRICS, EarlyStopping, EmaSpec, OptimizerSpec, ScheduleSpec
 from scaling_api.parallelism import Parallelism
 from scaling_api.scalars import (
     API_VERSION,
@@ -195,6 +195,28 @@ class ScalingJobSpec(Model):
             "times slots, over all groups); lower an axis or raise max",
             field="training.parallelism",
             on_cluster_only=True,
+        ),
+        Rule(
+            "has(self.model.factory) || !has(self.training.earlyStopping) || "
+            "!has(self.training.earlyStopping.metric) || "
+            f"self.training.earlyStopping.metric in {list(CLASSIFICATION_METRICS)}",
+            lambda self: (
+                self.model.factory is not None
+                or self.training.early_stopping is None
+                or self.training.early_stopping.metric in (None, *CLASSIFICATION_METRICS)
+            ),
+            "training.earlyStopping.metric is none that classification has: write "
+            f"{', '.join(CLASSIFICATION_METRICS[:-1])} or {CLASSIFICATION_METRICS[-1]}",
+            field="training.earlyStopping.metric",
+        ),
+        Rule(
+            "self.training.update.mode != 'async' || self.model.freeze.all(f, !has(f.untilEpoch))",
+            lambda self: (
+                self.training.update.mode != "async" or all(stage.until_epoch is None for stage in self.model.freeze)
+            ),
+            "model.freeze: workers in update mode async do not reach an epoch together; leave out untilEpoch or choose "
+            "another training.update.mode",
+            field="model.freeze",
         ),
     )
 

@@ -77,5 +77,19 @@ class TrainingSpec(Model):
             "parallelism.data times fsdp",
             field="batchSize",
         ),
+        Rule(
+            "self.accumulation <= self.batchSize",
+            lambda self: self.accumulation <= self.batch_size,
+            "accumulation {accumulation} divides a batch of {batchSize} samples into more pieces than it has samples; "
+            "make it at most batchSize",
+            field="accumulation",
+        ),
+        # Torch's compiler takes no checkpoint that holds batch norm's statistics still in its second run.
+        Rule(
+            "!self.compile || !self.activationCheckpointing",
+            lambda self: not self.compile or not self.activation_checkpointing,
+            "compile and activationCheckpointing do not go together; choose one of them",
+            field="compile",
+        ),
         *update_rules(),
     )

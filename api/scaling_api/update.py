@@ -103,18 +103,20 @@ def update_rules() -> tuple[Rule, ...]:
     return (
         Rule(
             "self.update.mode == 'sync' || (self.parallelism.fsdp == 1 && self.parallelism.tensor == 1 && "
-            "self.parallelism.batchNorm == 'local' && !has(self.ema) && self.precision != 'fp16')",
+            "!self.parallelism.auto && self.parallelism.batchNorm == 'local' && !has(self.ema) && "
+            "self.precision != 'fp16')",
             lambda self: (
                 self.update.mode == "sync"
                 or (
                     self.parallelism.model_group == 1
+                    and not self.parallelism.auto
                     and self.parallelism.batch_norm == "local"
                     and self.ema is None
                     and self.precision != "fp16"
                 )
             ),
             "in update modes local and async workers do not meet in each step: they need parallelism.fsdp and tensor "
-            "1, batchNorm local, fp32 or bf16, and no ema",
+            "1, not auto, batchNorm local, fp32 or bf16, and no ema",
             field="update.mode",
         ),
         Rule(

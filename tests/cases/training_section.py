@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.cases.case import Case, training
+from tests.cases.case import Case, both, put, training
 
 _TRAINING = "spec.training"
 
@@ -28,6 +28,27 @@ RULES = (
         "a metric's name",
         True,
     ),
+    Case(
+        "early stopping by a metric that classification has not",
+        training(earlyStopping={"metric": "auc", "mode": "max"}),
+        f"{_TRAINING}.earlyStopping.metric",
+        "write accuracy, precision, recall, f1, loss, top5Accuracy or calibrationError",
+        True,
+    ),
+    Case(
+        "a compiled model that computes activations again",
+        training(compile=True, activationCheckpointing=True),
+        f"{_TRAINING}.compile",
+        "do not go together",
+        True,
+    ),
+    Case(
+        "more micro-batches than samples",
+        training(batchSize=8, accumulation=9),
+        f"{_TRAINING}.accumulation",
+        "divides a batch of 8 samples into more pieces than it has samples",
+        True,
+    ),
 )
 
 BOUNDS = (
@@ -46,6 +67,14 @@ BOUNDS = (
 )
 
 ACCEPTED = (
+    (
+        "early stopping by a metric of a factory's task",
+        both(
+            training(earlyStopping={"metric": "wordErrorRate", "mode": "min"}),
+            put("spec.model", {"factory": "speech:task"}),
+        ),
+    ),
+    ("a sample in each micro-batch", training(batchSize=8, accumulation=8)),
     ("averaged weights", training(ema={"decay": 0.99})),
     ("early stopping with all defaults", training(earlyStopping={})),
     ("early stopping by f1", training(earlyStopping={"metric": "f1", "mode": "max", "patience": 3})),

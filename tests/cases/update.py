@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.cases.case import Case, both, group, training
+from tests.cases.case import Case, both, group, put, training
 
 _UPDATE = "spec.training.update"
 _ELASTIC = "spec.training.elastic"
@@ -82,6 +82,23 @@ RULES = (
         training(**_not_sync("local", parallelism={"batchNorm": "sync"})),
         f"{_UPDATE}.mode",
         "batchNorm local",
+        True,
+    ),
+    Case(
+        "async with a mesh that is chosen",
+        training(**_not_sync("async", parallelism={"auto": True})),
+        f"{_UPDATE}.mode",
+        "tensor 1, not auto",
+        True,
+    ),
+    Case(
+        "async with layers that are frozen for some epochs",
+        both(
+            training(update={"mode": "async"}),
+            put("spec.model.freeze", [{"layers": "0"}, {"layers": "4", "untilEpoch": 1}]),
+        ),
+        "spec.model.freeze",
+        "leave out untilEpoch or choose another training.update.mode",
         True,
     ),
     Case(
@@ -167,6 +184,10 @@ BOUNDS = (
 )
 
 ACCEPTED = (
+    (
+        "async with layers that stay frozen",
+        both(training(update={"mode": "async"}), put("spec.model.freeze", [{"layers": "backbone"}])),
+    ),
     ("a batch per worker", training(elastic={**_PER_WORKER, "rateRule": "sqrt", "warmupEpochs": 0})),
     (
         "local steps with DiLoCo's outer optimizer",

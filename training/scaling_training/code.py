@@ -1,8 +1,8 @@
 """The user's modules: brought to this machine and put where Python finds them.
 
-A file or archive is fetched into a folder of this process, which ends with it; a local folder is used where it
-is. Archives are unpacked without anything that would land outside their folder, so code from elsewhere can be
-imported but overwrites nothing.
+A file or archive is fetched into a folder of this process, which is gone when the run ends; a local folder is used
+where it is. Archives are unpacked without anything that would land outside their folder, so code from elsewhere can
+be imported but overwrites nothing.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import atexit
 import hashlib
 import importlib
 import io
+import os
 import shutil
 import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
@@ -104,7 +106,8 @@ def _unzip(content: bytes, target: Path, uri: str) -> None:
                 if path.is_absolute() or ".." in path.parts or "\\" in entry.filename:
                     raise UserError(f"{_FIELD} {uri} would write {entry.filename} outside its folder; pack it anew")
             archive.extractall(target)
-    except (zipfile.BadZipFile, EOFError) as error:
+    # A RuntimeError for a file that needs a password, NotImplementedError among them for an unknown compression.
+    except (zipfile.BadZipFile, EOFError, RuntimeError, zlib.error) as error:
         raise UserError(f"{_FIELD} {uri} is no zip archive that can be read: {error}") from error
 
 
@@ -113,9 +116,12 @@ def _untar(content: bytes, target: Path, uri: str) -> None:
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             _check_size(sum(member.size for member in archive.getmembers()), uri)
             archive.extractall(target, filter="data")
+            # To the end of the file, where gzip keeps its checksum.
+            while archive.fileobj is not None and archive.fileobj.read(2**20):
+                pass
     except tarfile.FilterError as error:
         raise UserError(f"{_FIELD} {uri} would write outside its folder ({error}); pack it anew") from error
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise UserError(f"{_FIELD} {uri} is no tar archive that can be read: {error}") from error
 
 
@@ -125,6 +131,7 @@ def _check_size(size: int, uri: str) -> None:
 
 
 def _scratch() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="scaling-code-"))
+    # Ray kills its processes, so nothing of theirs runs at exit; a Ray of our own takes its folder along.
+    folder = Path(tempfile.mkdtemp(prefix="scaling-code-", dir=os.environ.get("RAY_TMPDIR")))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

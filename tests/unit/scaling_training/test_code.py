@@ -123,6 +123,44 @@ def test_a_damaged_archive_is_refused(name: str, tmp_path: Path) -> None:
         install(CodeSpec(uri=str(tmp_path / name)))
 
 
+def test_an_archive_with_a_password_is_refused(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "code.zip", **{"users_locked.py": _SOURCE})
+    content = bytearray(path.read_bytes())
+    for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(header) + flags] |= 1  # encrypted
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"code.zip is no zip archive that can be read: .*encrypted"):
+        install(CodeSpec(uri=str(path)))
+
+
+@pytest.mark.parametrize("form", ["zip", "tar.gz"])
+def test_an_archive_whose_content_is_damaged_is_refused(form: str, tmp_path: Path) -> None:
+    source = b"".join(b"A_%d = %d\n" % (number, number**3) for number in range(5000))
+    path = tmp_path / f"code.{form}"
+    if form == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("users_damaged.py", source)
+    else:
+        tarred(path, "users_damaged.py", source)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = b"\xff" * 64
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"code.{form} is no (zip|tar) archive that can be read"):
+        install(CodeSpec(uri=str(path)))
+
+
+def test_in_a_process_of_ray_the_modules_go_where_ray_puts_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ray").mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "ray"))
+    path = tmp_path / "users_scratch.py"
+    path.write_bytes(_SOURCE)
+    install(CodeSpec(uri=str(path)))
+    assert [file.name for file in (tmp_path / "ray").glob("*/*")] == [path.name]
+
+
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"code.uri .*none.py is not there"):
         install(CodeSpec(uri=str(tmp_path / "none.py")))

@@ -12,8 +12,9 @@ import json
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.sources import source_digests
 
-# Left out of the training section: any world size gives the same update, and saving changes nothing.
-_INDIFFERENT = frozenset({"parallelism", "checkpoint"})
+# Left out of the training section: any world size and any number of micro-batches give the same update, and saving
+# changes nothing. So who ran out of memory goes on from the last checkpoint with what needs less.
+_INDIFFERENT = frozenset({"parallelism", "checkpoint", "accumulation", "activationCheckpointing"})
 
 
 def checkpoint_key(spec: ScalingJobSpec, data_fingerprint: str) -> str:

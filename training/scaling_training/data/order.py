@@ -89,8 +89,7 @@ class DataOrder:
         self._samples = samples
         self._batch_size = batch_size
         self._balanced = balanced
-        self._epoch = -1
-        self._indices: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self._kept: dict[int, NDArray[np.int64]] = {}
 
     @property
     def batch_size(self) -> int:
@@ -103,14 +102,18 @@ class DataOrder:
         return -(-self._samples // self._batch_size)
 
     def indices(self, epoch: int) -> NDArray[np.int64]:
-        """The whole order of an epoch; the one asked for last is kept."""
-        if epoch != self._epoch:
+        """The whole order of an epoch.
+
+        Those of two epochs are kept: before an epoch ends, who reads ahead asks for the next in turn with it.
+        """
+        if epoch not in self._kept:
+            while len(self._kept) > 1:
+                del self._kept[min(self._kept)]
             if self._balanced is None:
-                self._indices = natural_order(self._seed, epoch, self._samples)
+                self._kept[epoch] = natural_order(self._seed, epoch, self._samples)
             else:
-                self._indices = balanced_order(self._seed, epoch, self._balanced)
-            self._epoch = epoch
-        return self._indices
+                self._kept[epoch] = balanced_order(self._seed, epoch, self._balanced)
+        return self._kept[epoch]
 
     def batch_at(self, cursor: int) -> GlobalBatch:
         """The batch that starts at this cursor."""

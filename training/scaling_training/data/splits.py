@@ -47,8 +47,8 @@ def stratified_split(
             if share and not len(piece):
                 called = class_names[int(label)] if class_names and 0 <= label < len(class_names) else int(label)
                 raise UserError(
-                    f"class {called} has {len(members)} samples, too few to be in {', '.join(wanted[:-1])} and "
-                    f"{wanted[-1]}"
+                    f"dataset: class {called} has {len(members)} samples, too few to be in {', '.join(wanted[:-1])} "
+                    f"and {wanted[-1]}; add some, leave the class out, or raise the shares of dataset.split"
                 )
             part.append(piece)
     train, validation_part, test_part = (np.sort(np.concatenate(part)) for part in parts)

@@ -52,7 +52,14 @@ LIMITS: Mapping[Kind, int | None] = {
 
 # Gloo and NCCL say in these words that the other side went away.
 _ECHOES = ("Connection closed by peer", "Connection reset by peer", "connection refused", "Socket closed", "NCCL")
-_MEMORY = ("OutOfMemoryError", "killed due to the node running low on memory", "CUDA out of memory")
+_MEMORY = (
+    "OutOfMemoryError",
+    "killed due to the node running low on memory",
+    "CUDA out of memory",
+    # What torch's allocator says on a CPU, in a RuntimeError.
+    "can't allocate memory",
+)
+_MEMORY_NAMES = ("OutOfMemoryError", "MemoryError", "_ArrayMemoryError")
 _MEMORY_HELP = (
     "the worker ran out of memory: raise the workers' memory limit, or training.accumulation, which cuts each "
     "worker's share of a batch into smaller pieces, or set training.activationCheckpointing"
@@ -65,7 +72,7 @@ def cause_of(error: BaseException, *, rank: int | None = None) -> Cause:
         return Cause(Kind.USER, str(error))
     name, text = type(error).__name__, str(error)
     who = "a training process" if rank is None else f"training process {rank}"
-    if name == "OutOfMemoryError" or any(sign in text for sign in _MEMORY):
+    if name in _MEMORY_NAMES or any(sign in text for sign in _MEMORY):
         return Cause(Kind.MEMORY, _MEMORY_HELP)
     if name in ("ActorDiedError", "ActorUnavailableError", "RayActorError", "NodeDiedError"):
         return Cause(Kind.LOST, f"{who} was lost")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.checkpoint import CheckpointRef, DamagedError
-from scaling_training.data import TestAccess, open_dataset
+from scaling_training.data import Dataset, TestAccess, open_dataset
 from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import Metrics
 from scaling_training.storage import Storage
@@ -22,8 +22,9 @@ def evaluate(
     split: Literal["validation", "test"],
     access: TestAccess | None = None,
     device: str = "cpu",
+    dataset: Dataset | None = None,
 ) -> Metrics:
-    """Metrics of the checkpoint's model on the split.
+    """Metrics of the checkpoint's model on the split; ``dataset`` is the spec's, where it is open already.
 
     The test split needs ``access=TestAccess("evaluate")``; without it a PermissionError is raised. A checkpoint
     that is damaged or of another model raises UserError.
@@ -36,7 +37,7 @@ def evaluate(
     from scaling_training.evaluate.tally import count
     from scaling_training.models.job import job_task
 
-    dataset = open_dataset(spec.dataset)
+    dataset = dataset or open_dataset(spec.dataset)
     samples = dataset.open_test(access) if access is not None and split == "test" else dataset.validation
     place = torch.device(device)
     task = job_task(spec, dataset, device=place, initial_weights=False)

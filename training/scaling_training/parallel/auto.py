@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from scaling_training.data.batches import Batch
     from scaling_training.train.types import World
 
-# Numbers that an optimizer keeps per parameter, without momentum where that is a choice.
-_KEPT = {"gradient-descent": 0, "sgd": 0, "adagrad": 1, "rmsprop": 1, "adam": 2, "adamw": 2, "lars": 0, "lamb": 2}
+# Numbers that an optimizer keeps per parameter, without momentum where it has none unless it is given.
+_KEPT = {"gradient-descent": 0, "sgd": 0, "adagrad": 1, "rmsprop": 1, "adam": 2, "adamw": 2, "lars": 1, "lamb": 2}
+_WITH_MOMENTUM = ("sgd", "rmsprop")
 
 _REPEATS = 3
 _SMALL, _LARGE = 2**10, 2**22  # bytes of the collectives that are timed
@@ -73,7 +74,13 @@ def choose_mesh(
     with _as_it_was(task.model):
         # Two samples, because batch norm refuses to take the variance of one.
         model = facts_of(task.model, step(2, backward=False), samples=2, largest_tensor=world.size)
-        machine = measure(step, world, samples=max(2, batch_size // world.size))
+        pieces = spec.training.accumulation * -(-batch_size // spec.training.batch_size)
+        samples = measured_samples(
+            batch_size // world.size // pieces,
+            sample_bytes=model.activations * model.element,
+            memory=_memory(world),
+        )
+        machine = measure(step, world, samples=samples)
     # What was measured differs a little from rank to rank, and so might their choices.
     measured: list[Any] = [model, machine]
     if world.size > 1:
@@ -84,9 +91,16 @@ def choose_mesh(
     )
 
 
+def measured_samples(share: int, *, sample_bytes: float, memory: float) -> int:
+    """How many samples to measure with, up to twice at once: a micro-batch's, or what a half of the memory holds."""
+    return max(2, min(share, int(memory / 4 / max(sample_bytes, 1.0))))
+
+
 def kept_tensors(training: TrainingSpec) -> int:
     """Numbers kept per parameter beside itself and its gradient: by the optimizer, and by averaged weights."""
-    return _KEPT[training.optimizer.name] + bool(training.optimizer.momentum) + (training.ema is not None)
+    optimizer = training.optimizer
+    momentum = optimizer.name in _WITH_MOMENTUM and bool(optimizer.momentum)
+    return _KEPT[optimizer.name] + momentum + (training.ema is not None)
 
 
 @contextmanager

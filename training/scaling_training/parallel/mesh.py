@@ -85,8 +85,8 @@ def mesh_shape(parallelism: Parallelism, workers: int, *, batch_size: int | None
         )
     if batch_size is not None and batch_size < shape.batch_ranks:
         raise UserError(
-            f"training.batchSize {batch_size} leaves some of the {shape.batch_ranks} batch ranks (parallelism.data x "
-            f"fsdp) without a sample; make it at least {shape.batch_ranks}"
+            f"training.parallelism: data x fsdp divides the samples of a step by {shape.batch_ranks}, and it has "
+            f"{batch_size}; lower an axis, or raise training.batchSize (gradient-descent: add data)"
         )
     return shape
 

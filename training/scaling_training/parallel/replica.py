@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from scaling_training.models.batch_norm import single_values
 from scaling_training.models.dropout import keyed
 from scaling_training.parallel.batch_norm import set_counting, synchronise_batch_norm
 from scaling_training.parallel.gradients import MeanGradients
@@ -67,7 +68,8 @@ class Replica:
         batch ranks / N. With scale 0 the batch only stands in for a missing one: its loss is 0, and synchronised
         batch norm leaves it out. Every rank calls it equally often, with the same ``sync``.
         """
-        with keyed(self.model, batch.keys):
+        single = single_values(self.model) if len(batch) == 1 else nullcontext()
+        with keyed(self.model, batch.keys), single:
             return self._forward_backward(batch, scale=scale, sync=sync)
 
     def _forward_backward(self, batch: Batch, *, scale: float, sync: bool) -> torch.Tensor:
@@ -140,6 +142,15 @@ def parallelize(
     elif mesh.batch_group is not None:
         gradients = MeanGradients(model.parameters(), mesh.batch_group)
     return Replica(task, gradients=gradients, around=around)
+
+
+def alone(
+    task: SteppedTask, *, spec: ScalingJobSpec, around: Callable[[Batch], AbstractContextManager[Any]] = nullcontext
+) -> Replica:
+    """The task as it is, whole and with gradients of this process's own, for an update mode that asks for no more."""
+    if spec.training.activation_checkpointing:
+        recompute_blocks(task.model)
+    return Replica(task, around=around)
 
 
 def _shard_parameters(model: nn.Module, mesh: Mesh) -> None:

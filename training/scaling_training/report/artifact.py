@@ -14,6 +14,7 @@ from scaling_training.errors import UserError
 from scaling_training.storage import Storage
 
 if TYPE_CHECKING:
+    from scaling_training.data import Dataset
     from scaling_training.models.task import Task
 
 WEIGHTS = "model.safetensors"
@@ -21,11 +22,8 @@ ARCHITECTURE = "architecture.json"
 FORMAT = 1
 
 
-def write_model(folder: Storage, weights: bytes, spec: ScalingJobSpec) -> dict[str, Any]:
+def write_model(folder: Storage, weights: bytes, spec: ScalingJobSpec, dataset: Dataset) -> dict[str, Any]:
     """Write the model of a job; returns the architecture. ``weights`` are a checkpoint's, as safetensors."""
-    from scaling_training.data import open_dataset
-
-    dataset = open_dataset(spec.dataset)
     normalisation = dataset.normalisation
     architecture = {
         "format": FORMAT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,8 +22,10 @@ def _run(run: Run, inputs: Inputs) -> Output:
 
     preload.wait(preload.METRICS_MODULES)
     checkpoint = best_checkpoint(inputs["train"])
-    test = evaluate(run.spec, storage=run.storage, checkpoint=checkpoint, split="test", access=TestAccess("evaluate"))
-    validation = evaluate(run.spec, storage=run.storage, checkpoint=checkpoint, split="validation")
+    # Opened once: to list a data set's files, or to call the user's function, may take long.
+    on = functools.partial(evaluate, run.spec, storage=run.storage, checkpoint=checkpoint, dataset=run.dataset)
+    test = on(split="test", access=TestAccess("evaluate"))
+    validation = on(split="validation")
     return {"checkpoint": checkpoint.to_dict(), "test": test.to_dict(), "validation": validation.to_dict()}
 
 

@@ -31,7 +31,7 @@ def _run(run: Run, inputs: Inputs) -> Output:
     trained, evaluated = inputs["train"], inputs["evaluate"]
     rows = _rows(trained)
     best = best_checkpoint(trained)
-    write_model(run.storage.child(MODEL_FOLDER), _weights(run, best), run.spec)
+    write_model(run.storage.child(MODEL_FOLDER), _weights(run, best), run.spec, run.dataset)
     run.storage.write(CURVES_JSON, curves_json(rows))
     onset = overfitting_onset(rows)
     picture = curves_png(

@@ -14,6 +14,7 @@ from scaling_training.engine.worker import WorkerTask, outcome_to_dict
 from scaling_training.ledger import Output
 from scaling_training.stages.base import Inputs, Run, Stage
 from scaling_training.storage import Storage
+from scaling_training.train.check import check_training
 
 
 def best_checkpoint(output: Output) -> CheckpointRef:
@@ -30,6 +31,7 @@ def _key(run: Run) -> str:
 
 
 def _run(run: Run, inputs: Inputs) -> Output:
+    check_training(run.spec, run.dataset)
     task = WorkerTask(
         spec=run.spec.to_json_dict(),
         storage_root=run.storage.root,

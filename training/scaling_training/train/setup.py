@@ -28,7 +28,7 @@ from scaling_training.optim import build_optimizer, global_batch_size
 from scaling_training.optim.ema import Ema
 from scaling_training.optim.loss_scale import LossScale
 from scaling_training.parallel import Mesh
-from scaling_training.parallel.replica import Replica, parallelize
+from scaling_training.parallel.replica import Replica, alone, parallelize
 from scaling_training.train import preload
 from scaling_training.train.early_stopping import objective_of
 from scaling_training.train.types import World
@@ -80,8 +80,7 @@ def set_up(spec: ScalingJobSpec, world: World) -> Setup:
     mesh = Mesh.of(training.parallelism, world, batch_size=batch_size) if fixed else None
     task = job_task(spec, dataset, device=world.device)
     if spec.model.factory is not None:
-        sample = next(iter(validation_feed.stretch(slice(0, 2), 2)))
-        check_task(task, sample, classes=len(dataset.class_names), field="model.factory")
+        check_task(task, validation_feed.get(0, np.arange(2)), classes=len(dataset.class_names), field="model.factory")
 
     def around(batch: Batch) -> AbstractContextManager[object]:
         half = _HALF.get(training.precision)
@@ -91,9 +90,10 @@ def set_up(spec: ScalingJobSpec, world: World) -> Setup:
     if mesh is None:
         mesh, pieces = _choose_mesh(spec, world, task, training_feed, batch_size=batch_size, around=around)
     mode = update_mode(spec)
-    replica = (
-        parallelize(task, mesh, spec=spec, around=around) if mode.averages_gradients else Replica(task, around=around)
-    )
+    if mode.averages_gradients:
+        replica = parallelize(task, mesh, spec=spec, around=around)
+    else:
+        replica = alone(task, spec=spec, around=around)
     if training.compile:
         replica.model.compile()
     parameters = tuple(replica.model.parameters())

@@ -69,14 +69,8 @@ def train_async(
 ) -> TrainOutcome:
     """As `train.loop.train`, with the parameters at ``server``, which all ranks share.
 
-    FencedError when another group of workers has taken this one's place. UserError for layers that are frozen for
-    some epochs only, because workers are not in the same epoch.
+    FencedError when another group of workers has taken this one's place.
     """
-    if any(stage.until_epoch is not None for stage in spec.model.freeze):
-        raise UserError(
-            "model.freeze: layers are frozen until an epoch that workers in update mode async do not reach together; "
-            "leave out untilEpoch or choose another training.update.mode"
-        )
     setup = set_up(spec, world)
     apply_freeze(setup.task, spec.model.freeze, 0)
     keeper = Keeper(

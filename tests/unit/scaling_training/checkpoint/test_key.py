@@ -15,6 +15,8 @@ from tests.unit.scaling_training.builders import a_spec
     [
         pytest.param({"parallelism": {"data": 3}}, True, id="more processes: the same work"),
         pytest.param({"checkpoint": {"keep": 9}}, True, id="more checkpoints: the same work"),
+        pytest.param({"accumulation": 4}, True, id="more micro-batches: the same work"),
+        pytest.param({"activationCheckpointing": True}, True, id="activations computed again: the same work"),
         pytest.param({"epochs": 3}, False, id="more epochs: another schedule"),
         pytest.param({"seed": 1}, False, id="another seed"),
         pytest.param({"optimizer": {"name": "sgd"}}, False, id="another optimizer"),

@@ -181,7 +181,7 @@ def spoil(folder: Path, what: str) -> None:
         pytest.param("a class missing in validation", "validation has no sample of class iris", id="missing class"),
         pytest.param(
             "a class too small",
-            "class iris has 2 samples, too few to be in training, validation and test",
+            "class iris has 2 samples, too few to be in training, validation and test; add some",
             id="small class",
         ),
         pytest.param("two names of one part", "both val and validation", id="two names of one part"),

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from scaling_training.data.order import DataOrder, balanced_order, rank_slice
+import scaling_training.data.order as order_module
+from scaling_training.data.order import DataOrder, balanced_order, natural_order, rank_slice
 
 # Recorded once: a change would make the checkpoints of earlier versions repeat and skip samples.
 EXPECTED_ORDER = [8, 1, 2, 4, 5, 6, 7, 3, 9, 0]
@@ -73,6 +75,21 @@ def test_the_order_differs_with(first: tuple[int, int], second: tuple[int, int])
         return [int(index) for index in DataOrder(seed=seed, samples=100, batch_size=100).batch_at(cursor).indices]
 
     assert indices(*first) != indices(*second)
+
+
+def test_reading_ahead_over_the_end_of_an_epoch_draws_no_order_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+
+    def counted(seed: int, epoch: int, samples: int) -> NDArray[np.int64]:
+        drawn.append(epoch)
+        return natural_order(seed, epoch, samples)
+
+    monkeypatch.setattr(order_module, "natural_order", counted)
+    order = DataOrder(seed=0, samples=10, batch_size=2)
+    for cursor in range(0, 40, 2):
+        order.batch_at(cursor + 4)  # two batches ahead
+        order.batch_at(cursor)
+    assert drawn == [0, 1, 2, 3, 4]
 
 
 def test_the_order_is_the_same_on_every_machine_and_version() -> None:

@@ -23,6 +23,13 @@ class ActorDiedError(Exception):
         ),
         pytest.param(OutOfMemoryError("x"), Kind.MEMORY, "raise the workers' memory limit", id="Ray's memory monitor"),
         pytest.param(RuntimeError("CUDA out of memory. Tried"), Kind.MEMORY, "memory", id="a GPU's memory"),
+        pytest.param(
+            RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried"),
+            Kind.MEMORY,
+            "training.accumulation",
+            id="a CPU's memory",
+        ),
+        pytest.param(MemoryError("Unable to allocate"), Kind.MEMORY, "memory", id="Python's and numpy's memory"),
         pytest.param(ActorDiedError("died"), Kind.LOST, "training process 1 was lost", id="a process is gone"),
         pytest.param(
             RuntimeError("[gloo] Connection closed by peer [10.0.0.1]:4"),

@@ -9,6 +9,7 @@ import torch
 from sklearn import metrics as sklearn
 from torchmetrics import classification as torchmetrics
 
+from scaling_api.optim import CLASSIFICATION_METRICS
 from scaling_training.data.batches import Batch
 from scaling_training.evaluate.classification import ClassificationTally
 from scaling_training.evaluate.metrics import Metrics
@@ -37,6 +38,12 @@ def from_confusion(rows: list[list[int]]) -> Metrics:
     tally = a_tally(len(rows))
     tally.update(torch.nn.functional.one_hot(predicted, len(rows)) * 20.0, a_batch(targets, targets))
     return tally.result([chr(ord("a") + index) for index in range(len(rows))])
+
+
+def test_the_api_knows_the_metrics() -> None:
+    tally = a_tally(6)
+    tally.update(torch.eye(6), a_batch(torch.eye(6), torch.arange(6)))
+    assert set(tally.result("abcdef").scalars()) == set(CLASSIFICATION_METRICS)
 
 
 def random_samples(seed: int, classes: int, samples: int = 500) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
+import pytest
 import torch
 
 from scaling_training.data.batches import Batch
-from scaling_training.parallel.auto import choose_mesh
+from scaling_training.optim import build_optimizer
+from scaling_training.parallel.auto import choose_mesh, kept_tensors, measured_samples
 from scaling_training.parallel.planner import Choice
 from scaling_training.train import World
 from tests.unit.scaling_training.builders import a_spec
@@ -34,6 +37,53 @@ def test_all_ranks_choose_the_same_and_leave_the_model_as_it_was() -> None:
     assert also_kept
     assert one.chosen.shape.size == 2
     assert {str(estimate.shape) for estimate in one.estimates} == {"data 2", "fsdp 2", "tensor 2"}
+
+
+@pytest.mark.parametrize(
+    ("share", "memory", "samples"),
+    [
+        pytest.param(64, 1e9, 64, id="all of a worker's share"),
+        pytest.param(64, 4e4, 10, id="what is sure to fit"),
+        pytest.param(0, 1e9, 2, id="two at least, for batch norm"),
+    ],
+)
+def test_what_is_measured_fits_into_memory(share: int, memory: float, samples: int) -> None:
+    assert measured_samples(share, sample_bytes=1e3, memory=memory) == samples
+
+
+def test_it_measures_no_more_samples_than_a_micro_batch_has() -> None:
+    asked = []
+
+    def batch_of(samples: int) -> Batch:
+        asked.append(samples)
+        return a_batch("mnist-cnn", samples, 0, torch.float32)
+
+    task = a_task("mnist-cnn", torch.float32)
+    spec = a_spec(batchSize=64, accumulation=16, parallelism={"auto": True})
+    world = World(0, 1, torch.device("cpu"))
+    choose_mesh(task, world, spec=spec, batch_of=batch_of, batch_size=64, around=partial(dropout, task.model))
+    assert max(asked) <= 2 * 64 // 16
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "kept"),
+    [
+        ({"name": "sgd"}, 0),
+        ({"name": "sgd", "momentum": 0.9}, 1),
+        ({"name": "rmsprop", "momentum": 0.9}, 2),
+        ({"name": "lars"}, 1),
+        ({"name": "lars", "momentum": 0.8}, 1),
+        ({"name": "adamw"}, 2),
+    ],
+)
+def test_numbers_kept_are_those_of_the_optimizer(optimizer: dict[str, Any], kept: int) -> None:
+    training = a_spec(optimizer={"learningRate": 0.1, **optimizer}).training
+    assert kept_tensors(training) == kept
+    weights = torch.nn.Parameter(torch.ones(3, 3))
+    built = build_optimizer(training.optimizer, [weights])
+    weights.grad = torch.ones(3, 3)
+    built.step()
+    assert sum(value.shape == weights.shape for value in built.state[weights].values() if value is not None) == kept
 
 
 def test_one_process_has_no_choice() -> None:

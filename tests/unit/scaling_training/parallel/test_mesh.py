@@ -28,7 +28,9 @@ def test_the_shape_of_a_mesh(axes: dict[str, int], workers: int, expected: MeshS
         pytest.param({"tensor": 2}, 3, 128, "needs a multiple of 2 training processes, and there are 3", id="a rest"),
         pytest.param({"data": 2, "fsdp": 2}, 2, 128, "is 4 training processes, and there are 2", id="too few"),
         pytest.param({"data": 2}, 4, 128, "is 2 training processes, and there are 4", id="too many"),
-        pytest.param({"fsdp": 2}, 8, 7, "batchSize 7 leaves some of the 8 batch ranks", id="a rank without a sample"),
+        pytest.param(
+            {"fsdp": 2}, 8, 7, "divides the samples of a step by 8, and it has 7", id="a rank without a sample"
+        ),
     ],
 )
 def test_a_mesh_that_does_not_fit_is_refused(axes: dict[str, int], workers: int, batch: int, fragment: str) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from scaling_api.spec import ScalingJobSpec
+from scaling_api.spec import DatasetSpec, ScalingJobSpec
+from scaling_training.data import Dataset, open_dataset
 from scaling_training.engine.run import Watch
 from scaling_training.engine.worker import WorkerTask
 from scaling_training.errors import UserError
@@ -149,3 +150,20 @@ def test_a_folder_of_images_goes_through_all_stages_with_unreadable_files_skippe
     assert set(states.values()) == {"Succeeded"}
     _, architecture = load_model(str(tmp_path / "run/model"))
     assert (architecture["classes"], architecture["inputShape"]) == (["iris", "rose"], [3, 8, 8])
+
+
+def test_the_driver_opens_the_data_once(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "checkpoints").symlink_to(finished / "checkpoints")
+    opened: list[str | None] = []
+
+    def counted(spec: DatasetSpec) -> Dataset:
+        opened.append(spec.name)
+        return open_dataset(spec)
+
+    for module in ("scaling_training.data", "scaling_training.evaluate.run"):
+        monkeypatch.setattr(f"{module}.open_dataset", counted)
+    states, engine = go(tmp_path, attempt=2, previous=None)
+    assert set(states.values()) == {"Succeeded"}
+    assert len(engine.tasks) == 1
+    # The training process, which is this one here, has opened its own by another name.
+    assert opened == ["digits"]

@@ -6,11 +6,11 @@ import typing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from scaling_api.update import UpdateSpec
-from scaling_training.errors import UserError
 from scaling_training.storage import Storage
 from scaling_training.train import TrainOutcome, World
 from scaling_training.train.history import parse_rows
@@ -34,24 +34,6 @@ def test_each_mode_has_its_loop_and_its_meetings() -> None:
     assert [name for name, mode in UPDATE_MODES.items() if mode.parameter_server] == ["async"]
     assert isinstance(set_up(a_spec(), ALONE).meetings, EveryStep)
     assert isinstance(set_up(a_spec(update={"mode": "local", "steps": 2}), ALONE).meetings, EveryRound)
-
-
-def test_layers_frozen_until_an_epoch_do_not_go_with_async(tmp_path: Path) -> None:
-    spec = a_spec(update={"mode": "async"})
-    freeze = type(spec).model_validate(
-        {**spec.to_json_dict(), "model": {"name": "small-cnn", "freeze": [{"layers": "0", "untilEpoch": 1}]}}
-    )
-    with pytest.raises(UserError, match=r"model\.freeze: .* leave out untilEpoch or choose another"):
-        update_mode(freeze).load()(
-            freeze,
-            server=None,
-            storage=Storage(str(tmp_path)),
-            attempt=1,
-            world=ALONE,
-            observer=lambda progress: None,
-            stop_requested=lambda: False,
-            resume=None,
-        )
 
 
 ELASTIC: dict[str, Any] = {
@@ -85,3 +67,20 @@ def test_a_batch_per_worker_follows_the_workers_across_a_resume(tmp_path: Path) 
     rows = parse_rows(Storage(str(tmp_path)).read(outcome.history))
     assert [row["step"] for row in rows] == [6, 11]
     assert [row["learningRate"] for row in rows] == pytest.approx([0.015, 0.015])
+
+
+@pytest.mark.parametrize("update", [{"mode": "sync"}, {"mode": "local", "steps": 2}, {"mode": "async"}])
+def test_activations_are_computed_again_in_every_mode(update: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+    plain = torch.nn.Conv2d.forward
+
+    def counted(layer: torch.nn.Conv2d, values: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return plain(layer, values)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", counted)
+    setup = set_up(a_spec(update=update, activationCheckpointing=True), ALONE)
+    batch = setup.training.get(0, np.arange(4))
+    setup.replica.forward_backward(batch, scale=1.0)
+    assert calls == 2 * sum(isinstance(layer, torch.nn.Conv2d) for layer in setup.task.model.modules())

@@ -1,0 +1,77 @@
+"""What can be known of a training before its processes start: whether mesh, data, model and weights fit together.
+
+The driver asks, because a mistake that it finds costs nobody a cluster. A model by name is built without memory, on
+torch's meta device; a factory is called as it will be for the evaluation, which runs in the same process.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scaling_api.spec import ModelSpec, ScalingJobSpec
+from scaling_training.data import Dataset
+from scaling_training.optim import global_batch_size
+from scaling_training.parallel import Mesh
+from scaling_training.parallel.mesh import MeshShape, mesh_shape
+
+if TYPE_CHECKING:
+    import torch
+
+    from scaling_training.models.task import Task
+
+# Take any images and any width. Torch, which takes seconds to import, has nothing to say about them.
+_ALWAYS_FIT = ("small-cnn", "mnist-cnn")
+
+
+def check_training(spec: ScalingJobSpec, dataset: Dataset) -> None:
+    """UserError for what the training processes would refuse as they start, or would fail at in their first step."""
+    parallelism = spec.training.parallelism
+    if parallelism.workers is not None:
+        mesh_shape(
+            parallelism, parallelism.workers, batch_size=global_batch_size(spec.training, len(dataset.train.labels))
+        )
+    if parallelism.tensor > 1 or not _always_fits(spec.model):
+        _check_model(spec, dataset)
+
+
+def _always_fits(model: ModelSpec) -> bool:
+    changed = model.weights is not None or model.freeze or model.dropout is not None
+    return model.name in _ALWAYS_FIT and not changed
+
+
+def _check_model(spec: ScalingJobSpec, dataset: Dataset) -> None:
+    import numpy as np
+    import torch
+
+    from scaling_training.data.batches import Batch
+    from scaling_training.models.user import check_task
+    from scaling_training.parallel.replica import check_model
+
+    task, device = _task(spec, dataset)
+    if spec.model.factory is None:
+        targets = torch.zeros(2, dtype=torch.int64, device=device)
+        sample = Batch(torch.zeros(2, *dataset.input_shape, device=device), targets, targets)
+        field = f"model.name {spec.model.name}"
+    else:
+        feed = dataset.feed(dataset.validation, device=device, seed=spec.training.seed)
+        sample, field = feed.get(0, np.arange(2)), "model.factory"
+    check_task(task, sample, classes=len(dataset.class_names), field=field)
+    shape = MeshShape(fsdp=spec.training.parallelism.fsdp, tensor=spec.training.parallelism.tensor)
+    check_model(task.model, Mesh(shape, rank=0), name=spec.model.title)
+
+
+def _task(spec: ScalingJobSpec, dataset: Dataset) -> tuple[Task, torch.device]:
+    import torch
+
+    from scaling_training.models.job import job_task
+
+    cpu = torch.device("cpu")
+    if spec.model.factory is not None:
+        return job_task(spec, dataset, device=cpu), cpu
+    meta = torch.device("meta")
+    try:
+        with meta:
+            return job_task(spec, dataset, device=meta), meta
+    except NotImplementedError:
+        # An architecture (RegNet, for one) that looks at numbers while it is built.
+        return job_task(spec, dataset, device=cpu), cpu
