@@ -77,5 +77,11 @@ class TrainingSpec(Model):
             "parallelism.data times fsdp",
             field="batchSize",
         ),
+        Rule(
+            "!self.compile || self.parallelism.pipeline == 1",
+            lambda self: not self.compile or self.parallelism.pipeline == 1,
+            "the stages of parallelism.pipeline are not compiled: leave out compile, or pipeline",
+            field="compile",
+        ),
         *update_rules(),
     )
