@@ -12,7 +12,7 @@ _Axis = Annotated[int, Field(ge=1, le=4096)]
 
 
 class Parallelism(Model):
-    """How the work of a step is divided: a mesh of training processes along up to three axes."""
+    """How the work of a step is divided: a mesh of training processes along up to four axes."""
 
     data: _Axis | None = Field(
         None,
@@ -25,6 +25,11 @@ class Parallelism(Model):
         "optimizer state.",
     )
     tensor: _Axis = Field(1, description="Processes that work on the same samples and divide the layers' channels.")
+    pipeline: _Axis = Field(
+        1,
+        description="Stages that the model's blocks are cut into, a process each, through which micro-batches flow; "
+        "for vit-tiny.",
+    )
     batch_norm: Literal["local", "sync"] = Field(
         "local",
         description="Whose samples batch norm normalises by: each process's own, or those of the whole batch.",
@@ -38,17 +43,23 @@ class Parallelism(Model):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "!self.auto || (!has(self.data) && self.fsdp == 1 && self.tensor == 1)",
+            "!self.auto || (!has(self.data) && self.fsdp == 1 && self.tensor == 1 && self.pipeline == 1)",
             lambda self: not self.auto or (self.data is None and self.model_group == 1),
-            "auto chooses the axes: leave out data, fsdp and tensor, or auto",
+            "auto chooses the axes: leave out data, fsdp, tensor and pipeline, or auto",
             field="auto",
+        ),
+        Rule(
+            "self.pipeline == 1 || (self.fsdp == 1 && self.tensor == 1)",
+            lambda self: self.pipeline == 1 or (self.fsdp == 1 and self.tensor == 1),
+            "the stages of pipeline {pipeline} are whole on their processes: leave out fsdp and tensor, or pipeline",
+            field="pipeline",
         ),
     )
 
     @property
     def model_group(self) -> int:
         """Processes that hold one replica of the model together."""
-        return self.fsdp * self.tensor
+        return self.pipeline * self.fsdp * self.tensor
 
     @property
     def workers(self) -> int | None:

@@ -186,8 +186,8 @@ class ScalingJobSpec(Model):
         ),
         Rule(
             "(has(self.training.parallelism.data) ? self.training.parallelism.data : 1) "
-            "* self.training.parallelism.fsdp * self.training.parallelism.tensor <= "
-            "self.cluster.workers.map(w, w.max * w.slots).sum()",
+            "* self.training.parallelism.fsdp * self.training.parallelism.tensor "
+            "* self.training.parallelism.pipeline <= self.cluster.workers.map(w, w.max * w.slots).sum()",
             lambda self: (
                 (self.training.parallelism.workers or self.training.parallelism.model_group) <= _slots(self.cluster)
             ),

@@ -91,5 +91,11 @@ class TrainingSpec(Model):
             "compile and activationCheckpointing do not go together; choose one of them",
             field="compile",
         ),
+        Rule(
+            "!self.compile || self.parallelism.pipeline == 1",
+            lambda self: not self.compile or self.parallelism.pipeline == 1,
+            "the stages of parallelism.pipeline are not compiled: leave out compile, or pipeline",
+            field="compile",
+        ),
         *update_rules(),
     )

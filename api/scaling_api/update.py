@@ -103,8 +103,8 @@ def update_rules() -> tuple[Rule, ...]:
     return (
         Rule(
             "self.update.mode == 'sync' || (self.parallelism.fsdp == 1 && self.parallelism.tensor == 1 && "
-            "!self.parallelism.auto && self.parallelism.batchNorm == 'local' && !has(self.ema) && "
-            "self.precision != 'fp16')",
+            "self.parallelism.pipeline == 1 && !self.parallelism.auto && self.parallelism.batchNorm == 'local' && "
+            "!has(self.ema) && self.precision != 'fp16')",
             lambda self: (
                 self.update.mode == "sync"
                 or (
@@ -115,8 +115,8 @@ def update_rules() -> tuple[Rule, ...]:
                     and self.precision != "fp16"
                 )
             ),
-            "in update modes local and async workers do not meet in each step: they need parallelism.fsdp and tensor "
-            "1, not auto, batchNorm local, fp32 or bf16, and no ema",
+            "in update modes local and async workers do not meet in each step: they need parallelism.fsdp, tensor and "
+            "pipeline 1, not auto, batchNorm local, fp32 or bf16, and no ema",
             field="update.mode",
         ),
         Rule(

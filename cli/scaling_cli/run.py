@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _with_workers(job: ScalingJob, workers: int) -> ScalingJob:
     batch, axes = job.spec.training.batch_size, job.spec.training.parallelism
-    if not 1 <= workers <= batch * axes.tensor:
+    if not 1 <= workers <= batch * axes.tensor * axes.pipeline:
         raise UsageError(
             f"--workers is {workers}; it must be at least 1 and at most training.batchSize ({batch}), "
             "because each process needs a sample per step"
@@ -83,7 +83,8 @@ def _with_workers(job: ScalingJob, workers: int) -> ScalingJob:
     group = axes.model_group
     if workers % group:
         raise UsageError(
-            f"--workers is {workers}; training.parallelism (fsdp times tensor) needs a multiple of {group} processes"
+            f"--workers is {workers}; training.parallelism (fsdp times tensor times "
+            f"pipeline) needs a multiple of {group} processes"
         )
     parallelism = axes.model_copy(update={"data": workers // group})
     changed = training.model_copy(update={"parallelism": parallelism})

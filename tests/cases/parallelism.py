@@ -60,7 +60,7 @@ RULES = (
         "auto beside a number of replicas",
         training(parallelism={"auto": True, "data": 1}),
         f"{_PARALLELISM}.auto",
-        "auto chooses the axes: leave out data, fsdp and tensor",
+        "auto chooses the axes: leave out data, fsdp, tensor and pipeline, or auto",
         True,
     ),
     Case(
@@ -68,6 +68,41 @@ RULES = (
         both(training(parallelism={"auto": True, "tensor": 2}), group(max=2)),
         f"{_PARALLELISM}.auto",
         "auto chooses the axes",
+        True,
+    ),
+    Case(
+        "auto beside stages",
+        both(training(parallelism={"auto": True, "pipeline": 2}), group(max=2)),
+        f"{_PARALLELISM}.auto",
+        "auto chooses the axes",
+        True,
+    ),
+    Case(
+        "stages that are sharded",
+        both(training(parallelism={"pipeline": 2, "fsdp": 2}), group(max=4)),
+        f"{_PARALLELISM}.pipeline",
+        "the stages of pipeline 2 are whole on their processes: leave out fsdp and tensor",
+        True,
+    ),
+    Case(
+        "stages whose channels are divided",
+        both(training(parallelism={"pipeline": 3, "tensor": 2}), group(max=6)),
+        f"{_PARALLELISM}.pipeline",
+        "the stages of pipeline 3 are whole on their processes",
+        True,
+    ),
+    Case(
+        "stages that are compiled",
+        both(training(compile=True, parallelism={"pipeline": 2}), group(max=2)),
+        "spec.training.compile",
+        "the stages of parallelism.pipeline are not compiled: leave out compile, or pipeline",
+        True,
+    ),
+    Case(
+        "more stages than slots",
+        both(training(parallelism={"data": 2, "pipeline": 2}), group(max=3)),
+        _PARALLELISM,
+        "than cluster.workers offer",
         True,
     ),
     Case(
@@ -80,6 +115,7 @@ RULES = (
 )
 
 BOUNDS = (
+    Case("no stage", training(parallelism={"pipeline": 0}), f"{_PARALLELISM}.pipeline", "pipeline"),
     Case("no shard", training(parallelism={"fsdp": 0}), f"{_PARALLELISM}.fsdp", "fsdp"),
     Case(
         "batch norm of an unknown kind",
@@ -94,6 +130,7 @@ ACCEPTED = (
     ("a mesh that fills the slots", both(training(parallelism={"data": 2, "fsdp": 2, "tensor": 2}), group(max=8))),
     ("a sample for each batch rank", both(training(batchSize=4, parallelism={"fsdp": 4}), group(max=4))),
     ("channels take no samples", both(training(batchSize=1, parallelism={"tensor": 2}), group(max=2))),
+    ("stages take no samples", both(training(batchSize=2, parallelism={"data": 2, "pipeline": 3}), group(max=6))),
     ("a mesh that is chosen", training(parallelism={"auto": True, "batchNorm": "sync"})),
     ("not auto, beside an axis", both(training(parallelism={"auto": False, "fsdp": 2}), group(max=2))),
     ("synchronised batch norm", training(parallelism={"batchNorm": "sync"})),

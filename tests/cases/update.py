@@ -67,14 +67,21 @@ RULES = (
         "async with sharded parameters",
         both(training(**_not_sync("async", parallelism={"fsdp": 2})), group(max=2)),
         f"{_UPDATE}.mode",
-        "workers do not meet in each step: they need parallelism.fsdp and tensor",
+        "workers do not meet in each step: they need parallelism.fsdp, tensor and pipeline 1",
         True,
     ),
     Case(
         "local with divided layers",
         both(training(**_not_sync("local", parallelism={"tensor": 2})), group(max=2)),
         f"{_UPDATE}.mode",
-        "they need parallelism.fsdp and tensor",
+        "they need parallelism.fsdp, tensor and pipeline 1",
+        True,
+    ),
+    Case(
+        "async with stages",
+        both(training(**_not_sync("async", parallelism={"pipeline": 2})), group(max=2)),
+        f"{_UPDATE}.mode",
+        "they need parallelism.fsdp, tensor and pipeline 1",
         True,
     ),
     Case(
@@ -88,7 +95,7 @@ RULES = (
         "async with a mesh that is chosen",
         training(**_not_sync("async", parallelism={"auto": True})),
         f"{_UPDATE}.mode",
-        "tensor 1, not auto",
+        "pipeline 1, not auto",
         True,
     ),
     Case(

@@ -148,6 +148,7 @@ _SPEC = """
     spec.training.parallelism.batchNorm
     spec.training.parallelism.data
     spec.training.parallelism.fsdp
+    spec.training.parallelism.pipeline
     spec.training.parallelism.tensor
     spec.training.precision
     spec.training.schedule

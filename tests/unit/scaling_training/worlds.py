@@ -15,7 +15,13 @@ from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["torch", "torch._dynamo", "torchmetrics.functional.classification", "scaling_training.train.loop"]
+    [
+        "torch",
+        "torch._dynamo",
+        "torchmetrics.functional.classification",
+        "scaling_training.parallel.pipeline",
+        "scaling_training.train.loop",
+    ]
 )
 _LIMIT_S = 60.0
 

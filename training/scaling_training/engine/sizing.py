@@ -4,8 +4,8 @@ With training.parallelism.data the number is fixed: the product of the axes. Wit
 elastic: it starts with all the slots that the spec promises when they are there soon, with no fewer than the groups'
 min, and follows the slots that exist. Their number is not bounded by the spec's max, because an edit of max takes
 effect while the job runs; only a process without a sample per step would be of no use. Only whole model groups (fsdp
-times tensor) train: slots that would make part of one stay idle. On one machine without a number: one process per
-GPU, or one; at least one model group.
+times tensor times pipeline) train: slots that would make part of one stay idle. On one machine without a number: one
+process per GPU, or one; at least one model group.
 """
 
 from __future__ import annotations

@@ -27,10 +27,13 @@ def clip_gradients(
     with parameters of its own, are divided. The norm is one element on the gradients' device, equal on all
     processes; it is not finite when a gradient is not, and the gradients then are spoilt too.
     """
+    parameters = list(parameters)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norms = full_norms(gradients)
     total = norms.double().square().sum()
     if stages is not None:
+        # A stage whose layers are all frozen has no gradient to say where its norm is.
+        total = total.to(next(iter(parameters)).device)
         dist.all_reduce(total, group=stages)
     norm = total.sqrt()
     scale = torch.clamp(max_norm / (norm + _TINY), max=1.0)

@@ -2,7 +2,8 @@
 
 Each process takes two 64-bit sums over the bits of every parameter it holds: a plain one, and one weighted by
 position. The sums of all processes are compared; what travels is 16 bytes per parameter and process. A tensor that
-is divided along an axis is compared among the processes that hold the same slice. Batch norm's running statistics
+is divided along an axis is compared among the processes that hold the same slice, and the stages of a pipeline, which
+hold different parameters, each by itself. Batch norm's running statistics
 are no part of it: where batch norm is local they differ rightly.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -56,14 +57,28 @@ def check_replicas(model: nn.Module, mesh: Mesh) -> None:
     """ReplicasDifferError, on every rank alike, when parameters differ; a collective operation."""
     if mesh.shape.size == 1:
         return
+    found = _within_stage(model, mesh)
+    if mesh.shape.pipeline > 1:
+        of_stages: list[list[Divergence]] = [[] for _ in range(mesh.shape.size)]
+        dist.all_gather_object(of_stages, found)
+        found = list(dict.fromkeys(divergence for of_rank in of_stages for divergence in of_rank))
+    if found:
+        raise ReplicasDifferError(found)
+
+
+def _within_stage(model: nn.Module, mesh: Mesh) -> list[Divergence]:
+    """What differs among the processes that hold the same stage of a pipeline; without one those are all."""
+    # The pipeline axis is the outermost one, so a stage is a run of ranks.
+    shape = replace(mesh.shape, pipeline=1)
+    if shape.size == 1:
+        return []
     held = dict(model.named_parameters())
     mine = torch.stack([digest(local_part(parameter)) for parameter in held.values()])
-    parts = [torch.empty_like(mine) for _ in range(mesh.shape.size)]
-    dist.all_gather(parts, mine)
+    parts = [torch.empty_like(mine) for _ in range(shape.size)]
+    dist.all_gather(parts, mine, group=mesh.batch_group if mesh.shape.pipeline > 1 else None)
     digests = {name: [tuple(part[row].tolist()) for part in parts] for row, name in enumerate(held)}
     divided = {name: divided_axes(parameter) for name, parameter in held.items()}
-    if found := divergences(digests, divided, mesh.shape):
-        raise ReplicasDifferError(found)
+    return divergences(digests, divided, shape, first_rank=mesh.pipeline_rank * shape.size)
 
 
 def digest(values: torch.Tensor) -> torch.Tensor:
@@ -84,9 +99,16 @@ def divided_axes(parameter: torch.Tensor) -> frozenset[str]:
 
 
 def divergences(
-    digests: Mapping[str, Sequence[Digest]], divided: Mapping[str, frozenset[str]], shape: MeshShape
+    digests: Mapping[str, Sequence[Digest]],
+    divided: Mapping[str, frozenset[str]],
+    shape: MeshShape,
+    *,
+    first_rank: int = 0,
 ) -> list[Divergence]:
-    """What differs among the ranks that hold the same slice; ``digests`` are by parameter, then by rank."""
+    """What differs among the ranks that hold the same slice; ``digests`` are by parameter, then by rank.
+
+    The ranks are those of a mesh of this shape, counted from ``first_rank``.
+    """
     found = []
     for name, by_rank in digests.items():
         slices: dict[tuple[int, ...], list[int]] = {}
@@ -98,5 +120,6 @@ def divergences(
             # Of equally many, the digest that comes first, so rank 0's, counts as the right one.
             right, agreeing = Counter(by_rank[rank] for rank in peers).most_common(1)[0]
             if agreeing < len(peers):
-                found.append(Divergence(name, tuple(rank for rank in peers if by_rank[rank] != right), tuple(peers)))
+                wrong = tuple(first_rank + rank for rank in peers if by_rank[rank] != right)
+                found.append(Divergence(name, wrong, tuple(first_rank + rank for rank in peers)))
     return found

@@ -68,9 +68,9 @@ def mesh_shape(parallelism: Parallelism, workers: int, *, batch_size: int | None
 
     UserError when the axes do not multiply to the number of workers, or leave a batch rank without a sample.
     """
-    fsdp, tensor, pipeline = parallelism.fsdp, parallelism.tensor, 1
+    fsdp, tensor, pipeline = parallelism.fsdp, parallelism.tensor, parallelism.pipeline
     group = parallelism.model_group
-    sizes = f"fsdp {fsdp} x tensor {tensor}"
+    sizes = f"fsdp {fsdp} x tensor {tensor} x pipeline {pipeline}"
     if parallelism.data is None and workers % group:
         raise UserError(
             f"training.parallelism: {sizes} needs a multiple of {group} training processes, and there are {workers}; "
@@ -149,10 +149,11 @@ class Mesh:
     def is_batch_leader(self) -> bool:
         """Whether this process counts for its samples, when what is counted is added up over all processes.
 
-        Exactly one process of those that work on the same samples does.
+        Exactly one process of those that work on the same samples does: in a pipeline one of the last stage, which has
+        the model's output.
         """
         pipeline, _, _, tensor = self.shape.coordinates(self.rank)
-        return pipeline == 0 and tensor == 0
+        return pipeline == self.shape.pipeline - 1 and tensor == 0
 
     def group(self, axis: str) -> ProcessGroup | None:
         """The processes that differ from this one on this axis alone; None when the axis has size 1."""

@@ -1,7 +1,8 @@
 """Which models can be divided along the tensor and pipeline axes, and how: a table of records.
 
 A record recognises its architecture by its modules, not by its name, so that a model with another head or width is
-divided as well. It names the role of each layer and the blocks that FSDP gathers one after the other.
+divided as well. It names the role of each layer, the blocks that FSDP gathers one after the other, and where a
+pipeline may cut.
 """
 
 from __future__ import annotations
@@ -14,20 +15,38 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from scaling_training.errors import UserError
 from scaling_training.models.dropout import KeyedDropout
+from scaling_training.models.vision_transformer import VisionTransformer
 from scaling_training.parallel.roles import Plan, Role
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A model as a pipeline takes it: ``enter``, the blocks one after the other, ``leave``.
+
+    The names are those of the model's own attributes: what only the first and only the last stage need (modules and
+    parameters), and the methods that use them.
+    """
+
+    blocks: nn.ModuleList
+    enter: str
+    leave: str
+    first: Sequence[str]
+    last: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
     """How a kind of model is divided.
 
-    ``roles`` takes the model and the tensor axis' size; UserError when the size does not fit.
+    ``roles`` takes the model and the tensor axis' size; UserError when the size does not fit. ``cut`` is None for
+    what has no blocks of one kind to cut between, or keeps statistics of whole batches.
     """
 
     name: str
     fits: Callable[[nn.Module], bool] = field(repr=False)
     roles: Callable[[nn.Module, int], Plan] = field(repr=False)
     blocks: Callable[[nn.Module], Sequence[nn.Module]] = field(repr=False)
+    cut: Callable[[nn.Module], Cut | None] = field(default=lambda model: None, repr=False)
 
 
 def architecture_of(model: nn.Module) -> Architecture | None:
@@ -46,6 +65,23 @@ def tensor_plan(model: nn.Module, ranks: int, *, name: str) -> Plan:
             f"({known}); use parallelism.data or fsdp"
         )
     return plan
+
+
+def pipeline_cut(model: nn.Module, stages: int, *, name: str) -> Cut:
+    """Where to cut the model into so many stages; UserError when it cannot be cut, or has fewer blocks."""
+    record = architecture_of(model)
+    cut = record.cut(model) if record is not None else None
+    if cut is None:
+        raise UserError(
+            f"training.parallelism.pipeline {stages}: model {name} is no chain of like blocks that can be cut into "
+            f"stages; take model vit-tiny, or parallelism.data, fsdp or tensor"
+        )
+    if len(cut.blocks) < stages:
+        raise UserError(
+            f"training.parallelism.pipeline {stages} is more than the {len(cut.blocks)} blocks of model {name}; each "
+            f"stage needs one, so make it at most {len(cut.blocks)}"
+        )
+    return cut
 
 
 def fsdp_blocks(model: nn.Module) -> Sequence[nn.Module]:
@@ -176,8 +212,20 @@ def _transformer_blocks(model: nn.Module) -> Sequence[nn.Module]:
     return [block for _, block in _blocks_by_path(model)]
 
 
+def _transformer_cut(model: nn.Module) -> Cut | None:
+    if not isinstance(model, VisionTransformer):
+        return None
+    return Cut(model.blocks, "embed", "classify", first=("patches", "positions", "dropout"), last=("norm", "head"))
+
+
 ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture("chains of convolutions and linear layers", _is_chain, _chain_roles, _chain_blocks),
     Architecture("MobileNetV2", _is_mobilenet, _mobilenet_roles, _mobilenet_blocks),
-    Architecture("transformers of attention and mlp blocks", _is_transformer, _transformer_roles, _transformer_blocks),
+    Architecture(
+        "transformers of attention and mlp blocks",
+        _is_transformer,
+        _transformer_roles,
+        _transformer_blocks,
+        _transformer_cut,
+    ),
 )

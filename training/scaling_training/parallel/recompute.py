@@ -2,8 +2,8 @@
 
 Each block (what FSDP gathers as a unit, too) keeps only its input; the backward pass runs it a second time. Memory
 falls from that of all layers to that of the blocks' inputs and one block, for a third more computation. What the
-second run gives is what the first gave: dropout is a function of the sample, and batch norm's running
-statistics, which would move twice, are held still.
+second run gives is what the first gave: dropout is a function of the sample (in a pipeline others are under way by
+then, so their keys are kept), and batch norm's running statistics, which would move twice, are held still.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from scaling_training.models.dropout import DropoutKeys, KeyedDropout
 from scaling_training.parallel.plans import fsdp_blocks
 
 
@@ -37,7 +38,22 @@ def _forward(block: nn.Module, forward: Any, *inputs: Any, **named: Any) -> Any:
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
     """What the first run happens in, and what the second."""
-    return nullcontext(), _statistics_held(block)
+    keys = next((module.keys for module in block.modules() if isinstance(module, KeyedDropout)), None)
+    return nullcontext(), _held(block, keys, keys.current if keys is not None else None)
+
+
+@contextmanager
+def _held(block: nn.Module, keys: DropoutKeys | None, current: torch.Tensor | None) -> Iterator[None]:
+    """The samples are those of the first run; running statistics stay as they are."""
+    others = keys.current if keys is not None else None
+    if keys is not None:
+        keys.current = current
+    try:
+        with _statistics_held(block):
+            yield
+    finally:
+        if keys is not None:
+            keys.current = others
 
 
 @contextmanager

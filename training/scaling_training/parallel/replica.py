@@ -2,7 +2,8 @@
 
 ``parallelize`` lays the model over the mesh, in place and in this order: layers are divided along the tensor axis,
 batch norm is synchronised, parameters are sharded along the fsdp axis (FSDP2; with a data axis too, replicas of the
-shards, known as HSDP). Without an fsdp axis the gradients' mean over the data axis is MeanGradients' work.
+shards, known as HSDP). Without an fsdp axis the gradients' mean over the data axis is MeanGradients' work. With a
+pipeline axis the model is cut into stages instead (see `pipeline`).
 Everything that holds parameters (optimizer, moving averages) is made afterwards, from ``replica.model``.
 """
 
@@ -21,7 +22,7 @@ from scaling_training.models.dropout import keyed
 from scaling_training.parallel.batch_norm import set_counting, synchronise_batch_norm
 from scaling_training.parallel.gradients import MeanGradients
 from scaling_training.parallel.mesh import Mesh
-from scaling_training.parallel.plans import fsdp_blocks, tensor_plan
+from scaling_training.parallel.plans import fsdp_blocks, pipeline_cut, tensor_plan
 from scaling_training.parallel.recompute import recompute_blocks
 from scaling_training.parallel.roles import apply_plan, check_plan
 
@@ -109,9 +110,11 @@ class Replica:
 
 def check_model(model: nn.Module, mesh: Mesh, *, name: str) -> None:
     """UserError when the model cannot be divided along the mesh's axes; without communication."""
-    tensor = mesh.shape.tensor
+    tensor, stages = mesh.shape.tensor, mesh.shape.pipeline
     if tensor > 1:
         check_plan(model, tensor_plan(model, tensor, name=name), tensor, name=name)
+    if stages > 1:
+        pipeline_cut(model, stages, name=name)
 
 
 def parallelize(
@@ -129,6 +132,11 @@ def parallelize(
     model, shape = task.model, mesh.shape
     name = spec.model.title
     check_model(model, mesh, name=name)
+    if shape.pipeline > 1:
+        # Imported late: torch's pipelining brings its tracer along, which takes a second.
+        from scaling_training.parallel.pipeline import pipelined
+
+        return pipelined(task, mesh, spec=spec, around=around)
     if shape.tensor > 1:
         axis = mesh.axis("tensor")
         apply_plan(model, tensor_plan(model, shape.tensor, name=name), axis)

@@ -72,7 +72,13 @@ def train(
     """
     setup = set_up(spec, world)
     keeper = Keeper(
-        Trained(setup.task.model, setup.optimizer, setup.ema, outer=setup.meetings.state),
+        Trained(
+            setup.task.model,
+            setup.optimizer,
+            setup.ema,
+            is_part=setup.mesh.shape.pipeline > 1,
+            outer=setup.meetings.state,
+        ),
         world=world,
         storage=storage,
         attempt=attempt,

@@ -113,4 +113,5 @@ def _prepare(setup: Setup) -> float | None:
         torch._foreach_mul_(held, 1.0 / scale.factor)
     if clip is None and not scale.watches:
         return None
-    return float(clip_gradients(setup.parameters, clip if clip is not None else math.inf))
+    stages = setup.mesh.group("pipeline")
+    return float(clip_gradients(setup.parameters, clip if clip is not None else math.inf, stages=stages))

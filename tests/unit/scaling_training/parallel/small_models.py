@@ -25,10 +25,14 @@ def _mnist_cnn() -> nn.Module:
     return mnist_cnn.build(ModelSpec(name="mnist-cnn", width=0.25), (1, 8, 8), CLASSES)
 
 
-def _transformer() -> nn.Module:
+def _transformer(blocks: int = 2) -> nn.Module:
     model = VisionTransformer((1, 8, 8), CLASSES, patch=4, heads=4, flatten=False)
-    model.blocks = model.blocks[:2]
+    model.blocks = model.blocks[:blocks]
     return model
+
+
+def _deep_transformer() -> nn.Module:
+    return _transformer(3)
 
 
 def _mobilenet() -> nn.Module:
@@ -49,8 +53,9 @@ BUILDERS = {
     "mnist-cnn": _mnist_cnn,
     "mobilenet": _mobilenet,
     "transformer": _transformer,
+    "deep-transformer": _deep_transformer,
 }
-SIDES = {"small-cnn": 8, "mnist-cnn": 8, "mobilenet": 16, "transformer": 8}
+SIDES = {"small-cnn": 8, "mnist-cnn": 8, "mobilenet": 16, "transformer": 8, "deep-transformer": 8}
 
 
 def a_task(name: str, dtype: torch.dtype = torch.float64) -> ClassificationTask:

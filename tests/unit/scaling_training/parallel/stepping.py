@@ -63,7 +63,7 @@ def train(world: World, case: Case) -> Result:
         if not step:
             gradients = {name: whole(p.grad) for name, p in replica.model.named_parameters() if p.grad is not None}
         if case.max_norm is not None:
-            clip(replica, case.max_norm)
+            clip(replica, mesh, case.max_norm)
         optimizer.step()
     state = {name: whole(value).clone() for name, value in replica.model.state_dict().items()}
     return Result(losses, gradients, state)
@@ -106,9 +106,12 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
 
 
-def clip(replica: Replica, max_norm: float) -> None:
+def clip(replica: Replica, mesh: Mesh, max_norm: float) -> None:
     gradients = [p.grad for p in replica.model.parameters() if p.grad is not None]
-    norm = torch.stack([whole(gradient).norm() for gradient in gradients]).norm().item()
+    square = torch.stack([whole(gradient).norm() for gradient in gradients]).double().square().sum()
+    if (stages := mesh.group("pipeline")) is not None:
+        dist.all_reduce(square, group=stages)
+    norm = square.sqrt().item()
     if norm > max_norm:
         for gradient in gradients:
             gradient.mul_(max_norm / norm)

@@ -87,6 +87,29 @@ def _disturbed(world: World, axes: dict[str, int]) -> list[tuple[str, str, bool]
     return said
 
 
+def _a_stage_disturbed(world: World) -> list[str]:
+    """What is said of replicas that are equal, and then of one bit changed on the last rank."""
+    axes = {"data": 2, "pipeline": 2}
+    mesh = Mesh.of(Parallelism.model_validate(axes), world)
+    replica = parallelize(a_task("transformer"), mesh, spec=a_spec(parallelism=axes))
+    said = []
+    for disturbed in (False, True):
+        if disturbed and world.rank == world.size - 1:
+            replica.model.get_parameter("head.bias").detach().view(torch.int64)[-1:] ^= 1
+        try:
+            check_replicas(replica.model, mesh)
+            said.append("")
+        except ReplicasDifferError as error:
+            said.append(str(error))
+    return said
+
+
+def test_every_stage_hears_that_the_replicas_of_one_differ() -> None:
+    for before, after in in_world(4, _a_stage_disturbed):
+        assert before == ""
+        assert "the weights of head.bias differ on rank 3 from its peers 2:" in after
+
+
 @pytest.mark.parametrize(
     ("axes", "last_peers"),
     [({"data": 2, "tensor": 2}, "1"), ({"data": 2, "fsdp": 2}, "1")],

@@ -16,6 +16,7 @@ from scaling_training.parallel import Mesh, MeshShape, mesh_shape
         pytest.param({"fsdp": 4}, 4, MeshShape(fsdp=4), id="nothing left for data"),
         pytest.param({"fsdp": 2, "tensor": 2}, 12, MeshShape(data=3, fsdp=2, tensor=2), id="data is the rest"),
         pytest.param({"data": 2, "tensor": 2}, 4, MeshShape(data=2, tensor=2), id="all given"),
+        pytest.param({"pipeline": 2}, 6, MeshShape(pipeline=2, data=3), id="stages, replicated"),
     ],
 )
 def test_the_shape_of_a_mesh(axes: dict[str, int], workers: int, expected: MeshShape) -> None:
@@ -25,6 +26,7 @@ def test_the_shape_of_a_mesh(axes: dict[str, int], workers: int, expected: MeshS
 @pytest.mark.parametrize(
     ("axes", "workers", "batch", "fragment"),
     [
+        pytest.param({"pipeline": 2}, 3, 128, "x pipeline 2 needs a multiple of 2", id="a stage without a process"),
         pytest.param({"tensor": 2}, 3, 128, "needs a multiple of 2 training processes, and there are 3", id="a rest"),
         pytest.param({"data": 2, "fsdp": 2}, 2, 128, "is 4 training processes, and there are 2", id="too few"),
         pytest.param({"data": 2}, 4, 128, "is 2 training processes, and there are 4", id="too many"),
@@ -44,6 +46,14 @@ def test_tensor_ranks_are_neighbours_and_work_on_the_same_samples() -> None:
     assert [place.batch_rank for place in places] == [0, 0, 1, 1, 2, 2, 3, 3]
     assert [place.tensor_rank for place in places] == [0, 1] * 4
     assert [place.is_batch_leader for place in places] == [True, False] * 4
+
+
+def test_the_last_stage_speaks_for_a_pipeline() -> None:
+    shape = MeshShape(pipeline=2, data=2)
+    places = [Mesh(shape, rank) for rank in range(shape.size)]
+    assert [place.pipeline_rank for place in places] == [0, 0, 1, 1]
+    assert [place.batch_rank for place in places] == [0, 1, 0, 1]
+    assert [place.is_batch_leader for place in places] == [False, False, True, True]
 
 
 def test_no_two_ranks_share_a_place() -> None:
