@@ -166,7 +166,8 @@ class _Loop:
                 raise self._diverged(what, position.step + 1, epoch) from error
             position.cursor = batch.end
             position.step += 1
-            position.epoch_loss_sum += result.loss_sum
+            if math.isfinite(result.loss_sum):  # in fp16 a forward pass may overflow; its step was left out
+                position.epoch_loss_sum += result.loss_sum
             self._after_step(result)
             if result.stop:
                 return True
