@@ -30,7 +30,7 @@ def check_training(spec: ScalingJobSpec, dataset: Dataset) -> None:
         mesh_shape(
             parallelism, parallelism.workers, batch_size=global_batch_size(spec.training, len(dataset.train.labels))
         )
-    if parallelism.tensor > 1 or not _always_fits(spec.model):
+    if parallelism.tensor > 1 or parallelism.pipeline > 1 or not _always_fits(spec.model):
         _check_model(spec, dataset)
 
 
@@ -56,7 +56,8 @@ def _check_model(spec: ScalingJobSpec, dataset: Dataset) -> None:
         feed = dataset.feed(dataset.validation, device=device, seed=spec.training.seed)
         sample, field = feed.get(0, np.arange(2)), "model.factory"
     check_task(task, sample, classes=len(dataset.class_names), field=field)
-    shape = MeshShape(fsdp=spec.training.parallelism.fsdp, tensor=spec.training.parallelism.tensor)
+    axes = spec.training.parallelism
+    shape = MeshShape(pipeline=axes.pipeline, fsdp=axes.fsdp, tensor=axes.tensor)
     check_model(task.model, Mesh(shape, rank=0), name=spec.model.title)
 
 

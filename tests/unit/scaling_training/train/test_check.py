@@ -63,6 +63,11 @@ def fails() -> None:
             id="a mesh that does not divide the model",
         ),
         pytest.param(
+            {"model": {"name": "vit-tiny"}, "training": {"epochs": 1, "parallelism": {"pipeline": 40}}},
+            r"training.parallelism.pipeline 40",
+            id="more stages than the model has parts",
+        ),
+        pytest.param(
             {"model": {"factory": f"{_HERE}:other_inputs"}},
             r"model.factory: the task cannot compute its loss on samples of the data set \(shape \(1, 8, 8\)",
             id="a factory's model for other inputs",
@@ -103,6 +108,9 @@ def test_weights_of_other_shapes_are_refused(tmp_path: Path) -> None:
         pytest.param({"model": {"name": "mobilenet_v2"}, "dataset": _SYNTHETIC}, id="built without memory"),
         pytest.param({"model": {"name": "regnet_y_400mf"}, "dataset": _SYNTHETIC}, id="built with memory"),
         pytest.param({"training": {"epochs": 1, "parallelism": {"tensor": 2}}}, id="divided layers"),
+        pytest.param(
+            {"model": {"name": "vit-tiny"}, "training": {"epochs": 1, "parallelism": {"pipeline": 2}}}, id="stages"
+        ),
         pytest.param({"training": {"epochs": 1, "parallelism": {"auto": True}}}, id="a mesh that will be chosen"),
     ],
 )
