@@ -210,7 +210,8 @@ class ScalingJobSpec(Model):
             field="training.earlyStopping.metric",
         ),
         Rule(
-            "self.training.update.mode != 'async' || self.model.freeze.all(f, !has(f.untilEpoch))",
+            "self.training.update.mode != 'async' || !has(self.model.freeze) || "
+            "self.model.freeze.all(f, !has(f.untilEpoch))",
             lambda self: (
                 self.training.update.mode != "async" or all(stage.until_epoch is None for stage in self.model.freeze)
             ),

@@ -95,7 +95,7 @@ def test_the_stored_object_says_what_will_run(job: Client) -> None:
         "compile": False,
         "optimizer": {"name": "adam", "learningRate": 0.001, "weightDecay": 0},
         "schedule": {"name": "constant", "warmupFraction": 0},
-        "parallelism": {"auto": False, "batchNorm": "local", "fsdp": 1, "tensor": 1},
+        "parallelism": {"auto": False, "batchNorm": "local", "fsdp": 1, "pipeline": 1, "tensor": 1},
         "update": {"mode": "sync"},
         "elastic": {"batch": "constant", "rateRule": "linear", "warmupEpochs": 1},
         "checkpoint": {"everyEpochs": 1, "keep": 2},
