@@ -85,7 +85,7 @@ def test_apply_leads_to_a_trained_model(run_job: RunJob, cluster: Access, namesp
     assert "Completed" in events
 
 
-def test_a_lost_worker_is_replaced_and_training_goes_on(run_job: RunJob, cluster: Access, namespace: str) -> None:
+def test_lost_workers_are_replaced_and_training_goes_on(run_job: RunJob, cluster: Access, namespace: str) -> None:
     job = run_job("worker", **LONG)
     reached = job.wait_checkpoint()
     head = job.head()["metadata"]["uid"]
@@ -93,14 +93,22 @@ def test_a_lost_worker_is_replaced_and_training_goes_on(run_job: RunJob, cluster
     cluster.client.delete("pods", "worker-1-cpu-1-0", namespace, grace_period_s=0)
 
     job.wait(lambda item: item["status"].get("incarnations") == {"cpu-1": 1}, timeout_s=30)
+    lost_at = job.checkpoints(1)[-1].name
+    wait_until(lambda: job.checkpoints(1)[-1].name > lost_at, timeout_s=120)
+    assert job.head()["metadata"]["uid"] == head
+
+    # One that is frozen closes no connection and looks alive to everybody but to who asks it.
+    freeze = ("exec", "worker-1-cpu-0-0", "-c", "ray", "--", "bash", "-c", "kill -STOP -1")
+    cluster.kubectl("-n", namespace, *freeze)
+
+    job.wait(lambda item: item["status"].get("incarnations") == {"cpu-0": 1, "cpu-1": 1}, timeout_s=90)
     done = job.wait_succeeded()
     assert done["status"]["attempt"] == 1, "a worker's loss costs no attempt"
     assert done["status"].get("failures", 0) == 0
     assert _epochs(job.curve()) == list(range(1, 41)), "no epoch is missing or doubled"
-    assert done["status"]["workerGroups"][0]["replaced"] == 1
+    assert done["status"]["workerGroups"][0]["replaced"] == 2
     assert "WorkerReplaced" in job.events()
     assert reached.name <= job.checkpoints(1)[-1].name
-    assert head
 
 
 def test_a_lost_head_leads_to_an_attempt_that_resumes(run_job: RunJob, cluster: Access, namespace: str) -> None:
