@@ -202,3 +202,28 @@ def test_names_that_a_user_may_choose_fit(run_job: RunJob, cluster: Access, name
     )
     ready = next(c for c in failing["status"]["conditions"] if c["type"] == "ClusterReady")
     assert "no-such-image:test" in ready["message"]
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        pytest.param(
+            {
+                "parallelism": {"data": 1, "fsdp": 2, "batchNorm": "sync"},
+                "optimizer": {"name": "lamb", "learningRate": 0.01},
+                "clipNorm": 1.0,
+                "ema": {"decay": 0.9},
+            },
+            id="sharded",
+        ),
+        pytest.param({"update": {"mode": "async", "maxStaleness": 4}}, id="async"),
+    ],
+)
+def test_other_ways_to_train_over_two_pods(
+    run_job: RunJob, training: dict[str, object], request: pytest.FixtureRequest
+) -> None:
+    job = run_job(request.node.callspec.id, dataset="digits", epochs=6, batch_size=32, training=training)
+    done = job.wait_succeeded()
+    assert done["status"]["result"]["metrics"]["accuracy"] > 0.9
+    assert done["status"].get("failures", 0) == 0
+    assert _epochs(job.curve()) == [1, 2, 3, 4, 5, 6]
