@@ -162,7 +162,7 @@ class _Loop:
             try:
                 result = train_step(setup, feed, batch, step=position.step, rate=rate, stop=stop, beat=self._beat)
             except LossNotFiniteError as error:
-                what, epoch = f"training loss became {error} at", self.epochs_done + 1
+                what, epoch = f"training {error} at", self.epochs_done + 1
                 raise self._diverged(what, position.step + 1, epoch) from error
             position.cursor = batch.end
             position.step += 1

@@ -31,7 +31,10 @@ from scaling_training.update.meetings import Agreed
 
 
 class LossNotFiniteError(Exception):
-    """The loss of a step is infinite or no number; the weights are those from before the step."""
+    """The loss of a step, or the norm of its gradient, is infinite or no number; the message says which.
+
+    The weights are those from before the step.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,9 @@ def train_step(
     norm = _prepare(setup)
     agreed = meetings.agree()
     if agreed is not None and not math.isfinite(agreed.loss_sum) and setup.loss_scale.exhausted:
-        raise LossNotFiniteError(f"{agreed.loss_sum}")
+        raise LossNotFiniteError(f"loss became {agreed.loss_sum}")
+    if norm is not None and not math.isfinite(norm) and setup.loss_scale.exhausted:
+        raise LossNotFiniteError(f"gradient's norm became {norm}")
     for group in optimizer.param_groups:
         group["lr"] = rate
     skipped = norm is not None and not setup.loss_scale.accept(norm)

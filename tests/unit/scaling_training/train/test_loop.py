@@ -243,3 +243,14 @@ def test_a_checkpoint_of_another_width_does_not_fit(tmp_path: Path) -> None:
     wide = spec.model_copy(update={"model": spec.model.model_copy(update={"width": 1.0})})
     with pytest.raises(UserError, match=r"weights do not fit spec.model: size mismatch"):
         evaluate(wide, storage=Storage(str(tmp_path)), checkpoint=outcome.checkpoint, split="validation")
+
+
+def test_a_gradient_that_is_no_number_moves_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = iter(range(1, 100))
+
+    def clip(parameters: Any, most: float, **options: Any) -> torch.Tensor:
+        return torch.tensor(math.nan if next(clips) == STEPS - 1 else 1.0)
+
+    monkeypatch.setattr("scaling_training.train.step.clip_gradients", clip)
+    with pytest.raises(UserError, match=r"the training gradient's norm became nan at step 5 .*step-00000003 is kept"):
+        trained(tmp_path, a_spec(clipNorm=1.0))
