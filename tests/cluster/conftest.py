@@ -93,7 +93,8 @@ def namespace(cluster: Access) -> Iterator[str]:
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
     cluster.client.create(manifest)
-    cluster.client.wait_for("serviceaccounts", "default", name, lambda account: True, timeout_s=30)
+    # After an API server was restarted, the controllers may wait half a minute before they list again.
+    cluster.client.wait_for("serviceaccounts", "default", name, lambda account: True, timeout_s=120)
     yield name
     cluster.client.delete("namespaces", name)
 

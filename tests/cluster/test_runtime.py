@@ -40,35 +40,49 @@ class Wire:
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._served: set[asyncio.Task[None]] = set()
         self._cut = False
         self.port = 0
 
     async def __aenter__(self) -> Wire:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self.cut()
         self._server.close()
+        self.cut()
+        while self._served:
+            await asyncio.wait(self._served)
 
     def cut(self) -> None:
         self._cut = True
-        for writer in self._writers:
-            writer.transport.abort()
+        for task in self._served:
+            task.cancel()
 
     def mend(self) -> None:
         self._cut = False
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._cut:
             writer.transport.abort()
             return
-        far_reader, far_writer = await asyncio.open_connection(*self._target)
-        self._writers |= {writer, far_writer}
-        await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
-        self._writers -= {writer, far_writer}
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._served.add(task)
+        task.add_done_callback(self._served.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.ExitStack() as ends:
+            ends.callback(writer.transport.abort)
+            far_reader, far_writer = await asyncio.open_connection(*self._target)
+            ends.callback(far_writer.transport.abort)
+            # The end of either direction is the end of both.
+            pumps = {
+                asyncio.create_task(_pump(reader, far_writer)),
+                asyncio.create_task(_pump(far_reader, writer)),
+            }
+            ends.callback(lambda: [pump.cancel() for pump in pumps])
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -76,7 +90,6 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         while data := await reader.read(65536):
             writer.write(data)
             await writer.drain()
-    writer.transport.abort()
 
 
 @contextlib.asynccontextmanager

@@ -7,13 +7,46 @@ TCP_USER_TIMEOUT does when something is.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import socket
 from typing import Any
+from weakref import WeakSet
 
 _IDLE_S = 30
 _INTERVAL_S = 10
 _PROBES = 3
 _UNACKNOWLEDGED_MS = 45_000
+_CLOSE_S = 1.0
+
+
+class Sockets:
+    """Opens the sockets of one client and sees to it that none outlives the client.
+
+    The HTTP library forgets the connection of a cancelled request or watch while TLS still waits for the
+    peer's farewell; an event loop that ends in the meantime leaks the socket.
+    """
+
+    def __init__(self) -> None:
+        self._opened: WeakSet[socket.socket] = WeakSet()
+
+    def open(self, addr_info: tuple[Any, ...]) -> socket.socket:
+        """A socket as by `open_socket`, remembered until it is closed."""
+        sock = open_socket(addr_info)
+        self._opened.add(sock)
+        return sock
+
+    async def hang_up(self) -> None:
+        """End what is still open at once; returns when the event loop has closed it, after 1 s at the latest."""
+        left = [sock for sock in self._opened if sock.fileno() >= 0]
+        for sock in left:
+            # The transport owns the socket and closes it itself when it reads the end that this makes.
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                while any(sock.fileno() >= 0 for sock in left):  # noqa: ASYNC110  # nobody tells
+                    await asyncio.sleep(0.001)
 
 
 def open_socket(addr_info: tuple[Any, ...]) -> socket.socket:

@@ -24,7 +24,7 @@ from .connection import Connection
 from .errors import ApiError, ServerUnavailableError, UnauthorizedError, from_status
 from .objects import Object
 from .ratelimit import TokenBucket
-from .sockets import open_socket
+from .sockets import Sockets
 
 JSON = "application/json"
 CONNECT_TIMEOUT_S = 10.0
@@ -67,6 +67,7 @@ class Transport:
         self._bucket = TokenBucket(qps, burst=2 * qps) if qps else None
         self._timeout = aiohttp.ClientTimeout(total=request_timeout_s, sock_connect=CONNECT_TIMEOUT_S)
         self._max_connections = max_connections
+        self._sockets = Sockets()
         # Watches have a pool without limit, lest they and the requests wait for each other's connections.
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
@@ -75,6 +76,7 @@ class Transport:
         for session in self._sessions.values():
             await session.close()
         self._sessions.clear()
+        await self._sockets.hang_up()
 
     async def request(self, request: Request) -> Object:
         """Send `request`, repeat it where that is harmless, and return the decoded answer.
@@ -162,7 +164,7 @@ class Transport:
                     limit=0 if for_watches else self._max_connections,
                     # Below the API server's own idle limit, so that it is never the one to hang up first.
                     keepalive_timeout=60,
-                    socket_factory=open_socket,
+                    socket_factory=self._sockets.open,
                 ),
                 headers={"Accept-Encoding": "identity"},
                 cookie_jar=aiohttp.DummyCookieJar(),
