@@ -25,6 +25,7 @@ from tests.cluster.kube.storage import create_claim, delete_volume
 
 _HERE = Path(__file__).parent
 _SIMULATED_NODES = 4
+_TIMEOUT_S = 1200
 _DUMPS = pytest.StashKey[Path]()
 
 
@@ -33,6 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(_HERE):
             item.add_marker(pytest.mark.cluster)
+            # Set-up included, for the first one that of the cluster; the waits inside have limits of their own.
+            item.add_marker(pytest.mark.timeout(_TIMEOUT_S))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -94,7 +97,7 @@ def namespace(cluster: Access) -> Iterator[str]:
     manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
     cluster.client.create(manifest)
     # After an API server was restarted, the controllers may wait half a minute before they list again.
-    cluster.client.wait_for("serviceaccounts", "default", name, lambda account: True, timeout_s=120)
+    cluster.client.wait_for("serviceaccounts", "default", name, lambda account: True, timeout_s=60)
     yield name
     cluster.client.delete("namespaces", name)
 

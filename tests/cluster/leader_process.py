@@ -19,7 +19,8 @@ from scaling_operator.runtime.client import ApiClient, resource_path
 from scaling_operator.runtime.errors import ApiError
 from scaling_operator.runtime.leader import LeaderElector, LeadershipLostError, LeaseTiming
 
-TIMING = LeaseTiming(lease_s=4.0, renew_deadline_s=2.5, retry_s=0.4)
+# Long enough that a busy machine alone costs no lease.
+TIMING = LeaseTiming(lease_s=12.0, renew_deadline_s=8.0, retry_s=0.4)
 
 
 def report(event: str) -> None:
@@ -30,8 +31,8 @@ def report(event: str) -> None:
 async def contend(kubeconfig: str, namespace: str, identity: str) -> int:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with await ApiClient.load(kubeconfig, request_timeout_s=2.0) as client:
-        lease_client = client.separate(request_timeout_s=2.0)
+    async with await ApiClient.load(kubeconfig, request_timeout_s=5.0) as client:
+        lease_client = client.separate(request_timeout_s=5.0)
         elector = LeaderElector(lease_client, namespace=namespace, name="operator", identity=identity, timing=TIMING)
         ledger = resource_path("v1", "configmaps", namespace, "ledger")
         guarded = client.guarded(elector.check)

@@ -199,7 +199,6 @@ def test_a_simulated_pod_can_stay_pending_and_be_deleted(client: Client, namespa
     client.wait_gone("pods", "waits", namespace, timeout_s=20)
 
 
-@pytest.mark.timeout(240)
 def test_a_head_and_a_worker_pod_become_one_ray_cluster(client: Client, kubectl: Kubectl, namespace: str) -> None:
     memory = [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "256Mi"}}]
     shared: dict[str, Any] = {

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-START_LIMIT_S = 90.0
+START_LIMIT_S = 300.0
 
 
 def manifest(folder: Path, *, name: str = "digits", epochs: int = 30, **training: Any) -> Path:
@@ -48,7 +48,7 @@ class Started:
     process: subprocess.Popen[str]
     folder: Path
 
-    def wait(self, timeout_s: float = 120) -> Finished:
+    def wait(self, timeout_s: float = 300) -> Finished:
         """Its end."""
         out, err = self.process.communicate(timeout=timeout_s)
         return Finished(self.process.returncode, out, err, self.folder)
@@ -106,7 +106,7 @@ def start(*arguments: str, folder: Path) -> Started:
     return Started(process, folder)
 
 
-def run(*arguments: str, folder: Path, timeout_s: float = 120) -> Finished:
+def run(*arguments: str, folder: Path, timeout_s: float = 300) -> Finished:
     """The same, to its end."""
     return start(*arguments, folder=folder).wait(timeout_s)
 

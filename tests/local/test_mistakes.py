@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from tests.local import runs
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_at_once(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.local import runs
 from tests.local.runs import Finished
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_a_run_leaves_a_good_model_its_metrics_and_its_curves(straight: Finished) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.local import runs
 from tests.local.runs import Started
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(900)
 
 EPOCHS = 16
 

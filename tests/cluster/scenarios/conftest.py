@@ -10,7 +10,7 @@ import pytest
 
 from tests.cluster.conftest import StorageClaim
 from tests.cluster.kube.access import Access
-from tests.cluster.kube.client import Objects, condition_status
+from tests.cluster.kube.client import Objects, condition_status, wait_until
 from tests.cluster.scenarios.jobs import Job, manifest
 
 MANIFESTS = Path(__file__).parents[3] / "manifests"
@@ -28,6 +28,10 @@ class Operator:
 
     def pods(self) -> Objects:
         return self._access.client.list("pods", OPERATOR_NAMESPACE, labels=OPERATOR_LABELS)
+
+    def living(self) -> set[str]:
+        """Names of the pods that are not on their way out."""
+        return {pod["metadata"]["name"] for pod in self.pods() if not pod["metadata"].get("deletionTimestamp")}
 
     def scale(self, replicas: int) -> None:
         """Change the number of replicas and wait until they are available."""
@@ -87,7 +91,8 @@ def run_job(operator: Operator, cluster: Access, namespace: str, storage_claim: 
         return job
 
     yield run
-    # Training pods are heavy: without waiting, the next test would start beside this one's last.
     for job in applied:
         cluster.client.delete("scalingjobs.scaling.dev", job.name, namespace)
-    cluster.client.delete_all("pods", namespace)
+    cluster.client.delete_all("pods", namespace, grace_period_s=0)
+    # Training pods are heavy: without waiting, the next test would start beside this one's last.
+    wait_until(lambda: not cluster.client.list("pods", namespace), timeout_s=60)

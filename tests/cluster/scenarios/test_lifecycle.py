@@ -13,7 +13,7 @@ import pytest
 
 from tests.cluster.kube.access import Access
 from tests.cluster.kube.client import Object, condition_status, wait_until
-from tests.cluster.scenarios.conftest import OPERATOR_NAMESPACE, Operator, RunJob
+from tests.cluster.scenarios.conftest import Operator, RunJob
 from tests.cluster.scenarios.jobs import JOBS, Job
 
 pytestmark = pytest.mark.usefixtures("simulated_nodes")
@@ -72,7 +72,8 @@ def test_failures_are_retried_until_the_limit_and_say_what_helps(simulate: RunJo
     assert second["reason"] == "DriverFailed"
     assert _condition(failed, "Failed")["reason"] == "BackoffLimitExceeded"
     assert "KeyError: loss" in _condition(failed, "Failed")["message"]
-    assert {"OutOfMemory", "Retrying", "BackoffLimitExceeded"} <= set(job.events())
+    # Events follow the status.
+    wait_until(lambda: {"OutOfMemory", "Retrying", "BackoffLimitExceeded"} <= set(job.events()))
 
 
 @pytest.mark.parametrize(
@@ -174,12 +175,4 @@ def test_the_second_operator_takes_over_from_the_first(simulate: RunJob, operato
         assert condition_status(after.read(), "Failed") is None
     finally:
         operator.scale(1)
-        cluster.client.wait_for(
-            "leases.coordination.k8s.io",
-            "scaling-operator",
-            OPERATOR_NAMESPACE,
-            lambda lease: (
-                lease["spec"]["holderIdentity"].split("_")[0] in {pod["metadata"]["name"] for pod in operator.pods()}
-            ),
-            timeout_s=60,
-        )
+        wait_until(lambda: operator.leader() in operator.living(), timeout_s=60)

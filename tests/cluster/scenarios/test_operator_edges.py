@@ -120,8 +120,8 @@ def test_the_token_of_a_deleted_pod_is_worth_nothing(driver: Driver, job: Job, c
     token = driver.token(worker)
     cluster.client.delete("pods", worker, job.namespace, grace_period_s=0)
     cluster.client.wait_gone("pods", worker, job.namespace)
-    # Its tokens go with it after some seconds, in which the API server still remembers it.
-    wait_until(lambda: driver.post(token)[0] == 401, timeout_s=30)
+    # Its tokens go with it after some seconds, in which the API server remembers it, and the operator the answer.
+    wait_until(lambda: driver.post(token)[0] == 401, timeout_s=90)
 
 
 def test_pods_with_every_option_pass_pod_security_restricted(

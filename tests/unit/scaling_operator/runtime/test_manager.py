@@ -29,7 +29,7 @@ from tests.unit.scaling_operator.runtime.scripted_server import (
 )
 
 PODS = "/api/v1/pods"
-LEASE = LeaseTiming(lease_s=1.0, renew_deadline_s=0.6, retry_s=0.1)
+LEASE = LeaseTiming(lease_s=2.5, renew_deadline_s=1.5, retry_s=0.1)
 QUICK = ReflectorTiming(silence_s=5, backoff_base_s=0.02, backoff_max_s=0.1)
 
 
@@ -86,7 +86,7 @@ class Operator:
 
 @contextlib.asynccontextmanager
 async def operator(server: ScriptedServer, **options: object) -> AsyncIterator[Operator]:
-    async with ApiClient(server.connection(), request_timeout_s=0.5) as client:
+    async with ApiClient(server.connection(), request_timeout_s=2.0) as client:
         yield Operator(client, **options)  # type: ignore[arg-type]
 
 
@@ -255,7 +255,7 @@ async def test_a_standby_stops_at_once(server: ScriptedServer, leases: LeaseServ
             task = op.start()
             await until(lambda: len(op.store) == 2)
             op.manager.stop()
-            await asyncio.wait_for(task, 1)
+            await asyncio.wait_for(task, 10)
     assert leases.holder == "other"
 
 

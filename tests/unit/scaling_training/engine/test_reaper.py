@@ -5,8 +5,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 from scaling_training.engine.reaper import reaped
 
 # Stands for one of Ray's processes: a session of its own, a log in the folder, and nobody who waits for it.
@@ -54,7 +52,6 @@ def test_what_was_started_in_the_folder_ends_with_the_block_and_we_do_not(tmp_pa
         other.wait()
 
 
-@pytest.mark.timeout(60)
 def test_what_was_started_in_the_folder_ends_with_a_killed_process(tmp_path: Path) -> None:
     folder = tmp_path / "scratch"
     folder.mkdir()
@@ -65,7 +62,7 @@ def test_what_was_started_in_the_folder_ends_with_a_killed_process(tmp_path: Pat
         child = int(process.stdout.readline())
         process.kill()
     assert gone(child)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while folder.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not folder.exists()
