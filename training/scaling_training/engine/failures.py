@@ -5,9 +5,9 @@ fail. So the most telling error speaks for the group: a user's mistake, then mem
 program, then a lost process, then echoes.
 
 A loss is not the program's fault and is met by a restart as often as it happens, as long as training gets
-somewhere in between: a group that dies again and again before it has done one step will not live the next time
-either. An error of the program or of memory counts until a new checkpoint is committed, because it is likely to
-come back at the same place.
+further in between: groups that die again and again before they are past the furthest step so far will not live the
+next time either. An error of the program or of memory counts until a new checkpoint is committed, because it is likely
+to come back at the same place.
 """
 
 from __future__ import annotations
@@ -93,20 +93,23 @@ class RestartBudget:
 
     def __init__(self) -> None:
         self._in_a_row = 0
+        self._furthest = 0
         self._checkpoint: str | None = None
 
-    def spend(self, cause: Cause, *, steps_gained: int, checkpoint: str | None) -> bool:
+    def spend(self, cause: Cause, *, start: int, step: int, checkpoint: str | None) -> bool:
         """Whether to start again after this failure.
 
-        ``steps_gained`` are the optimizer steps that the failed group has done, ``checkpoint`` is the last
-        committed one that is known.
+        ``start`` and ``step`` are the optimizer steps at which the failed group began and ended, ``checkpoint`` is
+        the last committed one that is known.
         """
         limit = LIMITS[cause.kind]
         if limit is None:
             return True
         gained_checkpoint = checkpoint is not None and checkpoint != self._checkpoint
         self._checkpoint = checkpoint or self._checkpoint
-        gained = steps_gained > 0 if cause.kind in (Kind.LOST, Kind.ECHO) else gained_checkpoint
+        gained_steps = step > max(start, self._furthest)
+        self._furthest = max(step, self._furthest)
+        gained = gained_steps if cause.kind in (Kind.LOST, Kind.ECHO) else gained_checkpoint
         self._in_a_row = 1 if gained else self._in_a_row + 1
         return self._in_a_row < limit
 

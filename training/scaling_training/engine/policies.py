@@ -101,7 +101,7 @@ class BudgetPolicy(FailurePolicy):  # type: ignore[misc]
         failure_config: Any,
         *,
         budget: RestartBudget,
-        gained: Callable[[], tuple[int, str | None]],
+        gained: Callable[[], tuple[int, int, str | None]],
         restarting: Callable[[Cause], None],
         stopping: Callable[[], bool],
         verdict: Callable[[], Cause | None],
@@ -125,8 +125,8 @@ class BudgetPolicy(FailurePolicy):  # type: ignore[misc]
             # Asked to stop, a group that breaks is not mended; and whoever asked may have left Ray already.
             self.final = cause
             return FailureDecision.RAISE
-        steps_gained, checkpoint = self._gained()
-        if self._budget.spend(cause, steps_gained=steps_gained, checkpoint=checkpoint):
+        start, step, checkpoint = self._gained()
+        if self._budget.spend(cause, start=start, step=step, checkpoint=checkpoint):
             self._restarting(cause)
             return FailureDecision.RETRY
         self.final = cause

@@ -189,10 +189,10 @@ class _Group:
             # What hangs may be the storage; the restart must not wait for it.
             log.error("The stacks could not be saved: %s", error)
 
-    def _gained(self) -> tuple[int, str | None]:
+    def _gained(self) -> tuple[int, int, str | None]:
         if self._base is None or self._latest is None:
-            return 0, None
-        return self._latest.step - self._base.step, self._latest.checkpoint
+            return 0, 0, None
+        return self._base.step, self._latest.step, self._latest.checkpoint
 
     def _restarting(self, cause: Cause) -> None:
         self._base = self._latest = None

@@ -29,7 +29,9 @@ SILENT_AT_START_S = 60.0
 STEPS = 20.0
 # ... and never less than this: short steps say little about what can come between.
 STEP_FLOOR_S = 15.0
-# The first two steps compile kernels, start the data's workers and fill caches.
+# Remote storage stalls, for longer than any step shows, and gets on again by itself.
+DATA_FLOOR_S = 180.0
+# The first two steps start the data's workers and fill caches; a compiler works for as long in any step.
 FIRST_STEP_S = 600.0
 # Nothing is known of how long a validation, a save or a start takes until there was one.
 UNKNOWN_S = 600.0
@@ -128,7 +130,7 @@ def decide(seen: Mapping[int, Seen], now: float) -> Fine | Stuck:
 def _silence_limit(beat: Heartbeat) -> float:
     if beat.phase is Phase.END:
         return float("inf")
-    running = beat.phase is not Phase.START and beat.median_step_s is not None
+    running = beat.phase not in (Phase.START, Phase.COMPILE) and beat.median_step_s is not None
     return SILENT_S if running else SILENT_AT_START_S
 
 
@@ -138,9 +140,10 @@ def _limit(beat: Heartbeat) -> float:
         return float("inf")
     if beat.phase in (Phase.START, Phase.VALIDATION, Phase.SAVE):
         return max(LONG_FLOOR_S, LONGEST * beat.longest_s) if beat.longest_s else UNKNOWN_S
-    if beat.median_step_s is None:
+    if beat.median_step_s is None or beat.phase is Phase.COMPILE:
         return FIRST_STEP_S
-    return max(STEP_FLOOR_S, STEPS * beat.median_step_s)
+    floor_s = DATA_FLOOR_S if beat.phase is Phase.DATA else STEP_FLOOR_S
+    return max(floor_s, STEPS * beat.median_step_s)
 
 
 def _named(ranks: tuple[int, ...]) -> str:
@@ -155,6 +158,7 @@ def _where(phase: Phase, step: int) -> str:
         Phase.VALIDATION: f"validating after step {step}",
         Phase.SAVE: f"saving after step {step}",
         Phase.DATA: f"waiting for the data of step {step + 1}",
+        Phase.COMPILE: f"compiling for step {step + 1}",
         Phase.STEP: f"in step {step + 1}",
         Phase.END: "at the end",
     }

@@ -18,8 +18,9 @@ class Phase(IntEnum):
     VALIDATION = 1
     SAVE = 2
     DATA = 3  # waits for the next step's samples
-    STEP = 4  # computes, and waits for the others
-    END = 5  # nothing is left to do
+    COMPILE = 4  # computes what torch.compile meets for the first time, and waits for the others
+    STEP = 5  # computes, and waits for the others
+    END = 6  # nothing is left to do
 
 
 @dataclass(frozen=True, slots=True)

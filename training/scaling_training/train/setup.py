@@ -30,6 +30,7 @@ from scaling_training.optim.loss_scale import LossScale
 from scaling_training.parallel import Mesh
 from scaling_training.parallel.replica import Replica, alone, parallelize
 from scaling_training.train import preload
+from scaling_training.train.compilation import Compilation
 from scaling_training.train.early_stopping import objective_of
 from scaling_training.train.types import World
 from scaling_training.update.elastic import effective_batch
@@ -55,6 +56,7 @@ class Setup:
     validation: Feed
     task: Task
     replica: Replica
+    compilation: Compilation | None
     parameters: tuple[torch.nn.Parameter, ...]
     optimizer: torch.optim.Optimizer
     meetings: Meetings
@@ -94,8 +96,7 @@ def set_up(spec: ScalingJobSpec, world: World) -> Setup:
         replica = parallelize(task, mesh, spec=spec, around=around)
     else:
         replica = alone(task, spec=spec, around=around)
-    if training.compile:
-        replica.model.compile()
+    compilation = Compilation(replica.model) if training.compile else None
     parameters = tuple(replica.model.parameters())
     optimizer = build_optimizer(training.optimizer, parameters)
     return Setup(
@@ -112,6 +113,7 @@ def set_up(spec: ScalingJobSpec, world: World) -> Setup:
         validation=validation_feed,
         task=task,
         replica=replica,
+        compilation=compilation,
         parameters=parameters,
         optimizer=optimizer,
         meetings=mode.meetings(training.update, world, replica.model, optimizer),

@@ -85,7 +85,7 @@ def train_step(
         began = time.monotonic()
         beat(Phase.DATA, step)
         micro_batch = next(feed)
-        beat(Phase.STEP, step)
+        beat(Phase.COMPILE if setup.compilation and setup.compilation.meets_new(micro_batch) else Phase.STEP, step)
         data_wait_s += time.monotonic() - began
         loss_sum += setup.replica.forward_backward(micro_batch, scale=scale * part.weight, sync=number == len(parts))
     # Ranks that share a batch rank know the same loss; one of them speaks for all.

@@ -63,9 +63,10 @@ LOST = Cause(Kind.LOST, "lost")
 BUG = Cause(Kind.PROGRAM, "bug")
 
 
-def failures_until_refused(budget: RestartBudget, cause: Cause, *, steps_gained: int, checkpoint: str | None) -> int:
+def failures_until_refused(budget: RestartBudget, cause: Cause, *, stride: int) -> int:
+    """Each group begins where the last one ended and does so many steps; no checkpoint is committed."""
     for count in range(1, 100):
-        if not budget.spend(cause, steps_gained=steps_gained, checkpoint=checkpoint):
+        if not budget.spend(cause, start=(count - 1) * stride, step=count * stride, checkpoint=None):
             return count
     return 100
 
@@ -81,15 +82,23 @@ def failures_until_refused(budget: RestartBudget, cause: Cause, *, steps_gained:
     ],
 )
 def test_budget(cause: Cause, steps: int, expected: int) -> None:
-    assert failures_until_refused(RestartBudget(), cause, steps_gained=steps, checkpoint=None) == expected
+    assert failures_until_refused(RestartBudget(), cause, stride=steps) == expected
+
+
+def test_groups_that_never_pass_the_same_step_end_the_attempt() -> None:
+    """Each does many steps after the checkpoint, and is lost at the same one."""
+    budget = RestartBudget()
+    spent = [budget.spend(LOST, start=100, step=121, checkpoint="step-100") for _ in range(8)]
+    assert spent == [True] * 7 + [False]
+    assert budget.spend(LOST, start=100, step=122, checkpoint="step-100"), "one that gets further is forgiven"
 
 
 def test_a_new_checkpoint_forgives_bugs() -> None:
     budget = RestartBudget()
     for number in range(20):
-        assert budget.spend(BUG, steps_gained=3, checkpoint=f"step-{number}")
-    assert budget.spend(BUG, steps_gained=3, checkpoint="step-19")
-    assert not budget.spend(BUG, steps_gained=3, checkpoint="step-19")
+        assert budget.spend(BUG, start=number, step=number + 1, checkpoint=f"step-{number}")
+    assert budget.spend(BUG, start=19, step=30, checkpoint="step-19")
+    assert not budget.spend(BUG, start=19, step=40, checkpoint="step-19")
 
 
 @pytest.mark.parametrize(

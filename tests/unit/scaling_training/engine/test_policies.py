@@ -72,7 +72,7 @@ def policy(*, stopping: bool = False, restarts: list[Any] | None = None, verdict
     return BudgetPolicy(
         None,
         budget=RestartBudget(),
-        gained=lambda: (5, "checkpoints/attempt-0001/step-00000005"),
+        gained=lambda: (0, 5, "checkpoints/attempt-0001/step-00000005"),
         restarting=(restarts if restarts is not None else []).append,
         stopping=lambda: stopping,
         verdict=lambda: verdict,

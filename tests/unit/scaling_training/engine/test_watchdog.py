@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from scaling_training.engine.watchdog import (
+    DATA_FLOOR_S,
     FIRST_STEP_S,
     LONG_FLOOR_S,
     SILENT_AT_START_S,
@@ -46,6 +47,7 @@ def watched(
 
 
 BEHIND = replace(STEPPING, phase=Phase.DATA)
+COMPILING = replace(STEPPING, phase=Phase.COMPILE)
 VALIDATING = replace(STEPPING, step=8, phase=Phase.VALIDATION)
 
 
@@ -54,7 +56,9 @@ VALIDATING = replace(STEPPING, step=8, phase=Phase.VALIDATION)
     [
         pytest.param((STEPPING, STEPPING), (1,), SILENT_S, (1,), id="one does not answer"),
         pytest.param((FIRST, FIRST), (0,), SILENT_AT_START_S, (0,), id="one does not answer in the first step"),
-        pytest.param((STEPPING, BEHIND, STEPPING), (), STEP_FLOOR_S, (1,), id="one waits for data, all for it"),
+        pytest.param((STEPPING, BEHIND, STEPPING), (), DATA_FLOOR_S, (1,), id="one waits for data, all for it"),
+        pytest.param((STEPPING, COMPILING), (), FIRST_STEP_S, (1,), id="one compiles, all wait for it"),
+        pytest.param((COMPILING, COMPILING), (1,), SILENT_AT_START_S, (1,), id="one does not answer as it compiles"),
         pytest.param((STEPPING, replace(STEPPING, step=6)), (), STEP_FLOOR_S, (1,), id="one is a step behind"),
         pytest.param((STEPPING, STEPPING), (), STEP_FLOOR_S, (0, 1), id="nobody knows who"),
         pytest.param((STEPPING,), (), STEP_FLOOR_S, (0,), id="a single process"),
@@ -87,7 +91,7 @@ def test_what_is_stuck_is_found_when_its_limit_is_reached_and_not_before(
         pytest.param((STEPPING, STEPPING), (1,), "training process 1 has not answered for 10 s: stopped", id="silent"),
         pytest.param(
             (STEPPING, BEHIND), (),
-            "training process 1 made no step for 15 s (waiting for the data of step 8): stopped",
+            "training process 1 made no step for 180 s (waiting for the data of step 8): stopped",
             id="behind",
         ),
         pytest.param(
@@ -96,7 +100,7 @@ def test_what_is_stuck_is_found_when_its_limit_is_reached_and_not_before(
     ],
 )  # fmt: skip
 def test_the_sentence_names_them(beats: tuple[Heartbeat, ...], mute: tuple[int, ...], sentence: str) -> None:
-    found = watched(*beats, seconds=60, mute=mute)
+    found = watched(*beats, seconds=2 * DATA_FLOOR_S, mute=mute)
     assert isinstance(found, Stuck)
     assert found.why == sentence
 

@@ -22,6 +22,7 @@ from scaling_training.models.task import ClassificationTask
 from scaling_training.models.vision_transformer import VisionTransformer
 from scaling_training.storage import Storage
 from scaling_training.train import TrainOutcome, World
+from scaling_training.train.heartbeat import Beat, silent
 from scaling_training.train.history import Row, parse_rows
 from scaling_training.train.loop import train
 
@@ -108,7 +109,15 @@ class Run:
     files: dict[str, bytes]  # of the last checkpoint, whose tensors they hold
 
 
-def run(world: World, spec: ScalingJobSpec, root: str, *, attempt: int = 1, stop_at: int | None = None) -> Run | None:
+def run(
+    world: World,
+    spec: ScalingJobSpec,
+    root: str,
+    *,
+    attempt: int = 1,
+    stop_at: int | None = None,
+    beat: Beat = silent,
+) -> Run | None:
     """Train, to the end or until stopped in step ``stop_at`` (from 1) of this attempt. The rest is rank 0's."""
     asked = iter(range(1, 1000))
     outcome = train(
@@ -118,6 +127,7 @@ def run(world: World, spec: ScalingJobSpec, root: str, *, attempt: int = 1, stop
         world=world,
         observer=lambda progress: None,
         stop_requested=lambda: next(asked) == stop_at,
+        beat=beat,
         resume=None,
     )
     return left_of(root, outcome) if world.is_first else None
