@@ -134,7 +134,9 @@ def a_killed_command(
         "the driver": lambda pid: [pid],
         "all": lambda pid: [pid, *runs.descendants(pid)],
         "an actor of the server": lambda pid: [
-            child for child in runs.descendants(pid) if "ShardActor" in runs.title(child) or "Coord" in runs.title(child)
+            child
+            for child in runs.descendants(pid)
+            if any(name in runs.title(child) for name in ("ShardActor", "CoordinatorActor"))
         ],
     }
     what = chance.choice([kind for kind in kinds if not exact or kind != "an actor of the server"])
