@@ -247,9 +247,7 @@ def _furthest(root: Path, group: int) -> int:
     return max((step for file in files for step, _ in _noted(file)), default=0)
 
 
-def _check_losses(
-    taken: Sequence[Sequence[tuple[int, str]]], expected: Losses, base: int, *, furthest: int
-) -> int:
+def _check_losses(taken: Sequence[Sequence[tuple[int, str]]], expected: Losses, base: int, *, furthest: int) -> int:
     """How many steps were done again."""
     for rank, steps in enumerate(taken):
         assert [step for step, _ in steps] == list(range(base + 1, base + 1 + len(steps))), (
