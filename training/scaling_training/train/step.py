@@ -119,8 +119,8 @@ def _watched(setup: Setup) -> torch.Tensor:
 def _check_finite(agreed: Agreed | None, norm: float | None) -> None:
     if agreed is not None and not math.isfinite(agreed.loss_sum):
         raise LossNotFiniteError(f"loss became {agreed.loss_sum}")
-    for known in (norm, agreed and agreed.gradients):
-        if known is not None and not math.isfinite(known):
+    for known in (norm or 0.0, agreed.gradients if agreed is not None else 0.0):
+        if not math.isfinite(known):
             raise LossNotFiniteError(f"gradient's norm became {known}")
 
 

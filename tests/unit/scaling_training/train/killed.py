@@ -26,6 +26,7 @@ from scaling_training.checkpoint.checkpoints import FOLDER
 from scaling_training.checkpoint.manifest import MANIFEST
 from scaling_training.storage import Storage
 from scaling_training.train import World, loop
+from scaling_training.train.step import train_step
 from tests.unit.scaling_training.train.looped import Run, a_run, assert_bit_for_bit, left_of
 from tests.unit.scaling_training.worlds import Running, started
 
@@ -173,7 +174,7 @@ def disturbed(expected: Straight, root: Path, *, kills: int, seed: int) -> Tally
 def trained(world: World, spec: ScalingJobSpec, root: str, attempt: int, log: str) -> Any:
     """What each process does: train, and note the loss of each step where a SIGKILL leaves it."""
     note = os.open(f"{log}-{world.rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    with patch.object(loop, "train_step", _noting(loop.train_step, note)):
+    with patch.object(loop, "train_step", _noting(train_step, note)):
         return loop.train(
             spec,
             storage=Storage(root),
@@ -185,9 +186,9 @@ def trained(world: World, spec: ScalingJobSpec, root: str, attempt: int, log: st
         )
 
 
-def _noting(train_step: Callable[..., Any], note: int) -> Callable[..., Any]:
+def _noting(take: Callable[..., Any], note: int) -> Callable[..., Any]:
     def noting(*arguments: Any, step: int, **options: Any) -> Any:
-        result = train_step(*arguments, step=step, **options)
+        result = take(*arguments, step=step, **options)
         os.write(note, f"{step + 1} {result.loss_sum.hex()}\n".encode())
         return result
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,7 +52,7 @@ def _linear(shape: tuple[int, int, int], classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), classes))
 
 
-_BUILDERS = {
+_BUILDERS: Mapping[str, Callable[[tuple[int, int, int], int], nn.Module]] = {
     "small-cnn": _small_cnn,
     "transformer": _transformer,
     "two blocks": partial(_transformer, blocks=2),
