@@ -159,7 +159,7 @@ def disturbed(expected: Straight, root: Path, *, kills: int, seed: int) -> Tally
             outcomes = None if killed else running.results()
         taken = _losses(root, group, case.workers)
         tally.steps_done_again += _check_losses(taken, expected.losses, base, furthest=_furthest(root, group))
-        _check_committed(root)
+        check_committed(root)
         if outcomes is not None:
             assert_bit_for_bit(left_of(str(root), outcomes[0]), expected.run, f"{case.name}, seed {seed}")
             return tally
@@ -274,7 +274,7 @@ def newest_committed(root: Path) -> int:
     return int(committed[-1].name.partition("-")[2]) if committed else 0
 
 
-def _check_committed(root: Path) -> None:
+def check_committed(root: Path) -> None:
     """Whatever the moment of the kill was, what has a manifest is whole."""
     storage = Storage(str(root))
     for folder in _folders(root):
