@@ -133,7 +133,7 @@ def straight(case: Case, root: Path) -> Straight:
     log = root / "losses-0"
     began = time.monotonic()
     with started(case.workers, trained, case.spec, str(root), 1, str(log)) as running:
-        _wait_for_a_step(running, log, 1)
+        wait_for_a_step(running, log, 1)
         stepped = time.monotonic()
         outcomes = running.results()
         ended = time.monotonic()
@@ -201,12 +201,12 @@ def _wait_for_a_moment(running: Running, chance: random.Random, expected: Straig
         time.sleep(chance.uniform(0, expected.start_s))
         return
     last = len(expected.losses)
-    _wait_for_a_step(running, log, base + 1 + int(chance.random() * max(last - base - 1, 0)))
+    wait_for_a_step(running, log, base + 1 + int(chance.random() * max(last - base - 1, 0)))
     # A validation and a save come between two steps as well.
     time.sleep(chance.uniform(0, 2 * expected.steps_s / last))
 
 
-def _wait_for_a_step(running: Running, log: Path, step: int) -> None:
+def wait_for_a_step(running: Running, log: Path, step: int) -> None:
     """Until rank 0 has noted it, or has ended."""
     note = log.with_name(f"{log.name}-0")
     while not running.pipes[0].poll(_LOOK_S):
