@@ -38,7 +38,10 @@ RAY: dict[str, dict[str, Any]] = {
     "async": {"parallelism": {"data": 2}, "update": {"mode": "async", "shards": 2}},
 }
 EPOCHS = 12
+LIMIT_S = 300.0
 GONE_S = 60.0
+# Of these small jobs, about.
+AN_EPOCH_S = 0.3
 
 
 def main() -> int:
@@ -99,7 +102,7 @@ def without_ray(root: Path, kills: int, seed: int, failures: list[str]) -> tuple
 
 def with_ray(root: Path, kills: int, seed: int, failures: list[str]) -> dict[str, int]:
     """How many of each kind."""
-    undisturbed: dict[str, tuple[runs.Finished, float]] = {}
+    undisturbed: dict[str, runs.Finished] = {}
     killed: Counter[str] = Counter()
     for number in range(kills):
         name = list(RAY)[number % len(RAY)]
@@ -107,14 +110,14 @@ def with_ray(root: Path, kills: int, seed: int, failures: list[str]) -> dict[str
         place.mkdir()
         job = runs.manifest(place, epochs=EPOCHS, deterministic=True, **RAY[name])
         if name not in undisturbed:
-            began = time.monotonic()
-            finished = runs.run(str(job), "--run-dir", str(place / "straight"), folder=place / "straight")
-            assert finished.code == 0, finished.err
-            undisturbed[name] = finished, time.monotonic() - began
+            undisturbed[name] = runs.run(
+                str(job), "--run-dir", str(place / "straight"), folder=place / "straight", timeout_s=LIMIT_S
+            )
+            assert undisturbed[name].code == 0, undisturbed[name].err
         chance = random.Random(seed + number)
         what = ""
         try:
-            what = a_killed_command(job, place / "disturbed", *undisturbed[name], chance, exact=name != "async")
+            what = a_killed_command(job, place / "disturbed", undisturbed[name], chance, exact=name != "async")
         except Exception as error:
             failures.append(f"{name} with Ray, seed {seed + number}: {error}")
             print(failures[-1], flush=True)
@@ -123,12 +126,12 @@ def with_ray(root: Path, kills: int, seed: int, failures: list[str]) -> dict[str
     return dict(killed)
 
 
-def a_killed_command(
-    job: Path, folder: Path, straight: runs.Finished, seconds: float, chance: random.Random, *, exact: bool
-) -> str:
+def a_killed_command(job: Path, folder: Path, straight: runs.Finished, chance: random.Random, *, exact: bool) -> str:
     """What was killed; AssertionError when the run does not end as it should."""
     started = runs.start(str(job), "--run-dir", str(folder), folder=folder)
-    time.sleep(chance.uniform(0.3, 0.9) * seconds)
+    epoch = chance.randrange(1, EPOCHS - 1)
+    started.wait_until(lambda: epochs(started) >= epoch)
+    time.sleep(chance.uniform(0, AN_EPOCH_S))
     kinds: dict[str, Callable[[int], list[int]]] = {
         "a training process": runs.training_processes,
         "the driver": lambda pid: [pid],
@@ -150,14 +153,14 @@ def a_killed_command(
                 os.kill(victim, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-    finished = started.wait(300)
+    finished = started.wait(LIMIT_S)
     if what in ("the driver", "all"):
         deadline = time.monotonic() + GONE_S
         while runs.alive(below):
             assert time.monotonic() < deadline, f"{runs.alive(below)} outlived the driver"
             time.sleep(0.2)
         again = ["--resume", str(folder)] if folder.exists() else ["--run-dir", str(folder)]
-        finished = runs.run(str(job), *again, folder=folder, timeout_s=300)
+        finished = runs.run(str(job), *again, folder=folder, timeout_s=LIMIT_S)
     assert finished.code == 0, finished.err
     if exact:
         assert finished.curves == straight.curves, "the curves"
@@ -165,6 +168,12 @@ def a_killed_command(
     else:
         assert [row["epoch"] for row in finished.curves] == list(range(1, EPOCHS + 1))
     return what
+
+
+def epochs(started: runs.Started) -> int:
+    """How many are in the curves."""
+    curves = started.folder / "curves/attempt-0001.jsonl"
+    return len(curves.read_text().splitlines()) if curves.exists() else 0
 
 
 def weights(finished: runs.Finished) -> list[bytes]:
