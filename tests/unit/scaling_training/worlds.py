@@ -7,10 +7,14 @@ costs a fraction of a second instead of several seconds of imports in each proce
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -28,6 +32,25 @@ _LIMIT_S = 200.0
 
 def in_world(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """``function(world, *arguments)`` on each rank; what each returned, by rank. The first error is raised here."""
+    with started(size, function, *arguments) as running:
+        return running.results()
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The processes of a world, by rank."""
+
+    processes: Sequence[ForkServerProcess]
+    pipes: Sequence[Connection]
+
+    def results(self) -> list[Any]:
+        """Wait for what each returns. The first error is raised here."""
+        return _results(self.pipes)
+
+
+@contextmanager
+def started(size: int, function: Callable[..., Any], *arguments: Any) -> Iterator[Running]:
+    """The same without waiting; the processes are killed when the block ends."""
     with tempfile.TemporaryDirectory() as folder:
         pipes = [_CONTEXT.Pipe(duplex=False) for _ in range(size)]
         processes = [
@@ -40,14 +63,14 @@ def in_world(size: int, function: Callable[..., Any], *arguments: Any) -> list[A
             # Without our own copy of it, a process that dies shows as the end of its pipe.
             sender.close()
         try:
-            return _results([pipe[0] for pipe in pipes])
+            yield Running(processes, [pipe[0] for pipe in pipes])
         finally:
             for process in processes:
                 process.kill()
                 process.join()
 
 
-def _results(pipes: list[Connection]) -> list[Any]:
+def _results(pipes: Sequence[Connection]) -> list[Any]:
     results: dict[int, Any] = {}
     while len(results) < len(pipes):
         ready = wait([pipe for rank, pipe in enumerate(pipes) if rank not in results], timeout=_LIMIT_S)
@@ -78,4 +101,4 @@ def _run(
         pipe.send((error, traceback.format_exc()))
     # The others may still be in a collective with this rank: it stays until it is killed.
     pipe.close()
-    multiprocessing.Event().wait()
+    signal.pause()

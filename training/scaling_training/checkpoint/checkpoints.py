@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from scaling_training.checkpoint.manifest import MANIFEST, CheckpointRef, DamagedError, FileEntry, Manifest
+from scaling_training.errors import UserError
 from scaling_training.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class LoadedCheckpoint:
         """A file's content; DamagedError naming the file when it is not as the manifest says."""
         if name in self.kept:
             return self.kept[name]
+        self.manifest.entry(name)  # what is not listed is not even read
         try:
             return self.manifest.verify(name, self.storage.read(f"{self.ref.folder}/{name}"))
         except FileNotFoundError:
@@ -75,8 +77,14 @@ class Checkpoints:
         if not self._storage.exists(name):
             found = resume or self._newest_before()
             self._storage.create(name, json.dumps({"base": found and found.to_dict()}).encode())
-        recorded = json.loads(self._storage.read(name))["base"]
-        return CheckpointRef.from_dict(recorded) if recorded else None
+        try:
+            recorded = json.loads(self._storage.read(name))["base"]
+            return CheckpointRef.from_dict(recorded) if recorded else None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{self._storage.url(name)}, which says what attempt {self._attempt} started from, is not readable "
+                f"({error}); delete it to have that looked for again"
+            ) from error
 
     def latest_committed(self, *, base: CheckpointRef | None = None) -> CheckpointRef | None:
         """The newest good checkpoint of this attempt, else ``base`` or the newest good one before it, else None.
@@ -143,8 +151,9 @@ class Checkpoints:
         kept = 0
         best_folder = best.folder if best is not None and best.root is None else None
         for step, folder in _steps(self._storage, self._attempt):
-            if step > newest.step:
-                # Of a future that was given up: training went on from before it.
+            committed = step == newest.step or self._storage.exists(f"{folder}/{MANIFEST}")
+            if step > newest.step or not committed:
+                # Of a future that was given up, for training went on from before it; or of a save that was cut short.
                 self._delete(folder)
             elif kept < self._keep or folder == best_folder:
                 kept += 1

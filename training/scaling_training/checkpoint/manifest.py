@@ -1,6 +1,7 @@
 """The manifest: the file whose presence commits a checkpoint, and what it says.
 
-It lists size and SHA-256 of every file and is written last, so a checkpoint without one was never finished.
+It lists size and SHA-256 of every file and is written last, so a checkpoint without one was never finished. It ends
+with a hash of itself, so that not one byte of a checkpoint can change unseen, and names files of its own folder only.
 It also carries what retention and resume must know without opening a file: the key of the work (a checkpoint
 of another model or another data set is never resumed from), the validation metrics, and which checkpoint was
 the best so far.
@@ -12,11 +13,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+from typing import Any
 
 MANIFEST = "MANIFEST.json"
 # The weights when one process wrote them all; of several, each writes a file with its number.
 WHOLE_MODEL = "model.safetensors"
-FORMAT = 2
+FORMAT = 3
+_SEAL = "sha256"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +38,15 @@ class CheckpointRef:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, object]) -> CheckpointRef:
-        """The inverse of `to_dict`; raises ValueError when a field is missing or of another type."""
+        """The inverse of `to_dict`; raises ValueError when a field is missing, of another type, or leads elsewhere."""
         folder, attempt, step, root = (value.get(name) for name in ("folder", "attempt", "step", "root"))
         if not (isinstance(folder, str) and isinstance(attempt, int) and isinstance(step, int)):
             raise ValueError(f"not a checkpoint reference: {dict(value)}")
         if root is not None and not isinstance(root, str):
             raise ValueError(f"not a checkpoint reference: {dict(value)}")
+        path = PurePosixPath(folder)
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"{folder!r} leaves the run folder")
         return cls(folder, attempt, step, root)
 
 
@@ -74,15 +81,20 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """As JSON; equal manifests give equal bytes."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, sort_keys=True).encode()
+        return _sealed({"format": FORMAT, **asdict(self)})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
-        """Raises DamagedError when it is not a manifest of ours."""
+        """Raises DamagedError when it is not a manifest of ours, or not as it was written."""
         try:
             value = json.loads(data)
             if value["format"] != FORMAT:
                 raise DamagedError(f"{MANIFEST} has format {value['format']}; this version reads {FORMAT}")
+            if _sealed({name: entry for name, entry in value.items() if name != _SEAL}) != data:
+                raise DamagedError(f"{MANIFEST} has another content than was written")
+            for name in value["files"]:
+                if "/" in name or name in ("", ".", ".."):
+                    raise DamagedError(f"{MANIFEST} names {name!r}, which is no file of its folder")
             return cls(
                 attempt=int(value["attempt"]),
                 step=int(value["step"]),
@@ -103,13 +115,28 @@ class Manifest:
         """Whether one process wrote every tensor as a whole, so that the checkpoint fits into one process."""
         return WHOLE_MODEL in self.files
 
+    def entry(self, name: str) -> FileEntry:
+        """What file ``name`` must be; DamagedError when it is none of the checkpoint's."""
+        try:
+            return self.files[name]
+        except KeyError:
+            raise DamagedError(f"{MANIFEST} does not list {name}") from None
+
     def verify(self, name: str, data: bytes) -> bytes:
         """``data`` when it is what the manifest says of file ``name``; DamagedError otherwise."""
-        entry = self.files.get(name)
-        if entry is None:
-            raise DamagedError(f"{MANIFEST} does not list {name}")
+        entry = self.entry(name)
         if len(data) != entry.size_bytes:
             raise DamagedError(f"{name} has {len(data)} bytes instead of {entry.size_bytes}")
         if FileEntry.of(data).sha256 != entry.sha256:
             raise DamagedError(f"{name} has another content than its manifest says")
         return data
+
+
+def _sealed(value: dict[str, Any]) -> bytes:
+    """As JSON, with the hash of the same without it."""
+    digest = hashlib.sha256(_json(value)).hexdigest()
+    return _json({**value, _SEAL: digest})
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, indent=1, sort_keys=True).encode()

@@ -28,13 +28,8 @@ def mesh_of(tensor: torch.Tensor) -> Hashable:
 
 
 @torch.no_grad()
-def full_norms(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The L2 norm of each tensor, over all its shards: [len(tensors)], float32, float64 where one is.
-
-    One all-reduce for each mesh axis with shards, however many tensors: every process of the mesh must call it
-    with the same tensors in the same order. The result is equal on all of them. ValueError for a DTensor whose
-    values are not summed up yet (placement Partial).
-    """
+def local_norms(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The L2 norm of what this process holds of each tensor: [len(tensors)], float32, float64 where one is."""
     if not tensors:
         return torch.zeros(0)
     parts = [local(tensor) for tensor in tensors]
@@ -43,7 +38,18 @@ def full_norms(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     device = parts[0].device
     # Halves are added up in single precision: their own range ends at 65,504.
     wide = None if types == {accurate} else accurate
-    norms = torch.stack([norm.to(device, accurate) for norm in torch._foreach_norm(parts, 2, dtype=wide)])
+    return torch.stack([norm.to(device, accurate) for norm in torch._foreach_norm(parts, 2, dtype=wide)])
+
+
+@torch.no_grad()
+def full_norms(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The L2 norm of each tensor, over all its shards: [len(tensors)], float32, float64 where one is.
+
+    One all-reduce for each mesh axis with shards, however many tensors: every process of the mesh must call it
+    with the same tensors in the same order. The result is equal on all of them. ValueError for a DTensor whose
+    values are not summed up yet (placement Partial).
+    """
+    norms = local_norms(tensors)
     divided: dict[tuple[Hashable, tuple[int, ...]], list[int]] = {}
     for index, tensor in enumerate(tensors):
         if axes := _shard_axes(tensor):
@@ -54,7 +60,7 @@ def full_norms(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         squares = norms[indices].double().square()
         for axis in axes:
             dist.all_reduce(squares, group=mesh.get_group(axis))
-        norms[indices] = squares.sqrt().to(accurate)
+        norms[indices] = squares.sqrt().to(norms.dtype)
     return norms
 
 

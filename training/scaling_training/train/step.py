@@ -6,9 +6,9 @@ right also when the shares differ in size, for micro-batches, and for the smalle
 without a sample there runs one with weight 0, because every rank must take part in the collectives; it is never
 rank 0, whose batch norm statistics are the ones that count.
 
-What the ranks must agree on besides, the loss and whether to stop, is one small sum. In update mode sync it is known
-before the weights move: a loss that is not finite never reaches them. Other modes meet less often (see
-`scaling_training.update.meetings`).
+What the ranks must agree on besides, the loss, whether all gradients are finite, and whether to stop, is one small sum,
+which the host waits for once. In update mode sync it is known before the weights move: a loss or a gradient that is
+not finite never reaches them. Other modes meet less often (see `scaling_training.update.meetings`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from scaling_training.data.batches import Batch
 from scaling_training.data.feed import Request
 from scaling_training.data.order import GlobalBatch, shares
 from scaling_training.optim.clip import clip_gradients
-from scaling_training.optim.tensors import local
+from scaling_training.optim.tensors import local, local_norms
 from scaling_training.train.heartbeat import Beat, Phase, silent
 from scaling_training.train.setup import Setup
 from scaling_training.update.meetings import Agreed
@@ -91,13 +91,11 @@ def train_step(
     # Ranks that share a batch rank know the same loss; one of them speaks for all.
     spoken = loss_sum if mesh.is_batch_leader else torch.zeros_like(loss_sum)
     meetings = setup.meetings
-    meetings.begin(spoken, stop=stop, samples=len(batch.indices), ends_epoch=batch.ends_epoch)
+    meetings.begin(spoken, _watched(setup), stop=stop, samples=len(batch.indices), ends_epoch=batch.ends_epoch)
     norm = _prepare(setup)
     agreed = meetings.agree()
-    if agreed is not None and not math.isfinite(agreed.loss_sum) and setup.loss_scale.exhausted:
-        raise LossNotFiniteError(f"loss became {agreed.loss_sum}")
-    if norm is not None and not math.isfinite(norm) and setup.loss_scale.exhausted:
-        raise LossNotFiniteError(f"gradient's norm became {norm}")
+    if setup.loss_scale.exhausted:
+        _check_finite(agreed, norm)
     for group in optimizer.param_groups:
         group["lr"] = rate
     skipped = norm is not None and not setup.loss_scale.accept(norm)
@@ -106,8 +104,28 @@ def train_step(
         if setup.ema is not None:
             setup.ema.update(step + 1)
     meetings.finish()
-    agreed = agreed or Agreed(0.0, False, 0, 0)
+    agreed = agreed or Agreed(0.0, 0.0, False, 0, 0)
     return StepResult(agreed.loss_sum, agreed.samples, agreed.steps, agreed.stop, data_wait_s, norm, skipped)
+
+
+def _watched(setup: Setup) -> torch.Tensor:
+    """One element that is finite when this process's gradients are; 0 where their norm will be known besides."""
+    if _finds_norm(setup):
+        return torch.zeros((), device=setup.world.device)
+    gradients = [parameter.grad for parameter in setup.parameters if parameter.grad is not None]
+    return local_norms(gradients).sum().to(setup.world.device)
+
+
+def _check_finite(agreed: Agreed | None, norm: float | None) -> None:
+    if agreed is not None and not math.isfinite(agreed.loss_sum):
+        raise LossNotFiniteError(f"loss became {agreed.loss_sum}")
+    for known in (norm or 0.0, agreed.gradients if agreed is not None else 0.0):
+        if not math.isfinite(known):
+            raise LossNotFiniteError(f"gradient's norm became {known}")
+
+
+def _finds_norm(setup: Setup) -> bool:
+    return setup.spec.training.clip_norm is not None or setup.loss_scale.watches
 
 
 def _prepare(setup: Setup) -> float | None:
@@ -116,7 +134,7 @@ def _prepare(setup: Setup) -> float | None:
     if scale.factor != 1.0:
         held = [local(parameter.grad) for parameter in setup.parameters if parameter.grad is not None]
         torch._foreach_mul_(held, 1.0 / scale.factor)
-    if clip is None and not scale.watches:
+    if not _finds_norm(setup):
         return None
     stages = setup.mesh.group("pipeline")
     return float(clip_gradients(setup.parameters, clip if clip is not None else math.inf, stages=stages))

@@ -33,6 +33,7 @@ from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import validation_key
 from scaling_training.models.freeze import apply_freeze
 from scaling_training.optim.clip import clip_gradients
+from scaling_training.optim.tensors import local_norms
 from scaling_training.parallel.mesh import Mesh, MeshShape
 from scaling_training.storage import Storage
 from scaling_training.train import preload
@@ -102,7 +103,12 @@ def train_async(
             leader.close(work, version)
             continue
         beat(Phase.STEP, version := work.version)
-        pushed = worker.compute_and_push(work)
+        try:
+            pushed = worker.compute_and_push(work)
+        except UserError:
+            # The save in flight is of weights that were good.
+            keeper.wait()
+            raise
         version = pushed.counts.version
         if leader is not None:
             leader.after_push(pushed, worker.data_wait_s)
@@ -153,7 +159,7 @@ class _Worker:
         self._views = [PartView(setup.task.model, part) for part in divide(setup.task.model, server.shards)]
 
     def compute_and_push(self, lease: Lease) -> Pushed:
-        """The gradient of a lease; UserError when its loss is not finite, which never reaches the server."""
+        """The gradient of a lease; UserError when that or its loss is not finite, which never reaches the server."""
         setup, samples = self._setup, len(lease.stretch)
         for view, (parameters, buffers) in zip(self._views, self._server.pull(lease.version), strict=True):
             view.load(parameters, buffers)
@@ -167,9 +173,12 @@ class _Worker:
             batch = setup.training.get(stretch.epoch, indices)
             self.data_wait_s += time.monotonic() - began
             loss_sum += setup.replica.forward_backward(batch, scale=1.0 / samples)
-        value = loss_sum.item()
-        if not math.isfinite(value):
-            raise _diverged(setup, f"training loss became {value} in epoch {stretch.epoch + 1}")
+        gradients = [parameter.grad for parameter in setup.parameters if parameter.grad is not None]
+        # One wait for the device, for both.
+        value, norm = torch.stack((loss_sum, local_norms(gradients).sum().to(loss_sum))).tolist()
+        for what, known in (("loss", value), ("gradient's norm", norm)):
+            if not math.isfinite(known):
+                raise _diverged(setup, f"training {what} became {known} in epoch {stretch.epoch + 1}")
         if (limit := setup.spec.training.clip_norm) is not None:
             clip_gradients(setup.parameters, limit)
         parts = [(view.gradients(), view.buffer_values()) for view in self._views]

@@ -2,7 +2,7 @@
 
 In mode sync they meet in every step: the replica averages gradients, and what is agreed on is known before the weights
 move. In mode local they meet at the end of a round (see `averaging`); between two meetings nobody waits for anybody,
-a wish to stop included, and a loss that is not finite shows at the next one, before anything is saved.
+a wish to stop included, and a loss or a gradient that is not finite shows at the next one, before anything is saved.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Agreed:
     """What all processes know after a meeting: sums over processes and over the steps since the last one."""
 
     loss_sum: float
+    gradients: float  # of no meaning but this: not finite when a gradient was not
     stop: bool
     samples: int
     steps: int
@@ -42,8 +43,13 @@ class Meetings(Protocol):
     def state(self) -> HasState | None:
         """What it keeps from one meeting to the next."""
 
-    def begin(self, loss_sum: torch.Tensor, *, stop: bool, samples: int, ends_epoch: bool) -> None:
-        """After the backward pass: this process's sum of losses (one element) and wish, the global batch's size."""
+    def begin(
+        self, loss_sum: torch.Tensor, gradients: torch.Tensor, *, stop: bool, samples: int, ends_epoch: bool
+    ) -> None:
+        """After the backward pass: this process's sum of losses and wish, the global batch's size.
+
+        ``gradients`` is finite when all of this process's are. Both tensors have one element.
+        """
 
     def agree(self) -> Agreed | None:
         """Before the weights move; None when this step is not a meeting."""
@@ -65,16 +71,18 @@ class EveryStep:
         """Nothing."""
         return None
 
-    def begin(self, loss_sum: torch.Tensor, *, stop: bool, samples: int, ends_epoch: bool) -> None:
+    def begin(
+        self, loss_sum: torch.Tensor, gradients: torch.Tensor, *, stop: bool, samples: int, ends_epoch: bool
+    ) -> None:
         """Start adding up."""
-        self._pending = begin_sum(self._world, _values(loss_sum, stop))
+        self._pending = begin_sum(self._world, _values(loss_sum, gradients, stop))
         self._samples = samples
 
     def agree(self) -> Agreed | None:
         """The sums of this step."""
         assert self._pending is not None
-        loss_sum, stops = self._pending.wait()
-        return Agreed(loss_sum, stops > 0, self._samples, 1)
+        loss_sum, gradients, stops = self._pending.wait()
+        return Agreed(loss_sum, gradients, stops > 0, self._samples, 1)
 
     def finish(self) -> None:
         """All weights have moved alike."""
@@ -97,10 +105,12 @@ class EveryRound:
         """The outer optimizer's."""
         return self._averager
 
-    def begin(self, loss_sum: torch.Tensor, *, stop: bool, samples: int, ends_epoch: bool) -> None:
+    def begin(
+        self, loss_sum: torch.Tensor, gradients: torch.Tensor, *, stop: bool, samples: int, ends_epoch: bool
+    ) -> None:
         """Count; start adding up when the round ends with this step."""
         # On the device: to look at a value, the host would have to wait for it.
-        values = _values(loss_sum, stop)
+        values = _values(loss_sum, gradients, stop)
         self._sums = values if self._sums is None else self._sums + values
         self._samples += samples
         if ends_round(self._steps, every=self._every, ends_epoch=ends_epoch):
@@ -111,8 +121,8 @@ class EveryRound:
         """The sums of the round that ends here."""
         if self._pending is None:
             return None
-        loss_sum, stops = self._pending.wait()
-        return Agreed(loss_sum, stops > 0, self._samples, self._steps)
+        loss_sum, gradients, stops = self._pending.wait()
+        return Agreed(loss_sum, gradients, stops > 0, self._samples, self._steps)
 
     def finish(self) -> None:
         """Average, if the round ends here."""
@@ -122,5 +132,6 @@ class EveryRound:
             self._samples = self._steps = 0
 
 
-def _values(loss_sum: torch.Tensor, stop: bool) -> torch.Tensor:
-    return torch.stack((loss_sum.double(), torch.tensor(float(stop), device=loss_sum.device).double()))
+def _values(loss_sum: torch.Tensor, gradients: torch.Tensor, stop: bool) -> torch.Tensor:
+    wish = torch.tensor(float(stop), dtype=torch.float64, device=loss_sum.device)
+    return torch.stack((loss_sum.double(), gradients.double(), wish))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,9 @@ def _small_cnn(shape: tuple[int, int, int], classes: int) -> nn.Module:
     return small_cnn.build(ModelSpec(name="small-cnn", width=0.125), shape, classes)
 
 
-def _transformer(shape: tuple[int, int, int], classes: int) -> nn.Module:
+def _transformer(shape: tuple[int, int, int], classes: int, blocks: int = 1) -> nn.Module:
     model = VisionTransformer(shape, classes, patch=4, heads=4, flatten=False)
-    model.blocks = model.blocks[:1]
+    model.blocks = model.blocks[:blocks]
     return model
 
 
@@ -52,8 +53,13 @@ def _linear(shape: tuple[int, int, int], classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), classes))
 
 
-_BUILDERS = {"small-cnn": _small_cnn, "transformer": _transformer, "linear": _linear}
-_HEADS = {"small-cnn": "15", "transformer": "head", "linear": "1"}
+_BUILDERS: Mapping[str, Callable[[tuple[int, int, int], int], nn.Module]] = {
+    "small-cnn": _small_cnn,
+    "transformer": _transformer,
+    "two blocks": partial(_transformer, blocks=2),
+    "linear": _linear,
+}
+_HEADS = {"small-cnn": "15", "transformer": "head", "two blocks": "head", "linear": "1"}
 
 
 def task(
@@ -67,7 +73,13 @@ def task(
 
 
 def a_run(
-    kind: str, *, bits: int = 64, mixup: float = 0.0, model: Mapping[str, Any] | None = None, **training: Any
+    kind: str,
+    *,
+    bits: int = 64,
+    mixup: float = 0.0,
+    samples: int = 100,
+    model: Mapping[str, Any] | None = None,
+    **training: Any,
 ) -> ScalingJobSpec:
     """Two epochs of three steps on made images; keyword arguments go over the training section (camelCase)."""
     factory = f"{__name__}:{task.__name__}"
@@ -76,7 +88,7 @@ def a_run(
             "model": {"factory": factory, "arguments": {"kind": kind, "bits": bits}, **(model or {})},
             "dataset": {
                 "name": "synthetic",
-                "samples": 100,
+                "samples": samples,
                 "classes": 4,
                 "imageSize": 8,
                 "channels": 1,

@@ -1,0 +1,112 @@
+"""A gradient that is no number, under a loss that is one, reaches neither the weights of others nor a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.numpy import load
+
+from scaling_api.spec import ScalingJobSpec
+from scaling_training.checkpoint import Checkpoints
+from scaling_training.checkpoint.weights import weights_file
+from scaling_training.data.batches import Batch
+from scaling_training.errors import UserError
+from scaling_training.models import small_cnn
+from scaling_training.models.task import ClassificationTask
+from scaling_training.storage import Storage
+from scaling_training.train import World
+from scaling_training.train.loop import train
+from scaling_training.update.async_loop import train_async
+from tests.unit.scaling_training.train.looped import STEPS_PER_EPOCH, a_run
+from tests.unit.scaling_training.update.served import a_local_server
+from tests.unit.scaling_training.worlds import in_world
+
+BAD_STEP = STEPS_PER_EPOCH + 2
+LOCAL = {"mode": "local", "steps": 2}
+
+
+class Rooted(ClassificationTask):
+    """Adds to the loss of one step a root of zero, which is 0 and has no derivative; on the last rank alone."""
+
+    steps = count(1)  # of this process
+
+    def loss_sum(self, output: torch.Tensor, batch: Batch) -> torch.Tensor:
+        loss = ClassificationTask.loss_sum(self, output, batch)
+        last = not dist.is_initialized() or dist.get_rank() == dist.get_world_size() - 1
+        if output.requires_grad and next(self.steps) == BAD_STEP and last:
+            return loss + torch.sqrt(output * 0).sum()
+        return loss
+
+
+def task(input_shape: tuple[int, int, int], classes: int, label_smoothing: float) -> ClassificationTask:
+    """The factory of the specs."""
+    model = small_cnn.build(a_run("small-cnn").model.model_copy(update={"width": 0.125}), input_shape, classes)
+    return Rooted(model, classes, label_smoothing, head="15")
+
+
+def a_spec(**training: Any) -> ScalingJobSpec:
+    model = {"factory": f"{__name__}:{task.__name__}", "arguments": {}}
+    return a_run("", model=model, **{"checkpoint": {"everySteps": 1, "keep": 9}, **training})
+
+
+def said(world: World, spec: ScalingJobSpec, root: str) -> str:
+    how: dict[str, Any] = {}
+    if spec.training.update.mode == "async":
+        how["server"] = a_local_server(spec)
+    try:
+        (train_async if how else train)(
+            spec,
+            storage=Storage(root),
+            attempt=1,
+            world=world,
+            observer=lambda progress: None,
+            stop_requested=lambda: False,
+            resume=None,
+            **how,
+        )
+    except UserError as error:
+        return str(error)
+    return "it trained on"
+
+
+@pytest.mark.parametrize(
+    ("size", "training"),
+    [
+        (1, {}),
+        (1, {"clipNorm": 1.0}),
+        (2, {}),
+        (2, {"parallelism": {"fsdp": 2}}),
+        (2, {"parallelism": {"tensor": 2}}),
+        (2, {"update": LOCAL}),
+        (1, {"update": {"mode": "async"}, "checkpoint": {"everySteps": 1}}),
+        (1, {"update": {"mode": "async"}, "clipNorm": 1.0}),
+    ],
+    ids=["alone", "clipped", "data", "fsdp", "tensor", "local", "async", "async, clipped"],
+)
+def test_it_ends_the_run_on_every_rank_before_it_is_saved(
+    tmp_path: Path, size: int, training: Mapping[str, Any]
+) -> None:
+    spec, root = a_spec(**training), str(tmp_path)
+    for sentence in in_world(size, said, spec, root):
+        assert "training gradient's norm became nan" in sentence
+        assert "lower training.optimizer.learningRate" in sentence
+
+    storage = Storage(root)
+    ref = Checkpoints(storage, attempt=1, key=a_key(root)).latest_committed()
+    assert ref is not None
+    assert ref.step == (BAD_STEP - 2 if "update" in training and training["update"] == LOCAL else BAD_STEP - 1)
+    assert all(np.isfinite(value).all() for value in load(weights_file(storage, ref)).values())
+
+
+def a_key(root: str) -> str:
+    """That of the run's checkpoints."""
+    manifest = next(iter(Path(root).glob("checkpoints/*/*/MANIFEST.json")))
+    return str(json.loads(manifest.read_text())["key"])

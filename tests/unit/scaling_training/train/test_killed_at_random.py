@@ -1,0 +1,27 @@
+"""Killed at random moments, runs on several processes end as the undisturbed ones do. `make soak-kill` kills more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.scaling_training.train.killed import Case, disturbed, straight
+
+# Half of the soak's epochs.
+SHORT = {"epochs": 2}
+
+
+@pytest.mark.parametrize(
+    ("case", "kills"),
+    [
+        (Case({"data": 3}, SHORT), 2),
+        (Case({"tensor": 2}, SHORT), 1),
+        (Case({"data": 2, "fsdp": 2}, SHORT), 1),
+    ],
+    ids=lambda value: value.name if isinstance(value, Case) else "",
+)
+def test_killed_at_random_and_resumed_is_the_straight_run(tmp_path: Path, case: Case, kills: int) -> None:
+    expected = straight(case, tmp_path / "straight")
+    tally = disturbed(expected, tmp_path / "disturbed", kills=kills, seed=1)
+    assert tally.kills >= 1
