@@ -159,8 +159,8 @@ class JobController:
             self._unusable[target.manifest["metadata"]["uid"]] = {error.attempt: str(error)}
             self._queue.add(key)
             return None
-        self._refusals.pop(key, None)
-        if not complete:
+        # What was refused is no longer, which the next look shows in the status.
+        if self._refusals.pop(key, None) is not None or not complete:
             self._queue.add(key)
         return None
 

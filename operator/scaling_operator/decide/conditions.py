@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scaling_api.driver import CONTAINER_DRIVER
 from scaling_api.reasons import ConditionType, Failure, Reason
@@ -63,9 +63,21 @@ def cluster_ready(
     *,
     now: float,
 ) -> Verdict:
-    """Are head and at least `min` workers of each group up?"""
-    if refusal is not None:
+    """Are head and at least `min` workers of each group up?
+
+    What the API server refuses is why not, as long as a pod is missing that the cluster needs; else it is a remark.
+    """
+    verdict = _cluster_ready(groups, head, alive, now=now)
+    if refusal is None:
+        return verdict
+    if head is None or any(len(alive.get(group.name, ())) < group.min for group in groups):
         return Verdict(False, Failure.REFUSED_BY_API, refusal)
+    return replace(verdict, message=f"{verdict.message} {refusal}")
+
+
+def _cluster_ready(
+    groups: Sequence[WorkerGroup], head: PodView | None, alive: Mapping[str, Sequence[PodView]], *, now: float
+) -> Verdict:
     if head is None or head.phase != "Running":
         trouble = why_waiting(head, now=now) if head is not None else None
         if trouble is not None:

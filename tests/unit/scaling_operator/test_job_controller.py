@@ -31,6 +31,10 @@ def _condition(world: World, kind: str) -> tuple[str, str]:
     return entry["status"], entry["reason"]
 
 
+def _message(world: World, kind: str) -> str:
+    return next(str(entry["message"]) for entry in world.status["conditions"] if entry["type"] == kind)
+
+
 def test_a_cluster_comes_up_with_two_writes_of_status() -> None:
     async def scene(world: World) -> None:
         await asyncio.sleep(8.0)
@@ -76,6 +80,23 @@ def test_what_the_server_refuses_is_shown_and_heals() -> None:
         world.faults.pods_refused = False
         await asyncio.sleep(30.0)
         assert world.status["phase"] == "Running"
+
+    _in_world(scene)
+
+
+def test_a_refusal_of_workers_beyond_the_least_leaves_the_job_running_and_goes_with_its_cause() -> None:
+    async def scene(world: World) -> None:
+        world.edit({"cluster": {"workers": [{"name": "cpu", "min": 1, "max": 1}]}})
+        await asyncio.sleep(20.0)
+        world.faults.pods_refused = True
+        world.edit({"cluster": {"workers": [{"name": "cpu", "min": 1, "max": 3}]}})
+        await asyncio.sleep(20.0)
+        assert _condition(world, "ClusterReady") == ("True", "ClusterReady")
+        assert "is refused: exceeded quota" in _message(world, "ClusterReady")
+        assert world.status["phase"] == "Running"
+        world.edit({"cluster": {"workers": [{"name": "cpu", "min": 1, "max": 1}]}})
+        await asyncio.sleep(70.0)  # the pause after a refusal, and that between counters
+        assert "refused" not in _message(world, "ClusterReady")
 
     _in_world(scene)
 

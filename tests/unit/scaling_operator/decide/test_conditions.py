@@ -56,7 +56,26 @@ def _unready(index: int, **fields: Any) -> PodView:
             id="as many as are needed are enough",
         ),
         pytest.param(
-            head(), [worker(0)], "quota", False, Failure.REFUSED_BY_API, "quota", id="what the server refuses"
+            head(), [worker(0)], "quota", False, Failure.REFUSED_BY_API, "quota", id="a worker that is needed is refused"
+        ),
+        pytest.param(None, [], "quota", False, Failure.REFUSED_BY_API, "quota", id="the head is refused"),
+        pytest.param(
+            head(),
+            [worker(0), worker(1)],
+            "quota",
+            True,
+            Reason.CLUSTER_READY,
+            "2 workers are up. quota",
+            id="one more than is needed is refused",
+        ),
+        pytest.param(
+            head(),
+            [worker(0), _unready(1)],
+            "quota",
+            False,
+            Reason.WAITING_FOR_WORKERS,
+            "1 of 2 workers of group cpu are ready. quota",
+            id="one more is refused while those that are needed start",
         ),
     ],
 )
