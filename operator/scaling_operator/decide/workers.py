@@ -33,13 +33,17 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
-    """`create` and `delete` hold for the persisted incarnations; `losses` raises some of them first."""
+    """`create` and `delete` hold for the persisted incarnations; `losses` raises some of them first.
+
+    `held_back` says by group why a worker was lost whose successor has to wait.
+    """
 
     create: tuple[tuple[WorkerSlot, int], ...] = ()
     delete: tuple[PodView, ...] = ()
     losses: tuple[Loss, ...] = ()
     look_again_s: float | None = None
     alive: Mapping[str, tuple[PodView, ...]] = field(default_factory=dict)
+    held_back: Mapping[str, Trouble] = field(default_factory=dict)
 
 
 def plan_workers(
@@ -53,6 +57,7 @@ def plan_workers(
     losses: list[Loss] = []
     pauses: list[float] = []
     alive: dict[str, tuple[PodView, ...]] = {}
+    held_back: dict[str, Trouble] = {}
     for group in groups:
         living: list[PodView] = []
         for index in range(group.max):
@@ -64,10 +69,14 @@ def plan_workers(
                 living.append(pod)
             elif pod is None and name not in vanished:
                 create.append((slot, incarnation))
-            elif (pause_s := _pause_s(pod.created_at if pod else vanished[name], incarnation, now)) > 0:
-                pauses.append(pause_s)
             else:
-                losses.append(Loss(slot, why_ended(pod) if pod is not None else deleted(name)))
+                trouble = why_ended(pod) if pod is not None else deleted(name)
+                pause_s = _pause_s(pod.created_at if pod is not None else vanished[name], incarnation, now)
+                if pause_s > 0:
+                    pauses.append(pause_s)
+                    held_back.setdefault(group.name, trouble)
+                else:
+                    losses.append(Loss(slot, trouble))
         alive[group.name] = tuple(living)
     surplus = (pod for pod in pods.values() if not pod.terminating)
     return WorkerPlan(
@@ -76,6 +85,7 @@ def plan_workers(
         losses=tuple(losses),
         look_again_s=min(pauses, default=None),
         alive=alive,
+        held_back=held_back,
     )
 
 

@@ -83,7 +83,7 @@ def test_cluster_ready(
     of_head: PodView | None, workers: list[PodView], refusal: str | None, holds: bool, reason: str, says: str
 ) -> None:
     groups = job(workers=3, minimum=2).spec.cluster.workers
-    verdict = cluster_ready(groups, of_head, {"cpu": workers}, refusal, now=NOW)
+    verdict = cluster_ready(groups, of_head, {"cpu": workers}, {}, refusal, now=NOW)
     assert (verdict.holds, verdict.reason) == (holds, reason)
     assert says in verdict.message
 

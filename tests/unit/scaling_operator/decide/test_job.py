@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from scaling_api.driver import CONTAINER_DRIVER, ExitCode
+from scaling_api.driver import CONTAINER_DRIVER, CONTAINER_RAY, ExitCode
 from scaling_api.reasons import ConditionType, Failure, Reason
 from scaling_operator.decide import Decision, decide
 from scaling_operator.decide.suspend import GIVE_UP_ON_HEAD_S
@@ -364,6 +364,21 @@ class TestTrouble:
         decision = decided(job(), observed([], services=frozenset(), refusal="Pod x is refused: exceeded quota"))
         assert condition(decision, ConditionType.CLUSTER_READY) == ("False", Failure.REFUSED_BY_API)
         assert _only(decision.actions, EnsureAttempt) != []  # tried again
+
+    @pytest.mark.parametrize(
+        ("others", "status", "reason"),
+        [
+            pytest.param([], "False", Failure.OUT_OF_MEMORY, id="it is needed"),
+            pytest.param([worker(1)], "True", Reason.CLUSTER_READY, id="enough are up without it"),
+        ],
+    )
+    def test_why_a_worker_that_is_held_back_was_lost(self, others: list[PodView], status: str, reason: str) -> None:
+        killed = ended(CONTAINER_RAY, 137, reason="OOMKilled")
+        dead = worker(0, incarnation=3, phase="Failed", created_at=NOW, containers={CONTAINER_RAY: killed})
+        seen = observed([head(), dead, *others], memory=at_work(incarnations={"cpu-0": 3}))
+        decision = decided(job(workers=1 + len(others)), seen)
+        assert condition(decision, ConditionType.CLUSTER_READY) == (status, reason)
+        assert _reasons(decision) == ([reason] if status == "False" else [])
 
     def test_an_unschedulable_worker_is_looked_at_again(self) -> None:
         waiting = worker(0, phase="Pending", ready=False, unschedulable="0/1 nodes", created_at=NOW - 4)

@@ -98,5 +98,6 @@ def test_workers_that_die_young_are_replaced_slowly(incarnation: int, pause_s: f
         if pause_s:
             early = _plan(gone, now=NOW + pause_s - 1)
             assert (early.losses, early.create, early.look_again_s) == ((), (), 1.0)
+            assert list(early.held_back) == ["cpu"]
         for now in (NOW + pause_s, NOW + pause_s + 1):
             assert [loss.slot.key for loss in _plan(gone, now=now).losses] == ["cpu-1"]
