@@ -23,7 +23,7 @@ from scaling_api.status import OPERATOR_MANAGER
 from .decide import Decision, Job, Observed, decide
 from .decide.conditions import accepted, merged
 from .decide.status import FIELDS, patch, remember, render
-from .decide.types import Action, CreateWorkers, EnsureAttempt
+from .decide.types import Action, CreateWorkers, EnsureAttempt, PodView
 from .events import EventRecorder
 from .executor import AttemptGoneError, Executor, NameTakenError, RefusedError, Target
 from .mirrors import Mirrors
@@ -93,8 +93,8 @@ class JobController:
         self._queue: WorkQueue[Key] = WorkQueue("scalingjob")
         self._views = PodViews()
         self._parsed: dict[Key, _Parsed] = {}
-        # By the job's uid: pods that are gone with the time of their creation, and attempts that cannot go on.
-        self._vanished: dict[str, dict[str, float]] = {}
+        # By the job's uid: pods that are gone as they were last seen, and attempts that cannot go on.
+        self._vanished: dict[str, dict[str, PodView]] = {}
         self._unusable: dict[str, dict[int, str]] = {}
         self._refusals: dict[Key, _Refusal] = {}
         self._written_at: dict[Key, float] = {}
@@ -259,7 +259,7 @@ class JobController:
             self._views.forget(old)
             for uid in _owner_uids(old):
                 if view is not None and self._exists(old, uid):
-                    self._vanished.setdefault(uid, {})[view.name] = view.created_at
+                    self._vanished.setdefault(uid, {})[view.name] = view
         self._on_owned(change, old, new)
 
     def _on_owned(self, change: Change, old: Object | None, new: Object | None) -> None:

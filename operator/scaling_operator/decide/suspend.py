@@ -9,18 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeGuard
 
-from scaling_api.driver import CONTAINER_DRIVER
 from scaling_api.reasons import ConditionType, Reason
 
 from . import conditions
 from .conditions import Verdict
+from .head_loss import given_up_in_s
 from .outcome import Outcome, noted
 from .types import Action, DeletePods, Event, Memory, PodView
-
-# A head that still terminates so long after its grace period is on a node that does not answer.
-GIVE_UP_ON_HEAD_S = 60.0
 
 
 def is_suspending(memory: Memory) -> bool:
@@ -36,24 +32,13 @@ def begin_suspending(memory: Memory, actions: Sequence[Action], now: float) -> O
     return Outcome(suspending, "Suspending", actions, [event])
 
 
-def driver_may_run(head: PodView | None, now: float) -> TypeGuard[PodView]:
-    """Whether there may be a driver that still has to be waited for."""
-    if head is None or head.is_over:
-        return False
-    if head.gone_by is not None and now >= head.gone_by + GIVE_UP_ON_HEAD_S:
-        return False
-    driver = head.containers.get(CONTAINER_DRIVER)
-    return driver is None or driver.state != "terminated"
-
-
 def stop_driver(memory: Memory, head: PodView, old: Sequence[Action], now: float) -> Outcome:
     """Suspension is persisted: end the driver and wait for it. The workers stay until it has saved.
 
     The time for that is the pod's own grace period, which users may set.
     """
     stop = [] if head.terminating else [DeletePods(((head.name, head.uid),))]
-    again_s = head.gone_by + GIVE_UP_ON_HEAD_S - now if head.gone_by is not None else None
-    return Outcome(memory, "Suspending", [*old, *stop], look_again_s=again_s)
+    return Outcome(memory, "Suspending", [*old, *stop], look_again_s=given_up_in_s(head, now))
 
 
 def suspended(memory: Memory, actions: Sequence[Action], clean: bool, now: float) -> Outcome:

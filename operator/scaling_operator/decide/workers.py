@@ -15,7 +15,7 @@ from scaling_api import names
 from scaling_api.names import WorkerSlot
 from scaling_api.spec import WorkerGroup
 
-from .failure import deleted, why_ended
+from .failure import why_ended
 from .types import Observed, PodView, Trouble
 
 # From one creation in a slot to the next, once its first pod is lost; what lived longer is replaced at once.
@@ -65,18 +65,16 @@ def plan_workers(
             incarnation = incarnations.get(slot.key, 0)
             name = names.worker_pod(job, attempt, slot, incarnation)
             pod = pods.pop(name, None)
-            if pod is not None and pod.is_alive:
-                living.append(pod)
-            elif pod is None and name not in vanished:
+            last = pod or vanished.get(name)
+            if last is None:
                 create.append((slot, incarnation))
+            elif pod is not None and pod.is_alive:
+                living.append(pod)
+            elif (pause_s := _pause_s(last.created_at, incarnation, now)) > 0:
+                pauses.append(pause_s)
+                held_back.setdefault(group.name, why_ended(last))
             else:
-                trouble = why_ended(pod) if pod is not None else deleted(name)
-                pause_s = _pause_s(pod.created_at if pod is not None else vanished[name], incarnation, now)
-                if pause_s > 0:
-                    pauses.append(pause_s)
-                    held_back.setdefault(group.name, trouble)
-                else:
-                    losses.append(Loss(slot, trouble))
+                losses.append(Loss(slot, why_ended(last)))
         alive[group.name] = tuple(living)
     surplus = (pod for pod in pods.values() if not pod.terminating)
     return WorkerPlan(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from scaling_api.reasons import Failure
+from scaling_operator.runtime.objects import key_of
 
 from .runtime.virtual_time import run_in_virtual_time
 from .simulation.server import copied
@@ -29,6 +30,11 @@ def _in_world(scene: Callable[[World], Awaitable[None]], **run_policy: Any) -> N
 def _condition(world: World, kind: str) -> tuple[str, str]:
     entry = next(entry for entry in world.status["conditions"] if entry["type"] == kind)
     return entry["status"], entry["reason"]
+
+
+def _driver_runs(world: World, head: Any) -> bool:
+    now = world.server.get("pods", key_of(head))
+    return "running" in now["status"]["containerStatuses"][0]["state"]
 
 
 def _message(world: World, kind: str) -> str:
@@ -134,6 +140,22 @@ def test_a_spec_that_becomes_unreadable_leaves_the_running_job_alone() -> None:
         assert (world.status["phase"], world.left()) == ("Running", before)
 
     _in_world(scene)
+
+
+def test_drains_do_not_use_up_the_attempts_and_take_no_worker_from_a_driver_that_saves() -> None:
+    async def scene(world: World) -> None:
+        for drained in (1, 2, 3):
+            await asyncio.sleep(40.0)
+            await world.cause(Trouble(0, "head drained", 0))
+            head, workers = world.pick(0, "head"), world.left()["pods"][:3]
+            while head is not None and head["metadata"]["name"] in world.left()["pods"]:
+                assert world.left()["pods"][:3] == workers or not _driver_runs(world, head)
+                await asyncio.sleep(0.5)
+            await asyncio.sleep(30.0)
+            assert (world.status["attempt"], world.status["failures"]) == (drained + 1, 0)
+            assert world.status["attempts"][-2]["reason"] == Failure.EVICTED
+
+    _in_world(scene, backoffLimit=1)
 
 
 def test_an_attempt_without_its_secret_is_followed_by_the_next() -> None:

@@ -56,7 +56,13 @@ def _unready(index: int, **fields: Any) -> PodView:
             id="as many as are needed are enough",
         ),
         pytest.param(
-            head(), [worker(0)], "quota", False, Failure.REFUSED_BY_API, "quota", id="a worker that is needed is refused"
+            head(),
+            [worker(0)],
+            "quota",
+            False,
+            Failure.REFUSED_BY_API,
+            "quota",
+            id="a worker that is needed is refused",
         ),
         pytest.param(None, [], "quota", False, Failure.REFUSED_BY_API, "quota", id="the head is refused"),
         pytest.param(

@@ -11,7 +11,7 @@ import pytest
 from scaling_api.driver import CONTAINER_DRIVER, CONTAINER_RAY, ExitCode
 from scaling_api.reasons import ConditionType, Failure, Reason
 from scaling_operator.decide import Decision, decide
-from scaling_operator.decide.suspend import GIVE_UP_ON_HEAD_S
+from scaling_operator.decide.head_loss import GIVE_UP_ON_HEAD_S
 from scaling_operator.decide.types import (
     Action,
     CreateWorkers,
@@ -122,6 +122,58 @@ def test_the_second_failure_is_followed_after_a_pause(since_s: float, begins: bo
     assert last is not None
     assert (last.number == 2) is begins
     assert decision.look_again_s == (None if begins else 1.0)
+
+
+class TestDrain:
+    """The head's node is drained while its driver runs."""
+
+    going = head(terminating=True, gone_by=NOW + 120, disruption="EvictionByEvictionAPI")
+
+    def test_the_workers_stay_until_the_driver_has_saved(self) -> None:
+        seen = observed([self.going, worker(0), worker(1, phase="Failed")])
+        saving = decided(job(), seen)
+        assert saving.actions == ()
+        assert (_phase(saving), after(saving).incarnations) == ("Restarting", {})
+        assert condition(saving, ConditionType.CLUSTER_READY) == ("False", Failure.EVICTED)
+        assert saving.look_again_s == 120 + GIVE_UP_ON_HEAD_S
+        assert saving.status is not None
+        again = decide(job(), replace(seen, memory=after(saving)), saving.status, now=NOW)
+        assert (again.status, again.urgent) == (saving.status, False)
+
+    def test_it_does_not_count(self) -> None:
+        gone = replace(self.going, phase="Failed", containers={})
+        lost = decided(job(backoffLimit=0), observed([gone, worker(0)]))
+        memory = after(lost)
+        assert memory.last is not None
+        assert (_phase(lost), memory.failures, memory.last.reason) == ("Restarting", 0, Failure.EVICTED)
+        begun = decided(job(backoffLimit=0), observed([worker(0)], memory=memory))
+        assert after(begun).current is not None
+
+    @pytest.mark.parametrize(
+        ("lived_s", "pause_s"),
+        [
+            pytest.param(0.0, 80.0, id="attempts that do not last are no storm"),
+            pytest.param(70.0, 10.0, id="it lasted for most of the pause"),
+            pytest.param(80.0, 0.0, id="one that lasted is followed at once"),
+        ],
+    )
+    def test_pauses(self, lived_s: float, pause_s: float) -> None:
+        record = replace(at_work().attempts[0], started_at=NOW - lived_s, ended_at=NOW, outcome="Failed")
+        attempts = tuple(replace(record, number=number) for number in range(1, 6))
+        decision = decided(job(), observed(memory=Memory(attempts=attempts), **NOTHING))
+        assert (after(decision).current is None) is (pause_s > 0)
+        assert decision.look_again_s == (pause_s or None)
+
+    def test_the_deadline_holds_meanwhile(self) -> None:
+        decision = decided(job(activeDeadlineSeconds=60), observed([self.going, worker(0)]))
+        assert condition(decision, ConditionType.FAILED) == ("True", Failure.DEADLINE_EXCEEDED)
+
+    def test_suspending_meanwhile_waits_for_it_as_well(self) -> None:
+        seen = observed([self.going, worker(0)])
+        begun = decided(job(suspend=True), seen)
+        assert _phase(begun) == "Suspending"
+        waiting = decided(job(suspend=True), replace(seen, memory=after(begun)))
+        assert waiting.actions == ()
 
 
 def test_too_many_failures() -> None:

@@ -308,6 +308,7 @@ TROUBLES: dict[str, Callable[[World, int], Any]] = {
     "worker deleted": _to_pod(WORKER, lambda world, pod: world.kubelet.delete(key_of(pod), 30.0)),
     "worker's node lost": _to_pod(WORKER, lambda world, pod: world.kubelet.lose_node(pod)),
     "head deleted": _to_pod(HEAD, lambda world, pod: world.kubelet.delete(key_of(pod), 30.0)),
+    "head drained": _to_pod(HEAD, lambda world, pod: world.kubelet.drain(pod)),
     "head evicted": _to_pod(HEAD, lambda world, pod: world.kubelet.evict(pod)),
     "head's node lost": _to_pod(HEAD, lambda world, pod: world.kubelet.lose_node(pod)),
     "driver fails": _to_pod(HEAD, lambda world, pod: _end(world, pod, exit_code=1)),
