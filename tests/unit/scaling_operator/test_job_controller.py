@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from scaling_api.reasons import Failure
+from scaling_operator.runtime.errors import ApiError, ServerUnavailableError, TooManyRequestsError
 from scaling_operator.runtime.objects import key_of
 
 from .runtime.virtual_time import run_in_virtual_time
@@ -86,6 +87,42 @@ def test_what_the_server_refuses_is_shown_and_heals() -> None:
         world.faults.pods_refused = False
         await asyncio.sleep(30.0)
         assert world.status["phase"] == "Running"
+
+    _in_world(scene)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(ServerUnavailableError(500, "InternalError", "failed calling webhook x"), id="a webhook is down"),
+        pytest.param(TooManyRequestsError(429, "TooManyRequests", "come again", retry_after_s=1.0), id="too busy"),
+    ],
+)
+def test_a_server_that_keeps_failing_is_shown_and_tried_again(error: ApiError) -> None:
+    async def scene(world: World) -> None:
+        world.faults.pods_fail = error
+        await asyncio.sleep(3.0)
+        assert _condition(world, "ClusterReady") == ("False", "WaitingForHead")
+        await asyncio.sleep(57.0)
+        assert _condition(world, "ClusterReady") == ("False", Failure.REFUSED_BY_API)
+        assert error.message in _message(world, "ClusterReady")
+        assert world.status["failures"] == 0
+        world.faults.pods_fail = None
+        await asyncio.sleep(60.0)
+        assert world.status["phase"] == "Running"
+
+    _in_world(scene)
+
+
+def test_a_lost_worker_is_noted_although_creating_another_fails() -> None:
+    async def scene(world: World) -> None:
+        await asyncio.sleep(20.0)
+        world.faults.pods_fail = ServerUnavailableError(500, "InternalError", "failed calling webhook x")
+        world.edit({"cluster": {"workers": [{"name": "cpu", "min": 1, "max": 4}]}})
+        await asyncio.sleep(1.0)
+        await world.cause(Trouble(0, "worker crashes", 0))
+        await asyncio.sleep(3.0)
+        assert world.status["incarnations"] == {"cpu-0": 1}
 
     _in_world(scene)
 
