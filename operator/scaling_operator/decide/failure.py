@@ -1,9 +1,9 @@
 """Why did a pod end, and why does one not start?
 
 The most telling fact comes first: what the driver says of itself, unless that may be a mere consequence; then the
-out-of-memory killer, then who took the pod away (its node, or a disruption), then the bare exit code. That of
-SIGKILL comes last because everything that is taken away may end with it. A waiting pod is no failure: its trouble is
-shown and it is given time.
+out-of-memory killer, then who took the pod away (its node, or a disruption), then that Ray was restarted under
+the driver, then the bare exit code. That of SIGKILL comes last because everything that is taken away may end with it.
+A waiting pod is no failure: its trouble is shown and it is given time.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ def why_ended(pod: PodView) -> Trouble:
             return _out_of_memory(pod, view, "was killed for using more memory than its limit")
     if taken := _taken_away(pod):
         return taken
+    if pod.is_head and (ray := _ray_restarted(pod)):
+        return ray
     if told is not None and told.reason != Failure.STOPPED:
         return told
     if pod.terminating:
@@ -115,6 +117,12 @@ def known_in_s(pod: PodView, *, now: float) -> float | None:
     return left_s if pod.unschedulable and left_s > 0 else None
 
 
+def ray_ended(head: PodView) -> Trouble | None:
+    """Why a head whose driver runs is none any more: its Ray container has ended, or has been restarted."""
+    ray = head.containers.get(CONTAINER_RAY)
+    return _lost_state(head, ray) if ray is not None and ray.state == "terminated" else _ray_restarted(head)
+
+
 def is_refusal(pod: PodView) -> bool:
     """Whether the head's driver refused: what is wrong is the user's, and would be met again."""
     driver = pod.containers.get(CONTAINER_DRIVER)
@@ -140,6 +148,21 @@ def _last_words(message: str) -> str:
     """The end of a termination message, which without JSON is the end of a log."""
     lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
     return " | ".join(lines[-_LAST_LINES:])[-_LAST_CHARACTERS:]
+
+
+def _ray_restarted(head: PodView) -> Trouble | None:
+    # That it has ended says nothing here: the kubelet stops it when the driver has ended.
+    ray = head.containers.get(CONTAINER_RAY)
+    return _lost_state(head, ray) if ray is not None and ray.restarts > 0 else None
+
+
+def _lost_state(head: PodView, ray: ContainerView) -> Trouble:
+    ended = f" ({ray.reason})" if ray.reason else ""
+    return Trouble(
+        Failure.RAY_RESTARTED,
+        f"the Ray container of pod {head.name} ended{ended}, and the cluster's state with it; if it repeats, raise "
+        "cluster.head.resources.limits.memory",
+    )
 
 
 def _taken_away(pod: PodView) -> Trouble | None:

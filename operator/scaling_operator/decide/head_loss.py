@@ -25,7 +25,7 @@ from scaling_api import names
 from scaling_api.driver import CONTAINER_DRIVER, CONTAINER_RAY
 from scaling_api.reasons import Failure
 
-from .failure import deleted, is_refusal, why_ended, why_waiting
+from .failure import deleted, is_refusal, ray_ended, why_ended, why_waiting
 from .types import ContainerView, Observed, PodView, Trouble
 
 # What takes longer hangs.
@@ -88,7 +88,7 @@ def judge_head(observed: Observed, job: str, attempt: int, *, now: float) -> Hea
         return HeadStopping(why_ended(head), given_up_in_s(head, now))
     if head.terminating or head.phase == "Unknown":
         return HeadLost(why_ended(head))
-    if trouble := _ray_restarted(head):
+    if trouble := ray_ended(head):
         return HeadLost(trouble)
     return _still_starting(head, now)
 
@@ -112,18 +112,6 @@ def driver_may_run(head: PodView | None, now: float) -> TypeGuard[PodView]:
 def given_up_in_s(pod: PodView, now: float) -> float | None:
     """Seconds for which a pod that terminates is waited for; None while it does not."""
     return pod.gone_by + GIVE_UP_ON_HEAD_S - now if pod.gone_by is not None else None
-
-
-def _ray_restarted(head: PodView) -> Trouble | None:
-    ray = head.containers.get(CONTAINER_RAY)
-    if ray is None or (ray.restarts == 0 and ray.state != "terminated"):
-        return None
-    ended = f" ({ray.reason})" if ray.reason else ""
-    return Trouble(
-        Failure.RAY_RESTARTED,
-        f"the Ray container of pod {head.name} ended{ended}, and the cluster's state with it; if it repeats, raise "
-        "cluster.head.resources.limits.memory",
-    )
 
 
 def _still_starting(head: PodView, now: float) -> HeadVerdict:

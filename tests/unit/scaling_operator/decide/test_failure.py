@@ -15,6 +15,7 @@ from scaling_operator.decide.types import PodView
 from .builders import NOW, container, ended, head, worker
 
 _STOPPED = json.dumps({"reason": "DriverStopped", "message": "stopped on request; the last checkpoint is saved"})
+_NO_GCS = json.dumps({"reason": "DriverFailed", "message": "RuntimeError: failed to connect to GCS"})
 _TOLD = json.dumps({"reason": "OutOfMemory", "message": "Ray killed rank 1; lower training.batchSize"})
 
 
@@ -144,6 +145,32 @@ _TOLD = json.dumps({"reason": "OutOfMemory", "message": "Ray killed rank 1; lowe
             Failure.USER_ERROR,
             "no",
             id="nothing explains away what the driver refuses",
+        ),
+        pytest.param(
+            head(
+                phase="Failed",
+                driver=ended(CONTAINER_DRIVER, 1, message=_NO_GCS),
+                ray=container(CONTAINER_RAY, restarts=1, reason="OOMKilled"),
+            ),
+            Failure.RAY_RESTARTED,
+            "(OOMKilled)",
+            id="the driver dies of Ray's restart",
+        ),
+        pytest.param(
+            head(
+                phase="Failed",
+                driver=ended(CONTAINER_DRIVER, 1, message=_NO_GCS),
+                ray=ended(CONTAINER_RAY, 137, reason="OOMKilled"),
+            ),
+            Failure.OUT_OF_MEMORY,
+            "container ray",
+            id="the driver dies of Ray's end",
+        ),
+        pytest.param(
+            head(phase="Failed", driver=ended(CONTAINER_DRIVER, 1, message=_NO_GCS), ray=ended(CONTAINER_RAY, 143)),
+            Failure.DRIVER_FAILED,
+            "GCS",
+            id="Ray is stopped after the driver has ended",
         ),
         pytest.param(worker(0, phase="Failed", reason="NodeLost"), Failure.NODE_LOST, "node", id="its node was lost"),
         pytest.param(
