@@ -16,7 +16,7 @@ from scaling_api.reasons import ConditionType, Failure, Reason
 from . import attempts, conditions
 from .at_work import keep_at_work
 from .backoff import due_at
-from .clean_up import clean_up, is_clean
+from .clean_up import clean_up
 from .conditions import Verdict
 from .deadline import deadline_left_s
 from .head_loss import HeadFine, HeadLost, HeadMissing, HeadStopping, HeadSucceeded, driver_may_run, judge_head
@@ -86,7 +86,7 @@ def _between(job: Job, observed: Observed, now: float) -> Outcome:
     memory, policy = observed.memory, job.spec.run_policy
     actions = clean_up(observed)
     if policy.suspend:
-        return suspended(memory, actions, is_clean(observed), now)
+        return suspended(observed, actions, now)
     left_s = deadline_left_s(policy, memory, now=now)
     if left_s is not None and left_s <= 0:
         return _past_deadline(job, memory, actions, now)

@@ -264,6 +264,17 @@ class TestSuspension:
         rest = decided(self.job, observed(memory=after(clean), **NOTHING))
         assert (rest.actions, rest.events) == ((), ())
 
+    def test_a_pod_on_a_node_that_does_not_answer_is_not_waited_for(self) -> None:
+        memory = after(decided(self.job, observed([worker(0)], memory=self._suspending())))
+        stuck = observed([worker(0, terminating=True, gone_by=NOW)], memory=memory, **NOTHING)
+        waiting = decided(self.job, stuck, now=NOW + GIVE_UP_ON_HEAD_S - 1)
+        assert _phase(waiting) == "Suspending"
+        assert after(waiting).conditions["Suspended"].message == "Waiting for pod mnist-1-cpu-0-0 to go."
+        assert waiting.look_again_s == 1.0
+        given_up = decided(self.job, replace(stuck, memory=after(waiting)), now=NOW + GIVE_UP_ON_HEAD_S)
+        assert _phase(given_up) == "Suspended"
+        assert "mnist-1-cpu-0-0" in after(given_up).conditions["Suspended"].message
+
     def test_a_driver_that_finishes_meanwhile_has_succeeded(self) -> None:
         done = head(driver=ended(CONTAINER_DRIVER, 0), terminating=True)
         assert _phase(decided(self.job, observed([done], memory=self._suspending()))) == "Succeeded"
