@@ -20,6 +20,7 @@ from .clean_up import clean_up
 from .conditions import Verdict
 from .deadline import deadline_left_s
 from .head_loss import HeadFine, HeadLost, HeadMissing, HeadStopping, HeadSucceeded, driver_may_run, judge_head
+from .left_over import settled
 from .outcome import Outcome, noted, sooner
 from .status import MAX_MESSAGE, is_urgent, render, summarise
 from .suspend import begin_suspending, is_suspending, stop_driver, suspended
@@ -63,7 +64,7 @@ def _decision(job: Job, observed: Observed, status: Mapping[str, object], outcom
         rendered |= {name: status.get(name) for name in ("workerGroups", "workers")}
     return Decision(
         actions=tuple(outcome.actions),
-        status=rendered,
+        status=rendered | settled(status, memory),
         urgent=is_urgent(status, rendered),
         events=tuple(outcome.events),
         look_again_s=outcome.look_again_s,
