@@ -57,7 +57,10 @@ class Failure(Described):
     DEADLINE_EXCEEDED = "DeadlineExceeded", "activeDeadlineSeconds ran out."
     BACKOFF_LIMIT = "BackoffLimitExceeded", "More failures than backoffLimit."
     INVALID_SPEC = "InvalidSpec", "The API server accepted a spec that the operator's models refuse."
-    REFUSED_BY_API = "RefusedByAPIServer", "Admission, quota or Pod Security refused an object."
+    REFUSED_BY_API = (
+        "RefusedByAPIServer",
+        "Admission, quota or Pod Security refused an object, or creating one keeps failing.",
+    )
 
 
 class Reason(Described):

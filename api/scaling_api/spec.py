@@ -146,7 +146,9 @@ class RunPolicy(Model):
         False, description="True: save a checkpoint and release all pods. False again: go on from there."
     )
     backoff_limit: Annotated[int, Field(ge=0, le=100)] = Field(
-        3, description="New attempts after failures before the job fails. Suspending does not count."
+        3,
+        description="New attempts after failures before the job fails. Suspending does not count, nor do drains, "
+        "preemptions and lost nodes.",
     )
     active_deadline_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = Field(
         None, description="Time the job may be active, over all attempts; suspension pauses the clock."

@@ -25,6 +25,8 @@ WATCH_S = 60
 RETRY_S = 2.0
 REDRAWS_PER_S = 2
 _GONE = 410
+_TOO_MANY = 429
+_SERVER_FAILS = 500
 _SENTENCES = {
     401: "the cluster does not know you: log in again (kubectl get scalingjobs shows the same)",
     403: "you may not read scalingjobs in namespace {namespace}: ask for the verbs get, list and watch on them",
@@ -121,15 +123,27 @@ class _Jobs:
             raise self._explained(error) from error
 
     def follow(self, job: Job) -> Iterator[Job | None]:
-        """The job at each change, beginning with ``job``; None once it is deleted. A lost connection is renewed."""
+        """The job at each change, beginning with ``job``; None once it is deleted.
+
+        A lost connection is renewed, and a server that is busy or fails is asked again: the job goes on without us.
+        UsageError says what will not go better by itself.
+        """
         from kubernetes.client.exceptions import ApiException
         from kubernetes.watch import Watch
         from urllib3.exceptions import HTTPError
 
         yield job
-        version, uid = job["metadata"]["resourceVersion"], job["metadata"]["uid"]
+        uid = job["metadata"]["uid"]
+        version: str | None = job["metadata"]["resourceVersion"]
         while True:
             try:
+                if version is None:
+                    current = self._again()
+                    if current is None or current["metadata"]["uid"] != uid:
+                        yield None
+                        return
+                    version = current["metadata"]["resourceVersion"]
+                    yield current
                 for event in Watch().stream(
                     self._api.list_namespaced_custom_object,
                     GROUP,
@@ -148,19 +162,17 @@ class _Jobs:
                     version = found["metadata"]["resourceVersion"]
                     yield found
             except ApiException as error:
-                if error.status != _GONE:
+                if error.status == _GONE:
+                    version = None
+                elif error.status == _TOO_MANY or error.status >= _SERVER_FAILS:
+                    time.sleep(RETRY_S)
+                else:
                     raise self._explained(error) from error
-                current = self._again()
-                if current is None or current["metadata"]["uid"] != uid:
-                    yield None
-                    return
-                version = current["metadata"]["resourceVersion"]
-                yield current
             except HTTPError:
-                # The server or the way to it is away; the job goes on without us.
                 time.sleep(RETRY_S)
 
     def _again(self) -> Job | None:
+        """The job as it is now, None when it is gone. Raises ApiException or HTTPError."""
         from kubernetes.client.exceptions import ApiException
 
         try:
@@ -169,7 +181,7 @@ class _Jobs:
         except ApiException as error:
             if error.status == 404:
                 return None
-            raise self._explained(error) from error
+            raise
 
     def _explained(self, error: Any) -> UsageError:
         if error.status == 404:
@@ -191,6 +203,7 @@ class _Jobs:
 
 def _connect(context: str | None, namespace: str | None) -> tuple[Any, str]:
     """A client and the namespace; UsageError when there is no cluster to talk to."""
+    import yaml
     from kubernetes import client, config
     from kubernetes.config.config_exception import ConfigException
     from urllib3.exceptions import HTTPError
@@ -203,6 +216,8 @@ def _connect(context: str | None, namespace: str | None) -> tuple[Any, str]:
             raise UsageError(f"the kubeconfig has no context {context}; it has {known}")
         api = client.CustomObjectsApi(config.new_client_from_config(context=context))
         where: str = namespace or chosen["context"].get("namespace") or "default"
+    except yaml.YAMLError as error:
+        raise UsageError(f"the kubeconfig is no YAML: {' '.join(str(error).split())}") from error
     except ConfigException as error:
         raise UsageError(f"no cluster to talk to: {error} (set KUBECONFIG or make ~/.kube/config)") from error
     try:

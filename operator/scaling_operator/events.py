@@ -1,20 +1,22 @@
 """Kubernetes Events, sent on the side: recording one never waits, and never fails a reconcile.
 
-Events go through a bounded queue to one sender. What happens again to the same object for the same reason,
-within some minutes of the first time, does not become another Event: it is counted, and the count is written
-once in a while. So a job that flaps costs the API server one request per interval instead of a storm. When the
-queue is full, events are dropped and counted.
+Events go through a bounded queue to one sender. What is said again of the same object for the same reason, within
+some minutes of the last time, does not become another Event: it is counted, and the count is written once in a
+while. Something else is one, up to a few per reason; beyond that it is counted too. So a job that flaps costs the API
+server a few requests per interval instead of a storm. When the queue is full, events are dropped and counted. What
+is still in the queue when `run` is cancelled gets a moment to be sent.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal, TypeAlias
 
@@ -33,7 +35,10 @@ QUEUE_SIZE = 1000
 SERIES_S = 360.0
 # The least time between two writes of a series' count.
 COUNT_INTERVAL_S = 60.0
-MAX_SERIES = 2000
+# Of one object and reason: so many different notes are Events of their own.
+MAX_NOTES = 8
+MAX_TOPICS = 2000
+DRAIN_S = 2.0
 MAX_NOTE_CHARACTERS = 1024
 
 EVENTS = Counter("scaling_events_total", "Events of jobs by what became of them", ["result"])
@@ -51,6 +56,25 @@ class _Series:
     count: int = 1
 
 
+@dataclass(slots=True)
+class _Topic:
+    """What is being said of one object for one reason; series by note, those of the last repetition last."""
+
+    last_at: float
+    series: OrderedDict[str, _Series] = field(default_factory=OrderedDict)
+
+    def find(self, note: str, now: float) -> _Series | None:
+        """The series that `note` belongs to, if it is not one of its own."""
+        for known, series in list(self.series.items()):
+            if now - series.last_at >= SERIES_S:
+                del self.series[known]
+        if note not in self.series and len(self.series) >= MAX_NOTES:
+            note = next(reversed(self.series))
+        if note in self.series:
+            self.series.move_to_end(note)
+        return self.series.get(note)
+
+
 @dataclass(frozen=True, slots=True)
 class _Write:
     """One request of the sender: create the Event (no `path`) or patch it."""
@@ -60,7 +84,7 @@ class _Write:
     path: str | None = None
 
 
-_SeriesKey: TypeAlias = tuple[str, str, str]
+_TopicKey: TypeAlias = tuple[str, str, str]
 
 
 class EventRecorder:
@@ -84,27 +108,30 @@ class EventRecorder:
         self._clock = clock
         self._queue: asyncio.Queue[_Write] = asyncio.Queue(queue_size)
         # Ordered by the last repetition, oldest first.
-        self._series: OrderedDict[_SeriesKey, _Series] = OrderedDict()
+        self._topics: OrderedDict[_TopicKey, _Topic] = OrderedDict()
 
     def record(
         self, regarding: Object, event_type: EventType, reason: str, note: str, *, action: str = "Reconcile"
     ) -> None:
         """Have an Event about the object `regarding` sent. Returns at once and raises nothing."""
         now = self._clock()
+        note = note[:MAX_NOTE_CHARACTERS]
         self._forget_old(now)
         metadata = regarding["metadata"]
         collection = resource_path(_GROUP_VERSION, "events", metadata.get("namespace") or "default")
         key = (str(metadata.get("uid")), reason, event_type)
-        series = self._series.get(key)
+        topic = self._topics.setdefault(key, _Topic(now))
+        topic.last_at = now
+        self._topics.move_to_end(key)
+        series = topic.find(note, now)
         if series is None:
             body = self._event(regarding, event_type, reason, note, action, now)
             path = f"{collection}/{body['metadata']['name']}"
             if self._enqueue(_Write(body, collection)):
-                self._series[key] = _Series(path, last_at=now, written_at=now)
+                topic.series[note] = _Series(path, last_at=now, written_at=now)
             return
         series.count += 1
         series.last_at = now
-        self._series.move_to_end(key)
         if now - series.written_at < COUNT_INTERVAL_S:
             EVENTS.labels("aggregated").inc()
             return
@@ -115,18 +142,33 @@ class EventRecorder:
 
     async def run(self) -> None:
         """Send what was recorded, one at a time and in order, until cancelled."""
-        while True:
-            write = await self._queue.get()
-            try:
-                if write.path is None:
-                    await self._client.create(write.collection, write.body)
-                else:
-                    await self._client.patch(write.path, write.body, content_type=MERGE_PATCH)
-                EVENTS.labels("sent").inc()
-            except ApiError as exc:
-                # An Event is a courtesy: its namespace may be going, or the server be busy with more important things.
-                EVENTS.labels("failed").inc()
-                logger.debug("an event was not sent: %s", exc)
+        write: _Write | None = None
+        try:
+            while True:
+                write = await self._queue.get()
+                await self._send(write)
+                write = None
+        except asyncio.CancelledError:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DRAIN_S):
+                    # One that was under way goes again: if it had arrived, its name is taken.
+                    if write is not None:
+                        await self._send(write)
+                    while not self._queue.empty():
+                        await self._send(self._queue.get_nowait())
+            raise
+
+    async def _send(self, write: _Write) -> None:
+        try:
+            if write.path is None:
+                await self._client.create(write.collection, write.body)
+            else:
+                await self._client.patch(write.path, write.body, content_type=MERGE_PATCH)
+            EVENTS.labels("sent").inc()
+        except ApiError as exc:
+            # An Event is a courtesy: its namespace may be going, or the server be busy with more important things.
+            EVENTS.labels("failed").inc()
+            logger.debug("an event was not sent: %s", exc)
 
     def _enqueue(self, write: _Write) -> bool:
         try:
@@ -137,11 +179,11 @@ class EventRecorder:
         return True
 
     def _forget_old(self, now: float) -> None:
-        while self._series:
-            oldest = next(iter(self._series.values()))
-            if now - oldest.last_at < SERIES_S and len(self._series) < MAX_SERIES:
+        while self._topics:
+            oldest = next(iter(self._topics.values()))
+            if now - oldest.last_at < SERIES_S and len(self._topics) < MAX_TOPICS:
                 return
-            self._series.popitem(last=False)
+            self._topics.popitem(last=False)
 
     def _event(
         self, regarding: Object, event_type: EventType, reason: str, note: str, action: str, now: float
@@ -168,7 +210,7 @@ class EventRecorder:
             "type": event_type,
             "reason": reason,
             "action": action,
-            "note": note[:MAX_NOTE_CHARACTERS],
+            "note": note,
         }
 
 

@@ -23,7 +23,7 @@ from scaling_api.status import OPERATOR_MANAGER
 from .decide import Decision, Job, Observed, decide
 from .decide.conditions import accepted, merged
 from .decide.status import FIELDS, patch, remember, render
-from .decide.types import Action, CreateWorkers, EnsureAttempt
+from .decide.types import Action, CreateWorkers, EnsureAttempt, PodView
 from .events import EventRecorder
 from .executor import AttemptGoneError, Executor, NameTakenError, RefusedError, Target
 from .mirrors import Mirrors
@@ -31,7 +31,7 @@ from .observe import PodViews, attempts_of, spec_digest
 from .resources.overrides import check_overrides
 from .runtime.client import ApiClient, resource_path
 from .runtime.controller import Controller, Result
-from .runtime.errors import NotFoundError
+from .runtime.errors import AlreadyExistsError, ApiError, ConflictError, NotFoundError
 from .runtime.objects import Key, Object, key_of
 from .runtime.store import Change
 from .runtime.tracker import WriteTracker
@@ -49,6 +49,8 @@ COUNTERS_EVERY_S = 10.0
 FIRST_REFUSED_PAUSE_S = 5.0
 LONGEST_REFUSED_PAUSE_S = 60.0
 NAME_TAKEN_PAUSE_S = 2.0
+# A server that fails for so long (a webhook that is down, a full etcd) is shown to people, like one that refuses.
+FAILING_SHOWN_AFTER_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class _Parsed:
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """What the API server said to a create, and when to try again."""
+    """What stands against creating something, and when to try again."""
 
     sentence: str
     retry_at: float
@@ -93,10 +95,11 @@ class JobController:
         self._queue: WorkQueue[Key] = WorkQueue("scalingjob")
         self._views = PodViews()
         self._parsed: dict[Key, _Parsed] = {}
-        # By the job's uid: pods that are gone with the time of their creation, and attempts that cannot go on.
-        self._vanished: dict[str, dict[str, float]] = {}
+        # By the job's uid: pods that are gone as they were last seen, and attempts that cannot go on.
+        self._vanished: dict[str, dict[str, PodView]] = {}
         self._unusable: dict[str, dict[int, str]] = {}
         self._refusals: dict[Key, _Refusal] = {}
+        self._failing_since: dict[Key, float] = {}
         self._written_at: dict[Key, float] = {}
 
     def build(self) -> Controller:
@@ -136,12 +139,20 @@ class JobController:
         return await self._carry_out(Target(key, manifest, parsed.job), decision, status, now)
 
     async def _carry_out(self, target: Target, decision: Decision, status: Object, now: float) -> Result:
-        refused_s = await self._act(target, decision.actions, now)
+        try:
+            refused_s = await self._act(target, decision.actions, now)
+        except ApiError:
+            # What was decided holds, and is shown, whatever becomes of the actions.
+            await self._write_status(target, decision, status, now)
+            raise
         written_s = await self._write_status(target, decision, status, now)
         return Result(_sooner(decision.look_again_s, refused_s, written_s))
 
     async def _act(self, target: Target, actions: Sequence[Action], now: float) -> float | None:
-        """Carry out `actions`; seconds until what was refused may be tried again, if something was."""
+        """Carry out `actions`; seconds until what was refused may be tried again, if something was.
+
+        Raises ApiError for what may well go better in a moment.
+        """
         key = target.key
         refusal = self._refusals.get(key)
         if refusal is not None and now < refusal.retry_at:
@@ -151,7 +162,7 @@ class JobController:
         try:
             complete = await self._executor.run(target, actions)
         except RefusedError as error:
-            pause_s = min(LONGEST_REFUSED_PAUSE_S, 2 * refusal.pause_s) if refusal else FIRST_REFUSED_PAUSE_S
+            pause_s = _next_pause_s(refusal)
             return self._refused(key, _Refusal(str(error), now + pause_s, pause_s))
         except NameTakenError as error:
             return self._refused(key, _Refusal(str(error), now + NAME_TAKEN_PAUSE_S, NAME_TAKEN_PAUSE_S))
@@ -159,8 +170,17 @@ class JobController:
             self._unusable[target.manifest["metadata"]["uid"]] = {error.attempt: str(error)}
             self._queue.add(key)
             return None
-        self._refusals.pop(key, None)
-        if not complete:
+        except (ConflictError, AlreadyExistsError):
+            raise
+        except ApiError as error:
+            if now - self._failing_since.setdefault(key, now) < FAILING_SHOWN_AFTER_S:
+                raise
+            pause_s = max(_next_pause_s(refusal), error.retry_after_s or 0.0)
+            sentence = f"The API server keeps failing and is asked again: {error}"
+            return self._refused(key, _Refusal(sentence, now + pause_s, pause_s))
+        self._failing_since.pop(key, None)
+        # What was refused is no longer, which the next look shows in the status.
+        if self._refusals.pop(key, None) is not None or not complete:
             self._queue.add(key)
         return None
 
@@ -259,7 +279,7 @@ class JobController:
             self._views.forget(old)
             for uid in _owner_uids(old):
                 if view is not None and self._exists(old, uid):
-                    self._vanished.setdefault(uid, {})[view.name] = view.created_at
+                    self._vanished.setdefault(uid, {})[view.name] = view
         self._on_owned(change, old, new)
 
     def _on_owned(self, change: Change, old: Object | None, new: Object | None) -> None:
@@ -278,6 +298,7 @@ class JobController:
     def _forget(self, key: Key) -> None:
         self._parsed.pop(key, None)
         self._refusals.pop(key, None)
+        self._failing_since.pop(key, None)
         self._written_at.pop(key, None)
         self._tracker.forget(key)
 
@@ -298,6 +319,10 @@ def _owner_uids(owned: Object) -> list[str]:
     """The uids of the jobs that own an object: one, or none for an object that only looks like ours."""
     owners = owned["metadata"].get("ownerReferences") or ()
     return [owner["uid"] for owner in owners if owner.get("controller") and owner["kind"] == KIND]
+
+
+def _next_pause_s(refusal: _Refusal | None) -> float:
+    return min(LONGEST_REFUSED_PAUSE_S, 2 * refusal.pause_s) if refusal is not None else FIRST_REFUSED_PAUSE_S
 
 
 def _sooner(*waits: float | None) -> float | None:

@@ -34,7 +34,7 @@ def keep_at_work(job: Job, observed: Observed, current: AttemptRecord, head_miss
     memory, groups, number = observed.memory, job.spec.cluster.workers, current.number
     plan = plan_workers(groups, observed, job.name, number, now=now)
     head = observed.head(number)
-    ready = conditions.cluster_ready(groups, head, plan.alive, observed.refusal, now=now)
+    ready = conditions.cluster_ready(groups, head, plan.alive, plan.held_back, observed.refusal, now=now)
     running = conditions.running(head)
     verdicts = {
         ConditionType.CLUSTER_READY: ready,

@@ -39,6 +39,8 @@ def succeed(memory: Memory, *, now: float) -> Memory:
 def fail(memory: Memory, trouble: Trouble, *, backoff_limit: int, final: bool, now: float) -> Memory:
     """The attempt is lost, and with it the job if that is `final` or no attempt is left."""
     ended = _end_attempt(memory, "Failed", trouble.reason, trouble.message, now=now)
+    if trouble.blameless:
+        return ended
     ended = replace(ended, failures=memory.failures + 1)
     if final:
         return fail_job(ended, trouble, now=now)

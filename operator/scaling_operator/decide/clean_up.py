@@ -11,6 +11,7 @@ from typing import Literal
 
 from scaling_api.driver import CONTAINER_DRIVER
 
+from .head_loss import given_up_in_s
 from .types import Action, DeleteAttempt, DeletePods, Observed, PodView
 
 CleanPodPolicy = Literal["All", "Running", "None"]
@@ -36,6 +37,11 @@ def _ends_by_itself(pod: PodView) -> bool:
     return pod.is_over or (driver is not None and driver.state == "terminated")
 
 
-def is_clean(observed: Observed) -> bool:
-    """Whether nothing of the job is left, pods that are still terminating included."""
-    return not (observed.pods or observed.services or observed.policies)
+def is_clean(observed: Observed, now: float) -> bool:
+    """Whether nothing of the job is left but pods that nobody will see go."""
+    return not (observed.services or observed.policies) and len(given_up(observed, now)) == len(observed.pods)
+
+
+def given_up(observed: Observed, now: float) -> list[PodView]:
+    """Pods that still terminate long after their grace period, on nodes that do not answer."""
+    return [pod for pod in observed.pods if (left_s := given_up_in_s(pod, now)) is not None and left_s <= 0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scaling_api.driver import CONTAINER_DRIVER
 from scaling_api.reasons import ConditionType, Failure, Reason
@@ -11,7 +11,7 @@ from scaling_api.spec import WorkerGroup
 
 from .clock import to_rfc3339
 from .failure import why_waiting
-from .types import Condition, PodView
+from .types import Condition, PodView, Trouble
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +59,32 @@ def cluster_ready(
     groups: Sequence[WorkerGroup],
     head: PodView | None,
     alive: Mapping[str, Sequence[PodView]],
+    lost: Mapping[str, Trouble],
     refusal: str | None,
     *,
     now: float,
 ) -> Verdict:
-    """Are head and at least `min` workers of each group up?"""
-    if refusal is not None:
+    """Are head and at least `min` workers of each group up?
+
+    `lost` says by group why a worker ended whose successor is still held back.
+    What the API server refuses is why not, as long as a pod is missing that the cluster needs; else it is a remark.
+    """
+    verdict = _cluster_ready(groups, head, alive, lost, now=now)
+    if refusal is None:
+        return verdict
+    if head is None or any(len(alive.get(group.name, ())) < group.min for group in groups):
         return Verdict(False, Failure.REFUSED_BY_API, refusal)
+    return replace(verdict, message=f"{verdict.message} {refusal}")
+
+
+def _cluster_ready(
+    groups: Sequence[WorkerGroup],
+    head: PodView | None,
+    alive: Mapping[str, Sequence[PodView]],
+    lost: Mapping[str, Trouble],
+    *,
+    now: float,
+) -> Verdict:
     if head is None or head.phase != "Running":
         trouble = why_waiting(head, now=now) if head is not None else None
         if trouble is not None:
@@ -77,10 +96,10 @@ def cluster_ready(
         ready = sum(pod.ready for pod in pods)
         if ready >= group.min:
             continue
-        for pod in pods:
-            trouble = None if pod.ready else why_waiting(pod, now=now)
-            if trouble is not None:
-                return Verdict(False, trouble.reason, trouble.message)
+        waiting = (why_waiting(pod, now=now) for pod in pods if not pod.ready)
+        trouble = next((trouble for trouble in waiting if trouble is not None), lost.get(group.name))
+        if trouble is not None:
+            return Verdict(False, trouble.reason, trouble.message)
         missing.append(f"{ready} of {group.min} workers of group {group.name} are ready")
     if missing:
         return Verdict(False, Reason.WAITING_FOR_WORKERS, "; ".join(missing) + ".")

@@ -1,9 +1,9 @@
 """Why did a pod end, and why does one not start?
 
-The most telling fact comes first: what the driver says of itself, then the out-of-memory killer, then who took
-the pod away (disruption), then what the node says of it (eviction), then the bare exit code. That of SIGKILL comes
-last because everything that is taken away may end with it. A waiting pod is no failure: its trouble is shown and
-it is given time.
+The most telling fact comes first: what the driver says of itself, unless that may be a mere consequence; then the
+out-of-memory killer, then who took the pod away (its node, or a disruption), then that Ray was restarted under
+the driver, then the bare exit code. That of SIGKILL comes last because everything that is taken away may end with it.
+A waiting pod is no failure: its trouble is shown and it is given time.
 """
 
 from __future__ import annotations
@@ -43,27 +43,32 @@ _POD_REASONS = {
     "NodeShutdown": (Failure.PREEMPTED, "was on a node that shut down"),
     "Terminated": (Failure.PREEMPTED, "was on a node that shut down"),
 }
+# What a driver says of itself that may follow from something else; it was not there to see that.
+_CONSEQUENCES = frozenset({Failure.DRIVER_FAILED, Failure.STOPPED})
+# A node evicts what uses more disk or memory than was asked for. That may be the job's own doing, and would be met
+# again; all others are the cluster's own affairs.
+_BLAMED = frozenset({"Evicted", "TerminationByKubelet"})
 
 
 def why_ended(pod: PodView) -> Trouble:
     """Why a pod that has ended, or is being taken away, did so."""
     main = pod.containers.get(CONTAINER_DRIVER if pod.is_head else CONTAINER_RAY)
-    if main is not None and main.state == "terminated":
-        if told := _own_word(main):
-            return told
-        if main.exit_code == ExitCode.STOPPED:
-            return Trouble(Failure.STOPPED, f"the driver of {pod.name} was asked to stop and saved a checkpoint")
+    told = _own_word(main) if main is not None else None
+    if told is not None and told.reason not in _CONSEQUENCES:
+        return told
     for view in pod.containers.values():
         if view.state == "terminated" and view.reason == "OOMKilled":
             return _out_of_memory(pod, view, "was killed for using more memory than its limit")
-    if pod.disruption in _DISRUPTIONS:
-        reason, what = _DISRUPTIONS[pod.disruption]
-        return Trouble(reason, f"pod {pod.name} {what}")
-    if pod.reason in _POD_REASONS:
-        reason, what = _POD_REASONS[pod.reason]
-        return Trouble(reason, f"pod {pod.name} {what}" + (f": {pod.message}" if pod.message else ""))
+    if taken := _taken_away(pod):
+        return taken
+    if pod.is_head and (ray := _ray_restarted(pod)):
+        return ray
+    if told is not None and told.reason != Failure.STOPPED:
+        return told
     if pod.terminating:
         return deleted(pod.name)
+    if told is not None:
+        return told
     if main is not None and main.exit_code == _EXIT_KILLED:
         return _out_of_memory(pod, main, "was killed (exit code 137), most likely for lack of memory")
     if main is not None and main.exit_code is not None:
@@ -112,6 +117,12 @@ def known_in_s(pod: PodView, *, now: float) -> float | None:
     return left_s if pod.unschedulable and left_s > 0 else None
 
 
+def ray_ended(head: PodView) -> Trouble | None:
+    """Why a head whose driver runs is none any more: its Ray container has ended, or has been restarted."""
+    ray = head.containers.get(CONTAINER_RAY)
+    return _lost_state(head, ray) if ray is not None and ray.state == "terminated" else _ray_restarted(head)
+
+
 def is_refusal(pod: PodView) -> bool:
     """Whether the head's driver refused: what is wrong is the user's, and would be met again."""
     driver = pod.containers.get(CONTAINER_DRIVER)
@@ -119,8 +130,8 @@ def is_refusal(pod: PodView) -> bool:
 
 
 def _own_word(main: ContainerView) -> Trouble | None:
-    """What the driver left in its termination message."""
-    if main.exit_code == 0:
+    """What the driver left in its termination message, or says by its exit code."""
+    if not main.exit_code:
         return None
     try:
         said = json.loads(main.message)
@@ -128,6 +139,8 @@ def _own_word(main: ContainerView) -> Trouble | None:
     except (ValueError, TypeError, KeyError):
         if main.exit_code == ExitCode.REFUSED:
             return Trouble(Failure.USER_ERROR, _last_words(main.message) or "the driver refused the job; see its log")
+        if main.exit_code == ExitCode.STOPPED:
+            return Trouble(Failure.STOPPED, "the driver was asked to stop and saved a checkpoint")
         return None
 
 
@@ -135,6 +148,33 @@ def _last_words(message: str) -> str:
     """The end of a termination message, which without JSON is the end of a log."""
     lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
     return " | ".join(lines[-_LAST_LINES:])[-_LAST_CHARACTERS:]
+
+
+def _ray_restarted(head: PodView) -> Trouble | None:
+    # That it has ended says nothing here: the kubelet stops it when the driver has ended.
+    ray = head.containers.get(CONTAINER_RAY)
+    return _lost_state(head, ray) if ray is not None and ray.restarts > 0 else None
+
+
+def _lost_state(head: PodView, ray: ContainerView) -> Trouble:
+    ended = f" ({ray.reason})" if ray.reason else ""
+    return Trouble(
+        Failure.RAY_RESTARTED,
+        f"the Ray container of pod {head.name} ended{ended}, and the cluster's state with it; if it repeats, raise "
+        "cluster.head.resources.limits.memory",
+    )
+
+
+def _taken_away(pod: PodView) -> Trouble | None:
+    """What its node says of it, else who had it deleted."""
+    if pod.reason in _POD_REASONS:
+        reason, what = _POD_REASONS[pod.reason]
+        told = f": {pod.message}" if pod.message else ""
+        return Trouble(reason, f"pod {pod.name} {what}{told}", blameless=pod.reason not in _BLAMED)
+    if pod.disruption in _DISRUPTIONS:
+        reason, what = _DISRUPTIONS[pod.disruption]
+        return Trouble(reason, f"pod {pod.name} {what}", blameless=pod.disruption not in _BLAMED)
+    return None
 
 
 def _out_of_memory(pod: PodView, view: ContainerView, what: str) -> Trouble:

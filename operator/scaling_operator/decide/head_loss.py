@@ -1,11 +1,15 @@
 """Is the attempt's head still good?
 
-The head is never replaced within an attempt: Ray's cluster state lives in it. So the question has four answers:
-it is fine (or may still become so), it has succeeded, it has refused, it is lost. A success counts as soon as the
-driver has ended with 0, although the kubelet needs some seconds more to stop Ray.
+The head is never replaced within an attempt: Ray's cluster state lives in it. So the question has five answers:
+it is fine (or may still become so), it is being stopped, it has succeeded, it has refused, it is lost. A success
+counts as soon as the driver has ended with 0, although the kubelet needs some seconds more to stop Ray.
+
+A head that is taken away (drained, preempted, deleted) has its grace period in which the driver saves a checkpoint,
+for which it needs its workers. Only then is it lost. One on a node that does not answer is lost at once: the node's
+controller has marked it as not ready.
 
 That the head was created is told by the attempt's Service, which is created after it: no head but a Service
-means that the head was deleted.
+means that the head was deleted. If it was seen before it went, what it was last seen as tells how it ended.
 
 What hangs while it starts is told by what it waits for. Volumes and network get START_LIMIT_S from the moment it
 has a node, the driver gets it from the moment Ray runs (they share an image). In between lies the pull of the
@@ -15,23 +19,33 @@ image, which may take as long as it takes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 from scaling_api import names
 from scaling_api.driver import CONTAINER_DRIVER, CONTAINER_RAY
 from scaling_api.reasons import Failure
 
-from .failure import deleted, is_refusal, why_ended, why_waiting
-from .types import Observed, PodView, Trouble
+from .failure import deleted, is_refusal, ray_ended, why_ended, why_waiting
+from .types import ContainerView, Observed, PodView, Trouble
 
 # What takes longer hangs.
 START_LIMIT_S = 600.0
+# A head that still terminates so long after its grace period is on a node that does not answer.
+GIVE_UP_ON_HEAD_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class HeadFine:
     """Nothing to do; time alone may change that after `look_again_s`."""
 
+    look_again_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeadStopping:
+    """It is being taken away, for this reason, and its driver saves a checkpoint."""
+
+    trouble: Trouble
     look_again_s: float | None = None
 
 
@@ -53,7 +67,7 @@ class HeadLost:
     final: bool = False
 
 
-HeadVerdict: TypeAlias = HeadFine | HeadMissing | HeadSucceeded | HeadLost
+HeadVerdict: TypeAlias = HeadFine | HeadStopping | HeadMissing | HeadSucceeded | HeadLost
 
 
 def judge_head(observed: Observed, job: str, attempt: int, *, now: float) -> HeadVerdict:
@@ -61,32 +75,43 @@ def judge_head(observed: Observed, job: str, attempt: int, *, now: float) -> Hea
     head = observed.head(attempt)
     if attempt in observed.unusable:
         return HeadLost(Trouble(Failure.OBJECTS_GONE, observed.unusable[attempt]))
-    if head is None:
-        name = names.head_pod(job, attempt)
-        was_there = attempt in observed.services or name in observed.vanished
-        return HeadLost(deleted(name)) if was_there else HeadMissing()
-    driver = head.containers.get(CONTAINER_DRIVER)
-    if head.phase == "Succeeded" or (driver is not None and driver.exit_code == 0):
+    name = names.head_pod(job, attempt)
+    last = head or observed.vanished.get(name)
+    if last is None:
+        return HeadLost(deleted(name)) if attempt in observed.services else HeadMissing()
+    driver = last.containers.get(CONTAINER_DRIVER)
+    if last.phase == "Succeeded" or (driver is not None and driver.exit_code == 0):
         return HeadSucceeded()
-    if head.phase == "Failed" or (driver is not None and driver.state == "terminated"):
-        return HeadLost(why_ended(head), final=is_refusal(head))
+    if head is None or head.is_over or (driver is not None and driver.state == "terminated"):
+        return HeadLost(why_ended(last), final=is_refusal(last))
+    if head.terminating and _saves(head, driver) and driver_may_run(head, now):
+        return HeadStopping(why_ended(head), given_up_in_s(head, now))
     if head.terminating or head.phase == "Unknown":
         return HeadLost(why_ended(head))
-    if trouble := _ray_restarted(head):
+    if trouble := ray_ended(head):
         return HeadLost(trouble)
     return _still_starting(head, now)
 
 
-def _ray_restarted(head: PodView) -> Trouble | None:
-    ray = head.containers.get(CONTAINER_RAY)
-    if ray is None or (ray.restarts == 0 and ray.state != "terminated"):
-        return None
-    ended = f" ({ray.reason})" if ray.reason else ""
-    return Trouble(
-        Failure.RAY_RESTARTED,
-        f"the Ray container of pod {head.name} ended{ended}, and the cluster's state with it; if it repeats, raise "
-        "cluster.head.resources.limits.memory",
-    )
+def _saves(head: PodView, driver: ContainerView | None) -> bool:
+    """Whether there is a driver that heeds SIGTERM, on a node that answers."""
+    return head.ready and driver is not None and driver.state == "running"
+
+
+def driver_may_run(head: PodView | None, now: float) -> TypeGuard[PodView]:
+    """Whether there may be a driver that still has to be waited for."""
+    if head is None or head.is_over:
+        return False
+    left_s = given_up_in_s(head, now)
+    if left_s is not None and left_s <= 0:
+        return False
+    driver = head.containers.get(CONTAINER_DRIVER)
+    return driver is None or driver.state != "terminated"
+
+
+def given_up_in_s(pod: PodView, now: float) -> float | None:
+    """Seconds for which a pod that terminates is waited for; None while it does not."""
+    return pod.gone_by + GIVE_UP_ON_HEAD_S - now if pod.gone_by is not None else None
 
 
 def _still_starting(head: PodView, now: float) -> HeadVerdict:

@@ -15,13 +15,15 @@ from scaling_api.reasons import ConditionType, Failure, Reason
 
 from . import attempts, conditions
 from .at_work import keep_at_work
-from .backoff import pause_after
-from .clean_up import clean_up, is_clean
+from .backoff import due_at
+from .clean_up import clean_up
+from .conditions import Verdict
 from .deadline import deadline_left_s
-from .head_loss import HeadFine, HeadLost, HeadMissing, HeadSucceeded, judge_head
+from .head_loss import HeadFine, HeadLost, HeadMissing, HeadStopping, HeadSucceeded, driver_may_run, judge_head
+from .left_over import settled
 from .outcome import Outcome, noted, sooner
 from .status import MAX_MESSAGE, is_urgent, render, summarise
-from .suspend import begin_suspending, driver_may_run, is_suspending, stop_driver, suspended
+from .suspend import begin_suspending, is_suspending, stop_driver, suspended
 from .ttl import time_to_live_s
 from .types import (
     Action,
@@ -62,7 +64,7 @@ def _decision(job: Job, observed: Observed, status: Mapping[str, object], outcom
         rendered |= {name: status.get(name) for name in ("workerGroups", "workers")}
     return Decision(
         actions=tuple(outcome.actions),
-        status=rendered,
+        status=rendered | settled(status, memory),
         urgent=is_urgent(status, rendered),
         events=tuple(outcome.events),
         look_again_s=outcome.look_again_s,
@@ -85,17 +87,15 @@ def _between(job: Job, observed: Observed, now: float) -> Outcome:
     memory, policy = observed.memory, job.spec.run_policy
     actions = clean_up(observed)
     if policy.suspend:
-        return suspended(memory, actions, is_clean(observed), now)
+        return suspended(observed, actions, now)
     left_s = deadline_left_s(policy, memory, now=now)
     if left_s is not None and left_s <= 0:
         return _past_deadline(job, memory, actions, now)
     if job.invalid is not None:
         return Outcome(memory, "Pending", actions)
-    due_s = 0.0
-    if memory.last is not None and memory.last.outcome == "Failed":
-        due_s = (memory.last.ended_at or now) + pause_after(memory.failures) - now
-    if due_s > 0:
-        return Outcome(memory, "Restarting", actions, look_again_s=sooner(due_s, left_s))
+    due = due_at(memory)
+    if due is not None and due > now:
+        return Outcome(memory, "Restarting", actions, look_again_s=sooner(due - now, left_s))
     was_suspended = memory.last is not None and memory.last.outcome == "Suspended"
     begun = attempts.begin(memory, digest=observed.digest, now=now)
     begun = noted(begun, {ConditionType.UP_TO_DATE: conditions.up_to_date(True)}, now)
@@ -128,6 +128,8 @@ def _during(job: Job, observed: Observed, current: AttemptRecord, now: float) ->
         return _past_deadline(job, memory, old, now)
     if policy.suspend:
         return begin_suspending(memory, old, now)
+    if isinstance(verdict, HeadStopping):
+        return _stopping(memory, verdict, old, left_s, now)
     waiting_s = verdict.look_again_s if isinstance(verdict, HeadFine) else None
     outcome = keep_at_work(job, observed, current, isinstance(verdict, HeadMissing), now)
     return replace(
@@ -135,6 +137,16 @@ def _during(job: Job, observed: Observed, current: AttemptRecord, now: float) ->
         actions=[*old, *outcome.actions],
         look_again_s=sooner(outcome.look_again_s, left_s, waiting_s),
     )
+
+
+def _stopping(
+    memory: Memory, verdict: HeadStopping, old: Sequence[Action], left_s: float | None, now: float
+) -> Outcome:
+    """The head is being taken away: its workers stay until the driver has saved, and none is replaced."""
+    trouble = verdict.trouble
+    going = Verdict(False, trouble.reason, f"The driver saves a checkpoint: {trouble.message}")
+    again_s = sooner(verdict.look_again_s, left_s)
+    return Outcome(noted(memory, {ConditionType.CLUSTER_READY: going}, now), "Restarting", old, look_again_s=again_s)
 
 
 def _lost(job: Job, memory: Memory, verdict: HeadLost, old: Sequence[Action], now: float) -> Outcome:

@@ -16,7 +16,7 @@ from scaling_api.status import MAX_ATTEMPTS_KEPT
 from .clock import from_rfc3339, to_rfc3339
 from .types import AttemptRecord, Condition, Memory, PodView
 
-# The fields that the leader owns; all others are the progress writer's and are never sent.
+# The fields that the leader owns; all others are the progress writer's.
 FIELDS = (
     "phase",
     "observedGeneration",
@@ -32,6 +32,8 @@ FIELDS = (
     "activeSince",
     "activeSeconds",
 )
+# Fields of a driver that is gone, which the leader puts right (left_over.py). They are changes already.
+_LEFT_OVER = ("progress", "stages")
 MAX_MESSAGE = 1024
 
 
@@ -119,7 +121,7 @@ def patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         if name == "incarnations" and before and after:
             after = {**dict.fromkeys(before), **after}
         changes[name] = after
-    return changes
+    return changes | {name: new[name] for name in _LEFT_OVER if name in new}
 
 
 def _essence(status: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeGuard
 
-from scaling_api.driver import CONTAINER_DRIVER
 from scaling_api.reasons import ConditionType, Reason
 
 from . import conditions
+from .clean_up import is_clean
 from .conditions import Verdict
-from .outcome import Outcome, noted
-from .types import Action, DeletePods, Event, Memory, PodView
-
-# A head that still terminates so long after its grace period is on a node that does not answer.
-GIVE_UP_ON_HEAD_S = 60.0
+from .head_loss import given_up_in_s
+from .outcome import Outcome, noted, sooner
+from .types import Action, DeletePods, Event, Memory, Observed, PodView
 
 
 def is_suspending(memory: Memory) -> bool:
@@ -36,38 +33,43 @@ def begin_suspending(memory: Memory, actions: Sequence[Action], now: float) -> O
     return Outcome(suspending, "Suspending", actions, [event])
 
 
-def driver_may_run(head: PodView | None, now: float) -> TypeGuard[PodView]:
-    """Whether there may be a driver that still has to be waited for."""
-    if head is None or head.is_over:
-        return False
-    if head.gone_by is not None and now >= head.gone_by + GIVE_UP_ON_HEAD_S:
-        return False
-    driver = head.containers.get(CONTAINER_DRIVER)
-    return driver is None or driver.state != "terminated"
-
-
 def stop_driver(memory: Memory, head: PodView, old: Sequence[Action], now: float) -> Outcome:
     """Suspension is persisted: end the driver and wait for it. The workers stay until it has saved.
 
     The time for that is the pod's own grace period, which users may set.
     """
     stop = [] if head.terminating else [DeletePods(((head.name, head.uid),))]
-    again_s = head.gone_by + GIVE_UP_ON_HEAD_S - now if head.gone_by is not None else None
-    return Outcome(memory, "Suspending", [*old, *stop], look_again_s=again_s)
+    return Outcome(memory, "Suspending", [*old, *stop], look_again_s=given_up_in_s(head, now))
 
 
-def suspended(memory: Memory, actions: Sequence[Action], clean: bool, now: float) -> Outcome:
-    """No attempt is at work: wait until everything is gone (`clean`), then rest."""
+def suspended(observed: Observed, actions: Sequence[Action], now: float) -> Outcome:
+    """No attempt is at work: wait until everything is gone, or given up, then rest."""
+    memory = observed.memory
     if memory.active_since is not None:
         # Suspended while waiting for a retry: the clock stops here as well.
         memory = replace(memory, active_since=None, active_seconds=memory.active_s(now))
-    if not clean:
-        return Outcome(noted(memory, {ConditionType.SUSPENDED: _SUSPENDING}, now), "Suspending", actions)
+    if not is_clean(observed, now):
+        again_s = sooner(*(given_up_in_s(pod, now) for pod in observed.pods))
+        waiting = noted(memory, {ConditionType.SUSPENDED: _releasing(observed.pods)}, now)
+        return Outcome(waiting, "Suspending", actions, look_again_s=again_s if (again_s or 0) > 0 else None)
     was = memory.holds(ConditionType.SUSPENDED)
-    verdicts = {ConditionType.SUSPENDED: _SUSPENDED, **conditions.ended(Reason.SUSPENDED, _SUSPENDED.message)}
+    rests = _resting(observed.pods)
+    verdicts = {ConditionType.SUSPENDED: rests, **conditions.ended(Reason.SUSPENDED, rests.message)}
     events = [] if was else [Event("Normal", Reason.SUSPENDED, "All pods are released; storage is untouched.")]
     return Outcome(noted(memory, verdicts, now), "Suspended", events=events, alive={})
 
 
 _SUSPENDING = Verdict(False, Reason.SUSPENDING, "The driver is saving a checkpoint; the pods go after it.")
-_SUSPENDED = Verdict(True, Reason.SUSPENDED, "All pods are released; set runPolicy.suspend to false to go on.")
+
+
+def _releasing(pods: Sequence[PodView]) -> Verdict:
+    names = sorted(pod.name for pod in pods)
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    what = f"pod {names[0]}{more} to go" if names else "the last objects to go"
+    return Verdict(False, Reason.SUSPENDING, f"Waiting for {what}.")
+
+
+def _resting(stuck: Sequence[PodView]) -> Verdict:
+    names = ", ".join(sorted(pod.name for pod in stuck)[:3])
+    but = f" but for those on nodes that do not answer ({names})" if stuck else ""
+    return Verdict(True, Reason.SUSPENDED, f"All pods are released{but}; set runPolicy.suspend to false to go on.")

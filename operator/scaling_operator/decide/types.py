@@ -17,10 +17,14 @@ from scaling_api.spec import ScalingJobSpec
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Something is wrong: the reason in one word, and a sentence that says why and what helps."""
+    """Something is wrong: the reason in one word, and a sentence that says why and what helps.
+
+    `blameless` means that the cluster took the pod away for reasons of its own: that says nothing about the job.
+    """
 
     reason: Failure
     message: str
+    blameless: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +152,7 @@ class Memory:
 class Observed:
     """The job's surroundings at one moment.
 
-    `vanished` are pods that were there and are gone, with the time of their creation. `services` and `policies`
+    `vanished` are pods that were there and are gone, by name, as they were last seen. `services` and `policies`
     are attempts whose Service or NetworkPolicy exists. `refusal` is what the API server last said to a create
     that it refused for good. `unusable` are attempts that cannot go on, with a sentence saying why.
     """
@@ -157,7 +161,7 @@ class Observed:
     memory: Memory
     digest: str
     pods: tuple[PodView, ...] = ()
-    vanished: Mapping[str, float] = field(default_factory=dict)
+    vanished: Mapping[str, PodView] = field(default_factory=dict)
     services: frozenset[int] = frozenset()
     policies: frozenset[int] = frozenset()
     refusal: str | None = None

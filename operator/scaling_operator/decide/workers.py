@@ -15,7 +15,7 @@ from scaling_api import names
 from scaling_api.names import WorkerSlot
 from scaling_api.spec import WorkerGroup
 
-from .failure import deleted, why_ended
+from .failure import why_ended
 from .types import Observed, PodView, Trouble
 
 # From one creation in a slot to the next, once its first pod is lost; what lived longer is replaced at once.
@@ -33,13 +33,17 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
-    """`create` and `delete` hold for the persisted incarnations; `losses` raises some of them first."""
+    """`create` and `delete` hold for the persisted incarnations; `losses` raises some of them first.
+
+    `held_back` says by group why a worker was lost whose successor has to wait.
+    """
 
     create: tuple[tuple[WorkerSlot, int], ...] = ()
     delete: tuple[PodView, ...] = ()
     losses: tuple[Loss, ...] = ()
     look_again_s: float | None = None
     alive: Mapping[str, tuple[PodView, ...]] = field(default_factory=dict)
+    held_back: Mapping[str, Trouble] = field(default_factory=dict)
 
 
 def plan_workers(
@@ -53,6 +57,7 @@ def plan_workers(
     losses: list[Loss] = []
     pauses: list[float] = []
     alive: dict[str, tuple[PodView, ...]] = {}
+    held_back: dict[str, Trouble] = {}
     for group in groups:
         living: list[PodView] = []
         for index in range(group.max):
@@ -60,14 +65,16 @@ def plan_workers(
             incarnation = incarnations.get(slot.key, 0)
             name = names.worker_pod(job, attempt, slot, incarnation)
             pod = pods.pop(name, None)
-            if pod is not None and pod.is_alive:
-                living.append(pod)
-            elif pod is None and name not in vanished:
+            last = pod or vanished.get(name)
+            if last is None:
                 create.append((slot, incarnation))
-            elif (pause_s := _pause_s(pod.created_at if pod else vanished[name], incarnation, now)) > 0:
+            elif pod is not None and pod.is_alive:
+                living.append(pod)
+            elif (pause_s := _pause_s(last.created_at, incarnation, now)) > 0:
                 pauses.append(pause_s)
+                held_back.setdefault(group.name, why_ended(last))
             else:
-                losses.append(Loss(slot, why_ended(pod) if pod is not None else deleted(name)))
+                losses.append(Loss(slot, why_ended(last)))
         alive[group.name] = tuple(living)
     surplus = (pod for pod in pods.values() if not pod.terminating)
     return WorkerPlan(
@@ -76,6 +83,7 @@ def plan_workers(
         losses=tuple(losses),
         look_again_s=min(pauses, default=None),
         alive=alive,
+        held_back=held_back,
     )
 
 

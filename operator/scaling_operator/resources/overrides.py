@@ -3,12 +3,13 @@
 The fields are listed rather than excluded: what is not known to be harmless to the operator's own parts of the
 pod (containers, restart policy, security, volumes) is refused with a sentence.
 
-Merging: maps merge key by key, lists of named records merge by their name, everything else replaces.
+Merging: maps merge key by key, lists of named records merge by their name, tolerations come on top of the
+operator's own, everything else replaces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,8 @@ from scaling_api.spec import GROUP, PodOverrides
 _PATH = "spec.cluster.podOverrides"
 # Labels and annotations with these prefixes tell the operator and Ray which pod is which.
 _RESERVED_PREFIXES = (f"{GROUP}/", "ray.io/")
-# The keys by which records of a list know each other.
-_MERGE_KEYS = ("name", "key")
+# The key by which records of a list know each other.
+_MERGE_KEY = "name"
 _MAX_GRACE_S = 86_400
 
 
@@ -81,6 +82,9 @@ def check_overrides(overrides: PodOverrides | None) -> list[str]:
 def apply_overrides(pod: dict[str, Any], overrides: PodOverrides | None) -> dict[str, Any]:
     """`pod` with `overrides` laid over it; neither is changed. The overrides have passed `check_overrides`."""
     merged: dict[str, Any] = merge(pod, _content(overrides))
+    ours, theirs = pod["spec"].get("tolerations", ()), _content(overrides).get("spec", {}).get("tolerations")
+    if theirs is not None:
+        merged["spec"]["tolerations"] = _tolerations(ours, theirs)
     return merged
 
 
@@ -89,11 +93,27 @@ def merge(below: Any, above: Any) -> Any:
     if isinstance(below, Mapping) and isinstance(above, Mapping):
         shared = {key: merge(below[key], above[key]) for key in below if key in above}
         return {**below, **above, **shared}
-    if isinstance(below, list) and isinstance(above, list) and (key := _merge_key(below, above)):
-        ours = {record[key]: record for record in below}
-        theirs = {record[key]: merge(ours.get(record[key]), record) for record in above}
+    if isinstance(below, list) and isinstance(above, list) and _are_named(below) and _are_named(above):
+        ours = {record[_MERGE_KEY]: record for record in below}
+        theirs = {record[_MERGE_KEY]: merge(ours.get(record[_MERGE_KEY]), record) for record in above}
         return list({**ours, **theirs}.values())
     return above
+
+
+def _tolerations(ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The operator's, changed by those of the user for the same taint, then the user's others.
+
+    The order counts: of several tolerations that fit a taint Kubernetes takes the first, so that one for all taints
+    does not keep a pod on a lost node for ever.
+    """
+    result, rest = [], list(theirs)
+    for own in ours:
+        same = [
+            one for one in rest if one.get("key") == own["key"] and one.get("effect", own["effect"]) == own["effect"]
+        ]
+        rest = [one for one in rest if one not in same]
+        result.append({key: value for record in (own, *same) for key, value in record.items()})
+    return result + rest
 
 
 def _content(overrides: PodOverrides | None) -> dict[str, Any]:
@@ -122,11 +142,7 @@ def _listed(names: Mapping[str, Any]) -> str:
     return ", ".join(names)
 
 
-def _merge_key(below: list[Any], above: list[Any]) -> str | None:
-    """The key that names every record of both lists, once in each."""
-    for key in _MERGE_KEYS:
-        if all(isinstance(item, Mapping) and key in item for item in (*below, *above)) and all(
-            len({item[key] for item in items}) == len(items) for items in (below, above)
-        ):
-            return key
-    return None
+def _are_named(records: list[Any]) -> bool:
+    """Whether every record has a name, and each its own."""
+    named = [item[_MERGE_KEY] for item in records if isinstance(item, Mapping) and _MERGE_KEY in item]
+    return len(named) == len(records) == len(set(named))

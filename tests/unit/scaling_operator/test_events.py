@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from scaling_operator.events import COUNT_INTERVAL_S, MAX_NOTE_CHARACTERS, SERIES_S, EventRecorder
+from scaling_operator.events import COUNT_INTERVAL_S, MAX_NOTE_CHARACTERS, MAX_NOTES, SERIES_S, EventRecorder
 from scaling_operator.runtime.client import ApiClient
 from tests.unit.scaling_operator.runtime.scripted_server import Received, ScriptedServer, answer, failure
 
@@ -101,6 +101,28 @@ async def test_another_reason_object_or_time_is_an_event_of_its_own() -> None:
         events.record()
         await events.sent(4)
     assert len({request.body["metadata"]["name"] for request in events.server.requests("POST")}) == 4
+
+
+async def test_what_says_something_else_is_an_event_of_its_own_up_to_a_few() -> None:
+    async with recording() as events:
+        for index in range(3 * MAX_NOTES):
+            events.record(note=f"worker {index} is replaced")
+        events.record("Other")
+        requests = await events.sent(MAX_NOTES + 1)
+        assert [request.body["note"] for request in requests[:-1]] == [
+            f"worker {index} is replaced" for index in range(MAX_NOTES)
+        ]
+        events.clock.now += SERIES_S
+        events.record(note="another day")
+        assert (await events.sent(MAX_NOTES + 2))[-1].body["note"] == "another day"
+
+
+async def test_what_is_recorded_before_the_end_is_still_sent() -> None:
+    async with recording() as events:
+        await asyncio.sleep(0)
+        events.record("First")
+        events.record("Second")
+    assert [request.body["reason"] for request in events.server.received] == ["First", "Second"]
 
 
 async def test_a_full_queue_drops_and_never_blocks() -> None:

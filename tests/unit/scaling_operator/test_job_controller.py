@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from scaling_api.reasons import Failure
+from scaling_operator.runtime.errors import ApiError, ServerUnavailableError, TooManyRequestsError
+from scaling_operator.runtime.objects import key_of
 
 from .runtime.virtual_time import run_in_virtual_time
 from .simulation.server import copied
@@ -29,6 +31,15 @@ def _in_world(scene: Callable[[World], Awaitable[None]], **run_policy: Any) -> N
 def _condition(world: World, kind: str) -> tuple[str, str]:
     entry = next(entry for entry in world.status["conditions"] if entry["type"] == kind)
     return entry["status"], entry["reason"]
+
+
+def _driver_runs(world: World, head: Any) -> bool:
+    now = world.server.get("pods", key_of(head))
+    return "running" in now["status"]["containerStatuses"][0]["state"]
+
+
+def _message(world: World, kind: str) -> str:
+    return next(str(entry["message"]) for entry in world.status["conditions"] if entry["type"] == kind)
 
 
 def test_a_cluster_comes_up_with_two_writes_of_status() -> None:
@@ -81,6 +92,59 @@ def test_what_the_server_refuses_is_shown_and_heals() -> None:
 
 
 @pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(ServerUnavailableError(500, "InternalError", "failed calling webhook x"), id="a webhook is down"),
+        pytest.param(TooManyRequestsError(429, "TooManyRequests", "come again", retry_after_s=1.0), id="too busy"),
+    ],
+)
+def test_a_server_that_keeps_failing_is_shown_and_tried_again(error: ApiError) -> None:
+    async def scene(world: World) -> None:
+        world.faults.pods_fail = error
+        await asyncio.sleep(3.0)
+        assert _condition(world, "ClusterReady") == ("False", "WaitingForHead")
+        await asyncio.sleep(57.0)
+        assert _condition(world, "ClusterReady") == ("False", Failure.REFUSED_BY_API)
+        assert error.message in _message(world, "ClusterReady")
+        assert world.status["failures"] == 0
+        world.faults.pods_fail = None
+        await asyncio.sleep(60.0)
+        assert world.status["phase"] == "Running"
+
+    _in_world(scene)
+
+
+def test_a_lost_worker_is_noted_although_creating_another_fails() -> None:
+    async def scene(world: World) -> None:
+        await asyncio.sleep(20.0)
+        world.faults.pods_fail = ServerUnavailableError(500, "InternalError", "failed calling webhook x")
+        world.edit({"cluster": {"workers": [{"name": "cpu", "min": 1, "max": 4}]}})
+        await asyncio.sleep(1.0)
+        await world.cause(Trouble(0, "worker crashes", 0))
+        await asyncio.sleep(3.0)
+        assert world.status["incarnations"] == {"cpu-0": 1}
+
+    _in_world(scene)
+
+
+def test_a_refusal_of_workers_beyond_the_least_leaves_the_job_running_and_goes_with_its_cause() -> None:
+    async def scene(world: World) -> None:
+        world.edit({"cluster": {"workers": [{"name": "cpu", "min": 1, "max": 1}]}})
+        await asyncio.sleep(20.0)
+        world.faults.pods_refused = True
+        world.edit({"cluster": {"workers": [{"name": "cpu", "min": 1, "max": 3}]}})
+        await asyncio.sleep(20.0)
+        assert _condition(world, "ClusterReady") == ("True", "ClusterReady")
+        assert "is refused: exceeded quota" in _message(world, "ClusterReady")
+        assert world.status["phase"] == "Running"
+        world.edit({"cluster": {"workers": [{"name": "cpu", "min": 1, "max": 1}]}})
+        await asyncio.sleep(70.0)  # the pause after a refusal, and that between counters
+        assert "refused" not in _message(world, "ClusterReady")
+
+    _in_world(scene)
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         pytest.param({"training": {"epochs": -1}}, id="a value that the models refuse"),
@@ -113,6 +177,22 @@ def test_a_spec_that_becomes_unreadable_leaves_the_running_job_alone() -> None:
         assert (world.status["phase"], world.left()) == ("Running", before)
 
     _in_world(scene)
+
+
+def test_drains_do_not_use_up_the_attempts_and_take_no_worker_from_a_driver_that_saves() -> None:
+    async def scene(world: World) -> None:
+        for drained in (1, 2, 3):
+            await asyncio.sleep(40.0)
+            await world.cause(Trouble(0, "head drained", 0))
+            head, workers = world.pick(0, "head"), world.left()["pods"][:3]
+            while head is not None and head["metadata"]["name"] in world.left()["pods"]:
+                assert world.left()["pods"][:3] == workers or not _driver_runs(world, head)
+                await asyncio.sleep(0.5)
+            await asyncio.sleep(30.0)
+            assert (world.status["attempt"], world.status["failures"]) == (drained + 1, 0)
+            assert world.status["attempts"][-2]["reason"] == Failure.EVICTED
+
+    _in_world(scene, backoffLimit=1)
 
 
 def test_an_attempt_without_its_secret_is_followed_by_the_next() -> None:

@@ -86,13 +86,17 @@ class HttpsShow(ThreadedShow):
         import requests
 
         try:
-            answer = requests.post(
-                self._endpoint.url,
-                json=snapshot.report().to_json_dict(),
-                headers={"Authorization": f"Bearer {self._endpoint.token.read_text().strip()}"},
-                verify=str(self._endpoint.ca),
-                timeout=TIMEOUT_S,
-            )
+            with requests.Session() as session:
+                # The operator is in the cluster: a proxy that user code needs for the world outside, or a netrc,
+                # is not for it.
+                session.trust_env = False
+                answer = session.post(
+                    self._endpoint.url,
+                    json=snapshot.report().to_json_dict(),
+                    headers={"Authorization": f"Bearer {self._endpoint.token.read_text().strip()}"},
+                    verify=str(self._endpoint.ca),
+                    timeout=TIMEOUT_S,
+                )
         except (requests.RequestException, OSError) as error:
             self._warn(f"{type(error).__name__}: {error}")
             return 0.0

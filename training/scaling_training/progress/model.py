@@ -67,27 +67,32 @@ class Snapshot:
                     finished_at=stage.finished_at,
                     message=stage.message[:MAX_MESSAGE] or None,
                 )
-                for stage in self.stages
+                for stage in map(self._settled, self.stages)
             ],
             accuracy=None if self.accuracy is None else f"{self.accuracy:.4f}",
             result=self.result,
         )
 
+    def _settled(self, stage: Stage) -> Stage:
+        """A stage that is at work when the run ends (it was stopped) is the next attempt's to do."""
+        return replace(stage, state="Pending", message="") if self.ended and stage.state == "Running" else stage
+
     def _progress(self) -> Progress | None:
         stage = self.current
         if stage is None:
             return None
+        at_work = stage.state == "Running" and not self.ended
         now = utc()
         first_step_at = None if self.first_step_at is None else utc(self.first_step_at)
         if stage.name != "train" or self.training is None:
             done = stage.state in ("Succeeded", "Reused")
             percent = 100.0 if done else 0.0
-            summary = "done" if done and self.ended else stage.name
+            summary = "done" if done and self.ended else stage.name if done or at_work else "stopped"
             return Progress(
                 stage=stage.name, percent=percent, summary=summary, first_step_at=first_step_at, updated_at=now
             )
         training = self.training
-        eta_s = training.eta_s if training.eta_s is not None and math.isfinite(training.eta_s) else None
+        eta_s = training.eta_s if at_work and training.eta_s is not None and math.isfinite(training.eta_s) else None
         left = f" ({duration(eta_s)} left)" if eta_s else ""
         return Progress(
             stage=stage.name,
@@ -104,7 +109,9 @@ class Snapshot:
             },
             checkpoint=training.checkpoint,
             first_step_at=first_step_at,
-            summary=f"{training.percent:.0f}%{left}",
+            summary=f"{training.percent:.0f}%{left}"
+            if at_work or stage.state == "Succeeded"
+            else _stopped_at(training),
             updated_at=now,
         )
 
@@ -201,6 +208,10 @@ class ProgressModel:
                 **changes,  # type: ignore[arg-type]
             )
             self._changed.notify_all()
+
+
+def _stopped_at(training: TrainingProgress) -> str:
+    return f"stopped at {training.percent:.0f}%"
 
 
 def _rounded(value: float | None) -> float | None:

@@ -8,7 +8,7 @@ from scaling_api.driver import CONTAINER_DRIVER
 from scaling_operator.decide.clean_up import CleanPodPolicy, clean_up, is_clean
 from scaling_operator.decide.types import Action, DeleteAttempt, DeletePods, Observed, PodView
 
-from .builders import ended, head, observed, worker
+from .builders import NOW, ended, head, observed, worker
 
 _DONE = head(phase="Succeeded")
 _STOPPING = head(driver=ended(CONTAINER_DRIVER, 0))
@@ -49,13 +49,21 @@ def test_the_attempt_at_work_is_spared() -> None:
     [
         pytest.param(observed(services=frozenset(), policies=frozenset()), True, id="nothing"),
         pytest.param(
-            observed([worker(0, terminating=True)], services=frozenset(), policies=frozenset()),
+            observed([worker(0, terminating=True, gone_by=NOW - 59)], services=frozenset(), policies=frozenset()),
             False,
             id="a pod that still terminates",
+        ),
+        pytest.param(
+            observed([worker(0, terminating=True, gone_by=NOW - 60)], services=frozenset(), policies=frozenset()),
+            True,
+            id="a pod that has terminated for too long",
+        ),
+        pytest.param(
+            observed([worker(0)], services=frozenset(), policies=frozenset()), False, id="a pod that is to be deleted"
         ),
         pytest.param(observed(services=frozenset({1}), policies=frozenset()), False, id="a Service"),
         pytest.param(observed(services=frozenset(), policies=frozenset({1})), False, id="a NetworkPolicy"),
     ],
 )
 def test_is_clean(seen: Observed, clean: bool) -> None:
-    assert is_clean(seen) is clean
+    assert is_clean(seen, NOW) is clean

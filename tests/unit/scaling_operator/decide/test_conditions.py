@@ -56,7 +56,32 @@ def _unready(index: int, **fields: Any) -> PodView:
             id="as many as are needed are enough",
         ),
         pytest.param(
-            head(), [worker(0)], "quota", False, Failure.REFUSED_BY_API, "quota", id="what the server refuses"
+            head(),
+            [worker(0)],
+            "quota",
+            False,
+            Failure.REFUSED_BY_API,
+            "quota",
+            id="a worker that is needed is refused",
+        ),
+        pytest.param(None, [], "quota", False, Failure.REFUSED_BY_API, "quota", id="the head is refused"),
+        pytest.param(
+            head(),
+            [worker(0), worker(1)],
+            "quota",
+            True,
+            Reason.CLUSTER_READY,
+            "2 workers are up. quota",
+            id="one more than is needed is refused",
+        ),
+        pytest.param(
+            head(),
+            [worker(0), _unready(1)],
+            "quota",
+            False,
+            Reason.WAITING_FOR_WORKERS,
+            "1 of 2 workers of group cpu are ready. quota",
+            id="one more is refused while those that are needed start",
         ),
     ],
 )
@@ -64,7 +89,7 @@ def test_cluster_ready(
     of_head: PodView | None, workers: list[PodView], refusal: str | None, holds: bool, reason: str, says: str
 ) -> None:
     groups = job(workers=3, minimum=2).spec.cluster.workers
-    verdict = cluster_ready(groups, of_head, {"cpu": workers}, refusal, now=NOW)
+    verdict = cluster_ready(groups, of_head, {"cpu": workers}, {}, refusal, now=NOW)
     assert (verdict.holds, verdict.reason) == (holds, reason)
     assert says in verdict.message
 

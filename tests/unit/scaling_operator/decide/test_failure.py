@@ -14,6 +14,8 @@ from scaling_operator.decide.types import PodView
 
 from .builders import NOW, container, ended, head, worker
 
+_STOPPED = json.dumps({"reason": "DriverStopped", "message": "stopped on request; the last checkpoint is saved"})
+_NO_GCS = json.dumps({"reason": "DriverFailed", "message": "RuntimeError: failed to connect to GCS"})
 _TOLD = json.dumps({"reason": "OutOfMemory", "message": "Ray killed rank 1; lower training.batchSize"})
 
 
@@ -107,6 +109,69 @@ _TOLD = json.dumps({"reason": "OutOfMemory", "message": "Ray killed rank 1; lowe
             "draining",
             id="its node was drained",
         ),
+        pytest.param(
+            head(
+                terminating=True,
+                disruption="EvictionByEvictionAPI",
+                driver=ended(CONTAINER_DRIVER, ExitCode.STOPPED, message=_STOPPED),
+            ),
+            Failure.EVICTED,
+            "draining",
+            id="a drain explains why the driver was asked to stop",
+        ),
+        pytest.param(
+            head(
+                phase="Failed",
+                reason="Terminated",
+                disruption="TerminationByKubelet",
+                driver=ended(CONTAINER_DRIVER, ExitCode.STOPPED, message=_STOPPED),
+            ),
+            Failure.PREEMPTED,
+            "shut down",
+            id="so does the shutdown of its node",
+        ),
+        pytest.param(
+            head(terminating=True, driver=ended(CONTAINER_DRIVER, ExitCode.STOPPED, message=_STOPPED)),
+            Failure.POD_DELETED,
+            "not by the operator",
+            id="and a deletion",
+        ),
+        pytest.param(
+            head(
+                phase="Failed",
+                reason="Terminated",
+                driver=ended(CONTAINER_DRIVER, ExitCode.REFUSED, message='{"reason": "UserError", "message": "no"}'),
+            ),
+            Failure.USER_ERROR,
+            "no",
+            id="nothing explains away what the driver refuses",
+        ),
+        pytest.param(
+            head(
+                phase="Failed",
+                driver=ended(CONTAINER_DRIVER, 1, message=_NO_GCS),
+                ray=container(CONTAINER_RAY, restarts=1, reason="OOMKilled"),
+            ),
+            Failure.RAY_RESTARTED,
+            "(OOMKilled)",
+            id="the driver dies of Ray's restart",
+        ),
+        pytest.param(
+            head(
+                phase="Failed",
+                driver=ended(CONTAINER_DRIVER, 1, message=_NO_GCS),
+                ray=ended(CONTAINER_RAY, 137, reason="OOMKilled"),
+            ),
+            Failure.OUT_OF_MEMORY,
+            "container ray",
+            id="the driver dies of Ray's end",
+        ),
+        pytest.param(
+            head(phase="Failed", driver=ended(CONTAINER_DRIVER, 1, message=_NO_GCS), ray=ended(CONTAINER_RAY, 143)),
+            Failure.DRIVER_FAILED,
+            "GCS",
+            id="Ray is stopped after the driver has ended",
+        ),
         pytest.param(worker(0, phase="Failed", reason="NodeLost"), Failure.NODE_LOST, "node", id="its node was lost"),
         pytest.param(
             worker(0, phase="Failed", reason="NodeShutdown"), Failure.PREEMPTED, "shut down", id="its node shut down"
@@ -124,6 +189,26 @@ def test_why_ended(pod: PodView, reason: Failure, says: str) -> None:
     trouble = why_ended(pod)
     assert trouble.reason == reason
     assert says in trouble.message
+
+
+@pytest.mark.parametrize(
+    ("pod", "blameless"),
+    [
+        pytest.param(head(terminating=True, disruption="EvictionByEvictionAPI"), True, id="its node is drained"),
+        pytest.param(head(terminating=True, disruption="PreemptionByScheduler"), True, id="it was preempted"),
+        pytest.param(head(terminating=True, disruption="DeletionByTaintManager"), True, id="its node was lost"),
+        pytest.param(
+            head(phase="Failed", reason="Terminated", disruption="TerminationByKubelet"), True, id="its node shuts down"
+        ),
+        pytest.param(
+            head(phase="Failed", reason="Evicted", disruption="TerminationByKubelet"), False, id="it used too much"
+        ),
+        pytest.param(head(terminating=True), False, id="somebody deleted it"),
+        pytest.param(head(phase="Failed", driver=ended(CONTAINER_DRIVER, 1)), False, id="the driver failed"),
+    ],
+)
+def test_who_is_to_blame(pod: PodView, blameless: bool) -> None:
+    assert why_ended(pod).blameless is blameless
 
 
 def _waiting(**fields: Any) -> PodView:

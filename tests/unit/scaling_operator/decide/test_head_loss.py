@@ -9,10 +9,12 @@ import pytest
 from scaling_api.driver import CONTAINER_DRIVER, CONTAINER_RAY, ExitCode
 from scaling_api.reasons import Failure
 from scaling_operator.decide.head_loss import (
+    GIVE_UP_ON_HEAD_S,
     START_LIMIT_S,
     HeadFine,
     HeadLost,
     HeadMissing,
+    HeadStopping,
     HeadSucceeded,
     HeadVerdict,
     judge_head,
@@ -43,6 +45,11 @@ def _judge(seen: Observed, *, now: float = NOW) -> HeadVerdict:
             id="the driver has ended well and the pod is being deleted",
         ),
         pytest.param(observed([head(attempt=2)], services=frozenset()), HeadMissing, id="another attempt's head"),
+        pytest.param(
+            observed(vanished={"mnist-1-head": head(driver=ended(CONTAINER_DRIVER, 0))}),
+            HeadSucceeded,
+            id="the driver ended well and the pod is gone",
+        ),
     ],
 )
 def test_kinds(seen: Observed, verdict: type) -> None:
@@ -54,7 +61,7 @@ def test_kinds(seen: Observed, verdict: type) -> None:
     [
         pytest.param(observed(), Failure.POD_DELETED, False, id="a Service without a head"),
         pytest.param(
-            observed(services=frozenset(), vanished={"mnist-1-head": NOW}),
+            observed(services=frozenset(), vanished={"mnist-1-head": head()}),
             Failure.POD_DELETED,
             False,
             id="it vanished before its Service came",
@@ -81,7 +88,24 @@ def test_kinds(seen: Observed, verdict: type) -> None:
             id="the driver refused: no other attempt helps",
         ),
         pytest.param(observed([head(phase="Failed", reason="Evicted")]), Failure.EVICTED, False, id="it was evicted"),
-        pytest.param(observed([head(terminating=True)]), Failure.POD_DELETED, False, id="it is being deleted"),
+        pytest.param(
+            observed([head(terminating=True, ready=False, disruption="DeletionByTaintManager")]),
+            Failure.NODE_LOST,
+            False,
+            id="it is being deleted from a node that does not answer",
+        ),
+        pytest.param(
+            observed([head(terminating=True, driver=container(CONTAINER_DRIVER, "waiting"))]),
+            Failure.POD_DELETED,
+            False,
+            id="it is being deleted before its driver runs",
+        ),
+        pytest.param(
+            observed(vanished={"mnist-1-head": head(terminating=True, disruption="EvictionByEvictionAPI")}),
+            Failure.EVICTED,
+            False,
+            id="it was drained and is gone",
+        ),
         pytest.param(
             observed([head(ray=container(CONTAINER_RAY, restarts=1, reason="OOMKilled"))]),
             Failure.RAY_RESTARTED,
@@ -97,6 +121,23 @@ def test_losses(seen: Observed, reason: Failure, final: bool) -> None:
     verdict = _judge(seen)
     assert isinstance(verdict, HeadLost)
     assert (verdict.trouble.reason, verdict.final) == (reason, final)
+
+
+@pytest.mark.parametrize(
+    ("late_s", "saves"),
+    [
+        pytest.param(-1.0, True, id="within its grace period and some more"),
+        pytest.param(0.0, False, id="when even that is over"),
+        pytest.param(1.0, False, id="and after it"),
+    ],
+)
+def test_a_head_that_is_taken_away_has_time_to_save(late_s: float, saves: bool) -> None:
+    going = head(terminating=True, gone_by=NOW, disruption="EvictionByEvictionAPI")
+    verdict = _judge(observed([going]), now=NOW + GIVE_UP_ON_HEAD_S + late_s)
+    assert isinstance(verdict, HeadStopping if saves else HeadLost)
+    assert verdict.trouble.reason == Failure.EVICTED
+    if isinstance(verdict, HeadStopping):
+        assert verdict.look_again_s == -late_s
 
 
 def _starting(**fields: Any) -> PodView:

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from scaling_api.driver import CONTAINER_DRIVER, ExitCode
+from scaling_api.driver import CONTAINER_DRIVER, CONTAINER_RAY, ExitCode
 from scaling_api.reasons import ConditionType, Failure, Reason
 from scaling_operator.decide import Decision, decide
-from scaling_operator.decide.suspend import GIVE_UP_ON_HEAD_S
+from scaling_operator.decide.head_loss import GIVE_UP_ON_HEAD_S
 from scaling_operator.decide.types import (
     Action,
     CreateWorkers,
@@ -124,6 +124,58 @@ def test_the_second_failure_is_followed_after_a_pause(since_s: float, begins: bo
     assert decision.look_again_s == (None if begins else 1.0)
 
 
+class TestDrain:
+    """The head's node is drained while its driver runs."""
+
+    going = head(terminating=True, gone_by=NOW + 120, disruption="EvictionByEvictionAPI")
+
+    def test_the_workers_stay_until_the_driver_has_saved(self) -> None:
+        seen = observed([self.going, worker(0), worker(1, phase="Failed")])
+        saving = decided(job(), seen)
+        assert saving.actions == ()
+        assert (_phase(saving), after(saving).incarnations) == ("Restarting", {})
+        assert condition(saving, ConditionType.CLUSTER_READY) == ("False", Failure.EVICTED)
+        assert saving.look_again_s == 120 + GIVE_UP_ON_HEAD_S
+        assert saving.status is not None
+        again = decide(job(), replace(seen, memory=after(saving)), saving.status, now=NOW)
+        assert (again.status, again.urgent) == (saving.status, False)
+
+    def test_it_does_not_count(self) -> None:
+        gone = replace(self.going, phase="Failed", containers={})
+        lost = decided(job(backoffLimit=0), observed([gone, worker(0)]))
+        memory = after(lost)
+        assert memory.last is not None
+        assert (_phase(lost), memory.failures, memory.last.reason) == ("Restarting", 0, Failure.EVICTED)
+        begun = decided(job(backoffLimit=0), observed([worker(0)], memory=memory))
+        assert after(begun).current is not None
+
+    @pytest.mark.parametrize(
+        ("lived_s", "pause_s"),
+        [
+            pytest.param(0.0, 80.0, id="attempts that do not last are no storm"),
+            pytest.param(70.0, 10.0, id="it lasted for most of the pause"),
+            pytest.param(80.0, 0.0, id="one that lasted is followed at once"),
+        ],
+    )
+    def test_pauses(self, lived_s: float, pause_s: float) -> None:
+        record = replace(at_work().attempts[0], started_at=NOW - lived_s, ended_at=NOW, outcome="Failed")
+        attempts = tuple(replace(record, number=number) for number in range(1, 6))
+        decision = decided(job(), observed(memory=Memory(attempts=attempts), **NOTHING))
+        assert (after(decision).current is None) is (pause_s > 0)
+        assert decision.look_again_s == (pause_s or None)
+
+    def test_the_deadline_holds_meanwhile(self) -> None:
+        decision = decided(job(activeDeadlineSeconds=60), observed([self.going, worker(0)]))
+        assert condition(decision, ConditionType.FAILED) == ("True", Failure.DEADLINE_EXCEEDED)
+
+    def test_suspending_meanwhile_waits_for_it_as_well(self) -> None:
+        seen = observed([self.going, worker(0)])
+        begun = decided(job(suspend=True), seen)
+        assert _phase(begun) == "Suspending"
+        waiting = decided(job(suspend=True), replace(seen, memory=after(begun)))
+        assert waiting.actions == ()
+
+
 def test_too_many_failures() -> None:
     seen = observed([head(phase="Failed", driver=ended(CONTAINER_DRIVER, 1))], memory=at_work(failures=2))
     decision = decided(job(backoffLimit=2), seen)
@@ -211,6 +263,17 @@ class TestSuspension:
         assert condition(clean, ConditionType.SUSPENDED) == ("True", Reason.SUSPENDED)
         rest = decided(self.job, observed(memory=after(clean), **NOTHING))
         assert (rest.actions, rest.events) == ((), ())
+
+    def test_a_pod_on_a_node_that_does_not_answer_is_not_waited_for(self) -> None:
+        memory = after(decided(self.job, observed([worker(0)], memory=self._suspending())))
+        stuck = observed([worker(0, terminating=True, gone_by=NOW)], memory=memory, **NOTHING)
+        waiting = decided(self.job, stuck, now=NOW + GIVE_UP_ON_HEAD_S - 1)
+        assert _phase(waiting) == "Suspending"
+        assert after(waiting).conditions["Suspended"].message == "Waiting for pod mnist-1-cpu-0-0 to go."
+        assert waiting.look_again_s == 1.0
+        given_up = decided(self.job, replace(stuck, memory=after(waiting)), now=NOW + GIVE_UP_ON_HEAD_S)
+        assert _phase(given_up) == "Suspended"
+        assert "mnist-1-cpu-0-0" in after(given_up).conditions["Suspended"].message
 
     def test_a_driver_that_finishes_meanwhile_has_succeeded(self) -> None:
         done = head(driver=ended(CONTAINER_DRIVER, 0), terminating=True)
@@ -364,6 +427,21 @@ class TestTrouble:
         decision = decided(job(), observed([], services=frozenset(), refusal="Pod x is refused: exceeded quota"))
         assert condition(decision, ConditionType.CLUSTER_READY) == ("False", Failure.REFUSED_BY_API)
         assert _only(decision.actions, EnsureAttempt) != []  # tried again
+
+    @pytest.mark.parametrize(
+        ("others", "status", "reason"),
+        [
+            pytest.param([], "False", Failure.OUT_OF_MEMORY, id="it is needed"),
+            pytest.param([worker(1)], "True", Reason.CLUSTER_READY, id="enough are up without it"),
+        ],
+    )
+    def test_why_a_worker_that_is_held_back_was_lost(self, others: list[PodView], status: str, reason: str) -> None:
+        killed = ended(CONTAINER_RAY, 137, reason="OOMKilled")
+        dead = worker(0, incarnation=3, phase="Failed", created_at=NOW, containers={CONTAINER_RAY: killed})
+        seen = observed([head(), dead, *others], memory=at_work(incarnations={"cpu-0": 3}))
+        decision = decided(job(workers=1 + len(others)), seen)
+        assert condition(decision, ConditionType.CLUSTER_READY) == (status, reason)
+        assert _reasons(decision) == ([reason] if status == "False" else [])
 
     def test_an_unschedulable_worker_is_looked_at_again(self) -> None:
         waiting = worker(0, phase="Pending", ready=False, unschedulable="0/1 nodes", created_at=NOW - 4)

@@ -9,6 +9,7 @@ import pytest
 
 from scaling_api.driver import CONTAINER_RAY
 from scaling_api.names import WorkerSlot
+from scaling_api.reasons import Failure
 from scaling_operator.decide.types import Observed, PodView
 from scaling_operator.decide.workers import FIRST_PAUSE_S, WorkerPlan, plan_workers, raised
 
@@ -64,9 +65,9 @@ def test_a_lost_worker_is_replaced_once_that_is_persisted(lost: PodView) -> None
 
 
 def test_a_vanished_worker_is_lost() -> None:
-    plan = _plan(_seen(worker(0), vanished={"mnist-1-cpu-1-0": NOW - 60}))
+    plan = _plan(_seen(worker(0), vanished={"mnist-1-cpu-1-0": worker(1, phase="Failed", reason="Evicted")}))
     assert plan.create == ()
-    assert [loss.slot.key for loss in plan.losses] == ["cpu-1"]
+    assert [(loss.slot.key, loss.trouble.reason) for loss in plan.losses] == [("cpu-1", Failure.EVICTED)]
 
 
 def test_slots_beyond_max_are_emptied_from_the_highest() -> None:
@@ -93,10 +94,13 @@ def test_workers_that_die_young_are_replaced_slowly(incarnation: int, pause_s: f
     incarnations = {"cpu-1": incarnation} if incarnation else {}
     for gone in (
         _seen(worker(0), worker(1, incarnation=incarnation, phase="Failed", created_at=NOW), incarnations=incarnations),
-        _seen(worker(0), incarnations=incarnations, vanished={f"mnist-1-cpu-1-{incarnation}": NOW}),
+        _seen(
+            worker(0), incarnations=incarnations, vanished={f"mnist-1-cpu-1-{incarnation}": worker(1, created_at=NOW)}
+        ),
     ):
         if pause_s:
             early = _plan(gone, now=NOW + pause_s - 1)
             assert (early.losses, early.create, early.look_again_s) == ((), (), 1.0)
+            assert list(early.held_back) == ["cpu"]
         for now in (NOW + pause_s, NOW + pause_s + 1):
             assert [loss.slot.key for loss in _plan(gone, now=now).losses] == ["cpu-1"]

@@ -71,18 +71,7 @@ def test_everything_that_the_description_lists_is_allowed() -> None:
             [{"name": "a", "x": 1, "y": 2}, {"name": "b"}, {"name": "c"}],
             id="records by name",
         ),
-        pytest.param(
-            [{"key": "a", "seconds": 30}],
-            [{"key": "a", "seconds": 300}, {"key": "b"}],
-            [{"key": "a", "seconds": 300}, {"key": "b"}],
-            id="tolerations by key",
-        ),
-        pytest.param(
-            [{"key": "a", "effect": "X"}, {"key": "a", "effect": "Y"}],
-            [{"key": "b"}],
-            [{"key": "b"}],
-            id="a key that names two records names none",
-        ),
+        pytest.param([{"name": "a"}, {"name": "a"}], [{"name": "b"}], [{"name": "b"}], id="a name of two names none"),
     ],
 )
 def test_merge(below: Any, above: Any, merged: Any) -> None:
@@ -91,8 +80,32 @@ def test_merge(below: Any, above: Any, merged: Any) -> None:
     assert (below, above) == before
 
 
-def test_tolerations_of_the_user_come_on_top_of_the_operators() -> None:
-    pod = {"spec": {"tolerations": [{"key": "not-ready", "tolerationSeconds": 30}]}}
-    overrides = PodOverrides(spec={"tolerations": [{"key": "gpu", "operator": "Exists"}]})
-    keys = [toleration["key"] for toleration in apply_overrides(pod, overrides)["spec"]["tolerations"]]
-    assert keys == ["not-ready", "gpu"]
+_UNREACHABLE = {"key": "unreachable", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        pytest.param([{"key": "gpu"}], [_UNREACHABLE, {"key": "gpu"}], id="another taint's"),
+        pytest.param([{"operator": "Exists"}], [_UNREACHABLE, {"operator": "Exists"}], id="one for all taints"),
+        pytest.param(
+            [{"key": "gpu", "effect": "NoExecute"}, {"key": "gpu", "effect": "NoSchedule"}],
+            [_UNREACHABLE, {"key": "gpu", "effect": "NoExecute"}, {"key": "gpu", "effect": "NoSchedule"}],
+            id="two of one key",
+        ),
+        pytest.param(
+            [{"key": "unreachable", "tolerationSeconds": 300}],
+            [{**_UNREACHABLE, "tolerationSeconds": 300}],
+            id="another time for the operator's",
+        ),
+        pytest.param(
+            [{"key": "unreachable", "operator": "Exists", "effect": "NoSchedule"}],
+            [_UNREACHABLE, {"key": "unreachable", "operator": "Exists", "effect": "NoSchedule"}],
+            id="another effect of its taint",
+        ),
+        pytest.param([], [_UNREACHABLE], id="none"),
+    ],
+)
+def test_tolerations_come_on_top_of_the_operators(given: list[Any], expected: list[Any]) -> None:
+    pod = {"spec": {"tolerations": [_UNREACHABLE]}}
+    assert apply_overrides(pod, PodOverrides(spec={"tolerations": given}))["spec"]["tolerations"] == expected

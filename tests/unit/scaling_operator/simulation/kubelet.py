@@ -128,9 +128,23 @@ class Kubelet:
     def _remove(self, pod: Object) -> None:
         self._server.remove("pods", key_of(pod))
 
+    def drain(self, pod: Object) -> None:
+        """Its node is drained: the eviction API notes who did it, then deletes."""
+        self._disrupt(pod, "EvictionByEvictionAPI")
+        self.delete(key_of(pod), 30.0)
+
     def _taint(self, uid: str, key: Key) -> None:
-        if uid in self.frozen:
+        pod = self._server.objects["pods"].get(key)
+        if uid in self.frozen and pod is not None:
+            self._disrupt(pod, "DeletionByTaintManager", Ready="False")
             self.delete(key, 30.0)
+
+    def _disrupt(self, pod: Object, reason: str, **conditions: str) -> None:
+        status = copied(pod.get("status") or {})
+        _set(status, "DisruptionTarget", "True", reason=reason)
+        for kind, value in conditions.items():
+            _set(status, kind, value)
+        self._write(pod, status)
 
     def _collect_soon(self, owner: str) -> None:
         asyncio.get_running_loop().call_later(self._rng.random() * 5.0, self._collect, owner)

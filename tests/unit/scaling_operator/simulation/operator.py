@@ -11,7 +11,7 @@ from scaling_operator.events import EventRecorder
 from scaling_operator.job_controller import JobController
 from scaling_operator.mirrors import Mirrors, trim_pod
 from scaling_operator.runtime.client import ApiClient, Propagation
-from scaling_operator.runtime.errors import ForbiddenError, ServerUnavailableError
+from scaling_operator.runtime.errors import ApiError, ForbiddenError, ServerUnavailableError
 from scaling_operator.runtime.objects import Key, Object
 from scaling_operator.runtime.store import Store
 from scaling_operator.settings import Settings
@@ -26,6 +26,8 @@ class Faults:
     def __init__(self) -> None:
         self.failing = 0.0
         self.pods_refused = False
+        # What every creation of a pod fails with.
+        self.pods_fail: ApiError | None = None
 
 
 class SimulatedClient(ApiClient):
@@ -45,6 +47,8 @@ class SimulatedClient(ApiClient):
         if plural == "pods" and self._faults.pods_refused:
             raise ForbiddenError(403, "Forbidden", "exceeded quota: compute")
         lose_answer = await self._travel("create", plural)
+        if plural == "pods" and self._faults.pods_fail is not None:
+            raise self._faults.pods_fail
         created = self._server.create(plural, body)
         await self._return(lose_answer)
         answer: Object = copied(created)

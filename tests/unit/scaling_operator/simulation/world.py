@@ -145,13 +145,20 @@ class World:
         ]
         assert twins == [name], f"two pods live in one slot: {twins}"
 
+    def _answers(self, pod: Object) -> bool:
+        """Whether the pod's node does; a pod that has to be taken for gone is none."""
+        return pod["metadata"]["uid"] not in self.kubelet.frozen
+
     def _check_status(self, status: Object) -> None:
         counted = status.get("failures", 0)
         assert counted <= self._backoff_limit + 1, f"{counted} attempts counted"
         holds = {entry["type"] for entry in status.get("conditions") or () if entry["status"] == "True"}
         assert not {"Succeeded", "Failed"} <= holds, "both ends at once"
         if "Suspended" in holds:
-            assert not any(self.left().values()), f"suspended, but there are {self.left()}"
+            left = self.left() | {
+                "pods": [pod["metadata"]["name"] for pod in self.server.all("pods") if self._answers(pod)]
+            }
+            assert not any(left.values()), f"suspended, but there are {left}"
         kinds = [entry["type"] for entry in status.get("conditions") or ()]
         assert len(kinds) == len(set(kinds))
 
@@ -308,6 +315,7 @@ TROUBLES: dict[str, Callable[[World, int], Any]] = {
     "worker deleted": _to_pod(WORKER, lambda world, pod: world.kubelet.delete(key_of(pod), 30.0)),
     "worker's node lost": _to_pod(WORKER, lambda world, pod: world.kubelet.lose_node(pod)),
     "head deleted": _to_pod(HEAD, lambda world, pod: world.kubelet.delete(key_of(pod), 30.0)),
+    "head drained": _to_pod(HEAD, lambda world, pod: world.kubelet.drain(pod)),
     "head evicted": _to_pod(HEAD, lambda world, pod: world.kubelet.evict(pod)),
     "head's node lost": _to_pod(HEAD, lambda world, pod: world.kubelet.lose_node(pod)),
     "driver fails": _to_pod(HEAD, lambda world, pod: _end(world, pod, exit_code=1)),

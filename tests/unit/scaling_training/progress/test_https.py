@@ -151,6 +151,21 @@ def test_a_report_that_comes_inconveniently_is_sent_again_when_told(
     show.close()
 
 
+def test_a_proxy_for_the_world_outside_is_not_asked(
+    operator: Operator, model: ProgressModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    show = HttpsShow(model, operator.endpoint, refused_never)
+    show.start()
+    model.stage_started("train")
+    operator.wait_for(1)
+    model.finish(None)
+    show.close()
+
+
 def test_the_last_report_is_tried_several_times(operator: Operator, model: ProgressModel) -> None:
     show = HttpsShow(model, operator.endpoint, refused_never, interval_s=60)
     show.start()

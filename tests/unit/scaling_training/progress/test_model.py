@@ -44,6 +44,38 @@ def test_training_shows_as_percent_eta_and_summary() -> None:
     assert report.stages[0].started_at
 
 
+def test_a_stage_that_fails_has_no_time_left() -> None:
+    progress = model()
+    progress.stage_started("train")
+    progress.training(training(eta_s=170.2))
+    progress.stage_ended("train", "Failed", message="the loss is no number")
+    report = progress.snapshot().report()
+    assert report.progress is not None
+    assert (report.progress.summary, report.progress.eta_seconds) == ("stopped at 42%", None)
+    assert (report.stages[0].state, report.stages[0].message) == ("Failed", "the loss is no number")
+
+
+def test_a_stage_that_is_stopped_is_the_next_attempts_to_do() -> None:
+    progress = model()
+    progress.stage_started("train")
+    progress.training(training(eta_s=170.2))
+    progress.say("waiting for workers")
+    progress.finish(None)
+    report = progress.snapshot().report()
+    assert report.progress is not None
+    assert (report.progress.summary, report.progress.eta_seconds) == ("stopped at 42%", None)
+    assert (report.stages[0].state, report.stages[0].message) == ("Pending", None)
+
+
+def test_a_stage_other_than_training_that_is_stopped() -> None:
+    progress = model()
+    progress.stage_started("evaluate")
+    progress.finish(None)
+    report = progress.snapshot().report()
+    assert report.progress is not None
+    assert report.progress.summary == "stopped"
+
+
 def test_numbers_that_json_cannot_hold_are_left_out() -> None:
     progress = model()
     progress.stage_started("train")
