@@ -155,7 +155,10 @@ class Executor:
         try:
             template = templates[slot.group]
         except KeyError:
-            message = f"the Secret of attempt {attempt} has no template of worker group {slot.group}"
+            message = (
+                f"attempt {attempt} knows no worker group {slot.group}: the job was suspended, edited and resumed "
+                "before the operator saw it"
+            )
             raise AttemptGoneError(attempt, message) from None
         pod = worker_pod(template, job=target.job.metadata.name, attempt=attempt, slot=slot, incarnation=incarnation)
         await self._create(target, resource_path("v1", "pods", target.key.namespace), pod, self._mirrors.pods)

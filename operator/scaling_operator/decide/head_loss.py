@@ -74,7 +74,7 @@ def judge_head(observed: Observed, job: str, attempt: int, *, now: float) -> Hea
     """The verdict on the current attempt's head."""
     head = observed.head(attempt)
     if attempt in observed.unusable:
-        return HeadLost(Trouble(Failure.OBJECTS_GONE, observed.unusable[attempt]))
+        return HeadLost(Trouble(Failure.OBJECTS_GONE, observed.unusable[attempt], blameless=True))
     name = names.head_pod(job, attempt)
     last = head or observed.vanished.get(name)
     if last is None:
