@@ -19,6 +19,7 @@ from scaling_api.scalars import (
     ObjectName,
     QuantityText,
 )
+from scaling_api.status import MAX_SLOTS
 
 _STANDARD_RESOURCES = ("cpu", "memory", "ephemeral-storage")
 # What the operator tells Ray about the pod; an other value would make it another pod.
@@ -254,5 +255,11 @@ class Cluster(Model):
             lambda self: len({volume.mount_path for volume in self.volumes}) == len(self.volumes),
             "two volumes have the same mountPath; give each its own",
             field="volumes",
+        ),
+        Rule(
+            f"self.workers.map(w, w.max).sum() <= {MAX_SLOTS}",
+            lambda self: sum(group.max for group in self.workers) <= MAX_SLOTS,
+            f"all worker groups together have more than {MAX_SLOTS} pods (the sum of max); lower max",
+            field="workers",
         ),
     )

@@ -51,7 +51,10 @@ class Failure(Described):
     PREEMPTED = "Preempted", "The scheduler or a node shutdown took the pod."
     NODE_LOST = "NodeLost", "The node stopped answering."
     POD_DELETED = "PodDeleted", "Somebody deleted the pod."
-    OBJECTS_GONE = "AttemptObjectsGone", "Somebody deleted the attempt's Secret: no pod can be made any more."
+    OBJECTS_GONE = (
+        "AttemptObjectsGone",
+        "The attempt's Secret was deleted, or it has no template of a new worker group.",
+    )
     RAY_RESTARTED = "RayContainerRestarted", "The head's Ray container restarted: its cluster state is gone."
     STOPPED = "DriverStopped", "The driver was asked to stop, not by suspension."
     DEADLINE_EXCEEDED = "DeadlineExceeded", "activeDeadlineSeconds ran out."

@@ -19,6 +19,8 @@ from scaling_api.constraints import KeyedBy
 OPERATOR_MANAGER = "scaling-operator"
 PROGRESS_MANAGER = "scaling-progress"
 
+# Worker pods of a job, over all groups: each may need an entry in `incarnations`.
+MAX_SLOTS = 4096
 # Older attempts are dropped from the list; `attempt` and `failures` keep counting.
 MAX_ATTEMPTS_KEPT = 10
 
@@ -154,7 +156,7 @@ class ScalingJobStatus(ProgressStatus):
     failures: int = Field(0, ge=0, description="Attempts that count against runPolicy.backoffLimit.")
     incarnations: dict[Annotated[str, StringConstraints(max_length=63)], int] = Field(
         default_factory=dict,
-        max_length=4096,
+        max_length=MAX_SLOTS,
         description='How often the worker of a slot, "group-index", was replaced in this attempt; 0 is left out.',
     )
     worker_groups: Annotated[list[WorkerGroupStatus], KeyedBy("name")] = Field(

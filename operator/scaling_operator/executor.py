@@ -4,7 +4,8 @@
 derived, so an object of ours under that name is the one that was asked for. One of somebody else's is most often
 left over from an earlier job of the same name, and has to go first. Worker pods are created in batches
 that double (1, 2, 4, …), so that what the API server refuses is refused once and not five hundred times, and at
-most MAX_CREATES of them per call, so that a large job does not keep a worker of the queue from small ones.
+most MAX_CREATES of them per call (and MAX_DELETES deleted), so that a large job does not keep a worker of the queue
+from small ones.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from .settings import Settings
 
 NETWORKING = "networking.k8s.io/v1"
 MAX_CREATES = 128
+MAX_DELETES = 512
 LARGEST_BATCH = 32
 _DELETES_AT_ONCE = 32
 _TEMPLATES_KEPT = 1000
@@ -97,7 +99,7 @@ class Executor:
                 case CreateWorkers():
                     complete = await self._create_workers(target, action) and complete
                 case DeletePods():
-                    await self._delete_pods(target, action)
+                    complete = await self._delete_pods(target, action) and complete
                 case DeleteAttempt():
                     await self._delete_attempt(target, action.attempt)
                 case DeleteJob():
@@ -155,7 +157,10 @@ class Executor:
         try:
             template = templates[slot.group]
         except KeyError:
-            message = f"the Secret of attempt {attempt} has no template of worker group {slot.group}"
+            message = (
+                f"attempt {attempt} knows no worker group {slot.group}: the job was suspended, edited and resumed "
+                "before the operator saw it"
+            )
             raise AttemptGoneError(attempt, message) from None
         pod = worker_pod(template, job=target.job.metadata.name, attempt=attempt, slot=slot, incarnation=incarnation)
         await self._create(target, resource_path("v1", "pods", target.key.namespace), pod, self._mirrors.pods)
@@ -226,14 +231,16 @@ class Executor:
                 "just now, it goes by itself"
             )
 
-    async def _delete_pods(self, target: Target, action: DeletePods) -> None:
-        for start in range(0, len(action.pods), _DELETES_AT_ONCE):
+    async def _delete_pods(self, target: Target, action: DeletePods) -> bool:
+        todo = action.pods[:MAX_DELETES]
+        for start in range(0, len(todo), _DELETES_AT_ONCE):
             await _all(
                 [
                     self._delete(target, "v1", "pods", name, self._mirrors.pods, uid=uid)
-                    for name, uid in action.pods[start : start + _DELETES_AT_ONCE]
+                    for name, uid in todo[start : start + _DELETES_AT_ONCE]
                 ]
             )
+        return len(action.pods) <= MAX_DELETES
 
     async def _delete_attempt(self, target: Target, attempt: int) -> None:
         name = names.ray_cluster(target.key.name, attempt)

@@ -253,7 +253,7 @@ class JobController:
         if known is not None and known.version == version:
             return known
         job, invalid = _read(manifest)
-        parsed = _Parsed(version, job, invalid, spec_digest(manifest.get("spec") or {}))
+        parsed = _Parsed(version, job, invalid, spec_digest(job.spec) if job is not None else "")
         self._parsed[key] = parsed
         return parsed
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from scaling_api import names
 from scaling_api.names import WorkerSlot
+from scaling_api.spec import ScalingJobSpec
 
 from .decide.clock import from_rfc3339
 from .decide.types import ContainerView, PodView
@@ -92,18 +93,20 @@ def attempts_of(objects: Iterable[Object]) -> frozenset[int]:
     return frozenset(found)
 
 
-def spec_digest(spec: Mapping[str, Any]) -> str:
-    """Digest of what a running job may not change: all but runPolicy and the groups' min and max."""
-    frozen = {key: value for key, value in spec.items() if key != "runPolicy"}
-    cluster = dict(frozen.get("cluster") or {})
-    cluster["workers"] = [
-        {key: value for key, value in group.items() if key not in ("min", "max")}
-        for group in cluster.get("workers") or ()
-    ]
+def spec_digest(spec: ScalingJobSpec) -> str:
+    """Digest of what a running job may not change: all but runPolicy and the groups' min and max.
+
+    A field that has its default counts as absent: a new version brings fields that the API server then shows in
+    every stored job, and none of them is an edit.
+    """
+    frozen = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"run_policy"})
+    cluster = dict(frozen.pop("cluster", {}))
     for name in ("env", "volumes", "workers"):  # the order of a list with keys does not count
         cluster[name] = sorted(cluster.get(name) or (), key=lambda item: str(item.get("name")))
-    frozen["cluster"] = cluster
-    canonical = json.dumps(frozen, sort_keys=True, separators=(",", ":"))
+    for group in cluster["workers"]:
+        group.pop("min", None)
+        group.pop("max", None)
+    canonical = json.dumps({**frozen, "cluster": cluster}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 

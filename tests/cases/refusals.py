@@ -112,6 +112,13 @@ RULES = (
     ),
     Case("min above max", group(min=3, max=2), f"{_CLUSTER}.workers[0].min", "group gpu: min 3 is above max 2", True),
     Case(
+        "more pods than a status can tell apart",
+        cluster(workers=[{"name": f"g{index}", "max": 999} for index in range(5)]),
+        f"{_CLUSTER}.workers",
+        "more than 4096 pods",
+        True,
+    ),
+    Case(
         "group called head",
         cluster(workers=[{"name": "head"}]),
         f"{_CLUSTER}.workers[0].name",
@@ -411,6 +418,7 @@ ACCEPTED = (
     ("an earlier run", put("spec.storage.resumeFrom", "team/mnist-0b5c/.old/")),
     ("the longest name", put("metadata.name", "a" * 38)),
     ("labels and annotations", put("metadata", {"name": "a", "labels": {"x.io/a": ""}, "annotations": {"b": "c d"}})),
+    ("as many pods as a status can tell apart", cluster(workers=[{"name": f"g{n}", "max": 819} for n in range(5)])),
     ("whole numbers written as fractions", put("spec.training.epochs", 5.0)),
     ("whole numbers for fractions", both(put("spec.model.width", 2), training(optimizer={"learningRate": 1}))),
     ("null for a field with a default", put("spec.training.seed", None)),

@@ -13,6 +13,7 @@ import json
 from scaling_api.driver import CONTAINER_DRIVER, CONTAINER_RAY, ExitCode
 from scaling_api.reasons import Failure
 
+from .clock import to_rfc3339
 from .types import ContainerView, PodView, Trouble
 
 _IMAGE_REASONS = frozenset(
@@ -25,6 +26,8 @@ _LAST_LINES = 3
 _LAST_CHARACTERS = 400
 # The scheduler says "no" to many pods for a moment, while other pods or nodes come and go.
 UNSCHEDULABLE_AFTER_S = 10.0
+# Attaching a disk takes most of a minute in some clouds.
+SLOW_AFTER_S = 60.0
 
 _DISRUPTIONS = {
     "PreemptionByScheduler": (
@@ -108,13 +111,27 @@ def why_waiting(pod: PodView, *, now: float) -> Trouble | None:
                 Failure.CONTAINER_CONFIG,
                 f"container {view.name} of pod {pod.name} cannot be made: {view.message}; create what is missing",
             )
+    since = prepared_since(pod)
+    if since is not None and now >= since + SLOW_AFTER_S:
+        return Trouble(
+            Failure.INIT_STUCK,
+            f"pod {pod.name} waits for its volumes and network since {to_rfc3339(since)}; "
+            f"kubectl describe pod {pod.name} tells what is wrong",
+        )
     return None
+
+
+def prepared_since(pod: PodView) -> float | None:
+    """Since when a pod's volumes and network are being prepared; None when they are not."""
+    return pod.scheduled_at if not pod.is_set_up and not pod.is_over else None
 
 
 def known_in_s(pod: PodView, *, now: float) -> float | None:
     """Seconds until `why_waiting` may have another answer although the pod stays as it is."""
-    left_s = pod.created_at + UNSCHEDULABLE_AFTER_S - now
-    return left_s if pod.unschedulable and left_s > 0 else None
+    since = prepared_since(pod)
+    moments = [pod.created_at + UNSCHEDULABLE_AFTER_S] if pod.unschedulable else []
+    moments += [since + SLOW_AFTER_S] if since is not None else []
+    return min((moment - now for moment in moments if moment > now), default=None)
 
 
 def ray_ended(head: PodView) -> Trouble | None:

@@ -24,9 +24,10 @@ from typing import TypeAlias, TypeGuard
 from scaling_api import names
 from scaling_api.driver import CONTAINER_DRIVER, CONTAINER_RAY
 from scaling_api.reasons import Failure
+from scaling_api.spec import ScalingJobSpec
 
-from .failure import deleted, is_refusal, ray_ended, why_ended, why_waiting
-from .types import ContainerView, Observed, PodView, Trouble
+from .failure import deleted, is_refusal, prepared_since, ray_ended, why_ended, why_waiting
+from .types import ContainerView, Job, Observed, PodView, Trouble
 
 # What takes longer hangs.
 START_LIMIT_S = 600.0
@@ -70,12 +71,12 @@ class HeadLost:
 HeadVerdict: TypeAlias = HeadFine | HeadStopping | HeadMissing | HeadSucceeded | HeadLost
 
 
-def judge_head(observed: Observed, job: str, attempt: int, *, now: float) -> HeadVerdict:
+def judge_head(observed: Observed, job: Job, attempt: int, *, now: float) -> HeadVerdict:
     """The verdict on the current attempt's head."""
     head = observed.head(attempt)
     if attempt in observed.unusable:
-        return HeadLost(Trouble(Failure.OBJECTS_GONE, observed.unusable[attempt]))
-    name = names.head_pod(job, attempt)
+        return HeadLost(Trouble(Failure.OBJECTS_GONE, observed.unusable[attempt], blameless=True))
+    name = names.head_pod(job.name, attempt)
     last = head or observed.vanished.get(name)
     if last is None:
         return HeadLost(deleted(name)) if attempt in observed.services else HeadMissing()
@@ -90,7 +91,7 @@ def judge_head(observed: Observed, job: str, attempt: int, *, now: float) -> Hea
         return HeadLost(why_ended(head))
     if trouble := ray_ended(head):
         return HeadLost(trouble)
-    return _still_starting(head, now)
+    return _still_starting(head, job.spec, now)
 
 
 def _saves(head: PodView, driver: ContainerView | None) -> bool:
@@ -114,9 +115,9 @@ def given_up_in_s(pod: PodView, now: float) -> float | None:
     return pod.gone_by + GIVE_UP_ON_HEAD_S - now if pod.gone_by is not None else None
 
 
-def _still_starting(head: PodView, now: float) -> HeadVerdict:
-    waiting = _waits_since(head)
-    if waiting is None or why_waiting(head, now=now) is not None:
+def _still_starting(head: PodView, spec: ScalingJobSpec, now: float) -> HeadVerdict:
+    waiting, trouble = _waits_since(head, spec), why_waiting(head, now=now)
+    if waiting is None or (trouble is not None and trouble.reason != Failure.INIT_STUCK):
         return HeadFine()
     since, what = waiting
     left_s = since + START_LIMIT_S - now
@@ -125,19 +126,32 @@ def _still_starting(head: PodView, now: float) -> HeadVerdict:
     return HeadLost(
         Trouble(
             Failure.INIT_STUCK,
-            f"pod {head.name} has waited for {what} for {START_LIMIT_S:.0f} s; "
-            f"kubectl describe pod {head.name} tells what is wrong",
+            f"pod {head.name} has waited for {what} for {START_LIMIT_S:.0f} s; kubectl get events says why, "
+            "and kubectl describe pod while the next one waits",
         )
     )
 
 
-def _waits_since(head: PodView) -> tuple[float, str] | None:
+def _waits_since(head: PodView, spec: ScalingJobSpec) -> tuple[float, str] | None:
     """Since when the head waits for something that has a limit, and for what."""
     driver, ray = head.containers.get(CONTAINER_DRIVER), head.containers.get(CONTAINER_RAY)
     if driver is not None and driver.state == "running":
         return None
     if ray is not None and ray.started_at is not None:
         return ray.started_at, "its driver to start"
-    if head.scheduled_at is not None and not head.is_set_up:
-        return head.scheduled_at, "its volumes and network"
-    return None
+    since = prepared_since(head)
+    return (since, f"its network and volumes ({_mounted(spec)})") if since is not None else None
+
+
+def _mounted(spec: ScalingJobSpec) -> str:
+    """What of the user's a pod cannot start without, by name."""
+    storage = spec.storage
+    found = [f"claim {storage.claim_name}"] if storage is not None and storage.claim_name else []
+    for volume in spec.cluster.volumes:
+        for kind, name in (
+            ("claim", volume.claim_name),
+            ("Secret", volume.secret_name),
+            ("ConfigMap", volume.config_map_name),
+        ):
+            found += [f"{kind} {name}"] if name else []
+    return ", ".join(found) or "none of the job's own"

@@ -115,7 +115,7 @@ def _during(job: Job, observed: Observed, current: AttemptRecord, now: float) ->
     head = observed.head(current.number)
     if suspending and driver_may_run(head, now):
         return stop_driver(memory, head, old, now)
-    verdict = judge_head(observed, job.name, current.number, now=now)
+    verdict = judge_head(observed, job, current.number, now=now)
     if isinstance(verdict, HeadSucceeded):
         event = Event("Normal", Reason.COMPLETED, f"Attempt {current.number} has done the job's work.")
         return Outcome(attempts.succeed(memory, now=now), "Succeeded", old, [event])

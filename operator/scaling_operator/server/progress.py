@@ -17,7 +17,7 @@ from aiohttp import web
 from prometheus_client import Counter
 from pydantic import ValidationError
 
-from scaling_api import API_VERSION, KIND, PLURAL
+from scaling_api import API_VERSION, KIND, PLURAL, names
 from scaling_api.driver import ProgressReport, progress_path
 from scaling_api.status import PROGRESS_MANAGER, ProgressStatus
 
@@ -104,6 +104,7 @@ class ProgressEndpoint:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             raise RefusedError(401, "the request needs the header Authorization: Bearer TOKEN")
+        self._check_claim(token.strip(), namespace, name)
         try:
             sender = await self._reviewer.review(token.strip())
         except ApiError as exc:
@@ -126,6 +127,27 @@ class ProgressEndpoint:
                 await asyncio.sleep(pause_s)
                 job = self._admit(sender, report, namespace, name)
         raise RefusedError(503, "the job changes too fast", retry_after_s=RETRY_AFTER_S)
+
+    def _check_claim(self, token: str, namespace: str, name: str) -> None:
+        """Raise RefusedError for a token that need not be asked about: its pod is not one that we know."""
+        claimed = self._reviewer.claimed(token)
+        if isinstance(claimed, Refusal):
+            raise RefusedError(401, claimed.sentence)
+        pod = self._pods.get(claimed.namespace, claimed.name)
+        if pod is not None and pod["metadata"]["uid"] == claimed.uid:
+            return
+        where = f"pod {claimed.namespace}/{claimed.name}"
+        if pod is not None:
+            raise RefusedError(403, f"{where} has been replaced by another one of that name")
+        job = self._jobs.get(namespace, name)
+        current = (job.get("status") or {}).get("attempt") or 0 if job is not None else 0
+        # The cache may be behind by an attempt that has just begun.
+        if claimed.namespace == namespace and claimed.name in {
+            names.head_pod(name, current),
+            names.head_pod(name, current + 1),
+        }:
+            raise RefusedError(503, f"{where} is not known here yet", retry_after_s=RETRY_AFTER_S)
+        raise RefusedError(401, f"{where} is no pod of a job, or was deleted")
 
     def _admit(self, sender: PodIdentity, report: ProgressReport, namespace: str, name: str) -> Object:
         """The cached job, if `sender` may report for it. Raises RefusedError."""

@@ -23,6 +23,7 @@ from scaling_operator.decide.types import (
 )
 from scaling_operator.executor import (
     MAX_CREATES,
+    MAX_DELETES,
     AttemptGoneError,
     Executor,
     NameTakenError,
@@ -192,6 +193,16 @@ def test_one_call_creates_so_many_and_no_more() -> None:
         assert not await bench.run(_workers(MAX_CREATES + 1))
         assert len(bench.names("pods")) == MAX_CREATES + 1
         assert await bench.run(_workers(MAX_CREATES))
+
+    _on_bench(test)
+
+
+def test_one_call_deletes_so_many_and_no_more() -> None:
+    async def test(bench: Bench) -> None:
+        pods = tuple((f"pod-{index}", "uid") for index in range(MAX_DELETES + 1))
+        assert not await bench.run(DeletePods(pods))
+        assert bench.requests("delete") == ["pods"] * MAX_DELETES
+        assert await bench.run(DeletePods(pods[MAX_DELETES:]))
 
     _on_bench(test)
 

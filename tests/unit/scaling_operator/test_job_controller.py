@@ -204,8 +204,23 @@ def test_an_attempt_without_its_secret_is_followed_by_the_next() -> None:
         await asyncio.sleep(30.0)
         first, second = world.status["attempts"]
         assert first["reason"] == Failure.OBJECTS_GONE
+        assert world.status["failures"] == 0
         assert second.get("endedAt") is None
         assert world.status["phase"] == "Running"
+
+    _in_world(scene)
+
+
+def test_an_edit_between_suspending_and_resuming_that_nobody_saw_is_no_failure() -> None:
+    async def scene(world: World) -> None:
+        await asyncio.sleep(20.0)
+        world.edit({"runPolicy": {"suspend": True}})
+        world.edit({"cluster": {"workers": [{"name": "gpu", "min": 1, "max": 1}]}})
+        world.edit({"runPolicy": {"suspend": False}})
+        await asyncio.sleep(60.0)
+        assert (world.status["attempt"], world.status["failures"], world.status["phase"]) == (2, 0, "Running")
+        assert _condition(world, "UpToDate")[0] == "True"
+        assert [group["name"] for group in world.status["workerGroups"]] == ["gpu"]
 
     _in_world(scene)
 

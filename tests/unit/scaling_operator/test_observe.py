@@ -8,8 +8,10 @@ import pytest
 
 from scaling_api import names
 from scaling_api.names import WorkerSlot
+from scaling_api.spec import ScalingJobSpec
 from scaling_operator.observe import PodViews, attempts_of, observe_pod, spec_digest
 from scaling_operator.resources.attempt import render_attempt, worker_pod
+from scaling_operator.resources.overrides import merge
 from scaling_operator.runtime.objects import Object
 from scaling_operator.settings import Settings
 
@@ -187,11 +189,7 @@ def test_attempts_of_what_is_not_being_deleted() -> None:
     assert found == {2}
 
 
-_SPEC: Object = {
-    "model": {"name": "small-cnn"},
-    "cluster": {"workers": [{"name": "cpu", "min": 1, "max": 2, "slots": 1}, {"name": "gpu"}]},
-    "runPolicy": {"backoffLimit": 3},
-}
+_GROUPS = [{"name": "cpu", "min": 1, "max": 2}, {"name": "gpu", "max": 1}]
 
 
 @pytest.mark.parametrize(
@@ -199,17 +197,25 @@ _SPEC: Object = {
     [
         pytest.param({"runPolicy": {"backoffLimit": 5, "suspend": True}}, True, id="runPolicy is free"),
         pytest.param(
-            {"cluster": {"workers": [{"name": "cpu", "min": 0, "max": 9, "slots": 1}, {"name": "gpu"}]}},
+            {"cluster": {"workers": [{"name": "cpu", "min": 0, "max": 9}, {"name": "gpu", "max": 3}]}},
             True,
             id="so are min and max",
         ),
         pytest.param(
-            {"cluster": {"workers": [{"name": "gpu"}, {"slots": 1, "max": 2, "min": 1, "name": "cpu"}]}},
+            {"cluster": {"workers": [{"name": "gpu", "max": 1}, {"max": 2, "min": 1, "name": "cpu"}]}},
             True,
             id="order is nothing",
         ),
         pytest.param(
-            {"cluster": {"workers": [{"name": "cpu", "min": 1, "max": 2, "slots": 2}, {"name": "gpu"}]}},
+            {
+                "cluster": {"workers": [{"name": "cpu", "slots": 1, "max": 2}, {"name": "gpu", "max": 1}]},
+                "training": {"parallelism": {"tensor": 1}},
+            },
+            True,
+            id="nor are defaults, which a new version of the CRD writes into every job",
+        ),
+        pytest.param(
+            {"cluster": {"workers": [{"name": "cpu", "max": 2, "slots": 2}, {"name": "gpu", "max": 1}]}},
             False,
             id="slots are not",
         ),
@@ -217,4 +223,7 @@ _SPEC: Object = {
     ],
 )
 def test_digest_of_what_needs_a_new_attempt(changed: Object, same: bool) -> None:
-    assert (spec_digest({**_SPEC, **changed}) == spec_digest(_SPEC)) is same
+    before = job({"cluster": {"workers": _GROUPS}}).spec
+    after = job(merge({"cluster": {"workers": _GROUPS}}, changed)).spec
+    assert (spec_digest(after) == spec_digest(before)) is same
+    assert spec_digest(ScalingJobSpec.model_validate(after.to_json_dict())) == spec_digest(after)

@@ -9,7 +9,7 @@ import pytest
 
 from scaling_api.driver import CONTAINER_DRIVER, CONTAINER_RAY, ExitCode
 from scaling_api.reasons import Failure
-from scaling_operator.decide.failure import UNSCHEDULABLE_AFTER_S, known_in_s, why_ended, why_waiting
+from scaling_operator.decide.failure import SLOW_AFTER_S, UNSCHEDULABLE_AFTER_S, known_in_s, why_ended, why_waiting
 from scaling_operator.decide.types import PodView
 
 from .builders import NOW, container, ended, head, worker
@@ -285,3 +285,23 @@ def test_the_scheduler_is_given_a_moment(age_s: float, shown: bool, again_s: flo
     pod = _waiting(unschedulable="0/1 nodes", created_at=NOW - age_s)
     assert (why_waiting(pod, now=NOW) is not None) is shown
     assert known_in_s(pod, now=NOW) == again_s
+
+
+@pytest.mark.parametrize("of_pod", [pytest.param(worker, id="a worker"), pytest.param(head, id="a head")])
+@pytest.mark.parametrize(
+    ("waits_s", "shown", "again_s"),
+    [
+        pytest.param(SLOW_AFTER_S - 1, False, 1.0, id="just before the limit"),
+        pytest.param(SLOW_AFTER_S, True, None, id="at the limit"),
+        pytest.param(SLOW_AFTER_S + 1, True, None, id="after it"),
+    ],
+)
+def test_volumes_and_network_that_take_long(of_pod: Any, waits_s: float, shown: bool, again_s: float | None) -> None:
+    fields: dict[str, Any] = {"phase": "Pending", "ready": False, "is_set_up": False, "scheduled_at": NOW - waits_s}
+    pod = of_pod(0, **fields) if of_pod is worker else of_pod(**fields)
+    trouble = why_waiting(pod, now=NOW)
+    assert (trouble is not None) is shown
+    assert known_in_s(pod, now=NOW) == again_s
+    if trouble is not None:
+        assert trouble.reason == Failure.INIT_STUCK
+        assert "waits for its volumes and network since 20" in trouble.message

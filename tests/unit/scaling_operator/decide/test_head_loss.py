@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,12 +21,13 @@ from scaling_operator.decide.head_loss import (
     judge_head,
 )
 from scaling_operator.decide.types import Observed, PodView
+from tests.unit.scaling_operator import builders
 
-from .builders import NAME, NOW, container, ended, head, observed
+from .builders import NOW, container, ended, head, job, observed
 
 
 def _judge(seen: Observed, *, now: float = NOW) -> HeadVerdict:
-    return judge_head(seen, NAME, 1, now=now)
+    return judge_head(seen, job(), 1, now=now)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +172,22 @@ def test_what_has_a_limit(pod: PodView, since: float) -> None:
         verdict = _judge(seen, now=now)
         assert isinstance(verdict, HeadLost)
         assert verdict.trouble.reason == Failure.INIT_STUCK
+
+
+def test_what_cannot_be_mounted_is_named() -> None:
+    verdict = _judge(observed([_starting(is_set_up=False, scheduled_at=NOW)]), now=NOW + START_LIMIT_S)
+    assert isinstance(verdict, HeadLost)
+    assert "volumes (claim runs)" in verdict.trouble.message
+    keys = [
+        {"name": "k", "mountPath": "/k", "secretName": "keys"},
+        {"name": "d", "mountPath": "/d", "claimName": "data"},
+    ]
+    spec = builders.job({"cluster": {"volumes": keys}}).spec
+    verdict = judge_head(
+        observed([_starting(is_set_up=False, scheduled_at=NOW)]), replace(job(), spec=spec), 1, now=NOW + START_LIMIT_S
+    )
+    assert isinstance(verdict, HeadLost)
+    assert "volumes (claim runs, Secret keys, claim data)" in verdict.trouble.message
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from scaling_operator.server.https import HttpsServer
 from scaling_operator.server.progress import MAX_BODY_BYTES, ProgressEndpoint
 from scaling_operator.server.tokens import TokenReviewer
 from tests.unit.scaling_operator.runtime.scripted_server import Answer, ScriptedServer, answer, drop, failure
-from tests.unit.scaling_operator.server.test_tokens import REVIEWS, TOKEN, reviewed
+from tests.unit.scaling_operator.server.test_tokens import REVIEWS, TOKEN, reviewed, token_of
 
 STATUS = "/apis/scaling.dev/v1alpha1/namespaces/team/scalingjobs/mnist/status"
 JOB = {
@@ -171,6 +171,24 @@ async def test_a_huge_body_is_refused_and_not_decoded(operator: Operator) -> Non
 @pytest.mark.parametrize("token", ["", " "], ids=["no header", "no token"])
 async def test_a_request_without_a_token_is_refused(operator: Operator, token: str) -> None:
     assert (await operator.post(token=token))[0] == 401
+    assert operator.api.received == []
+
+
+@pytest.mark.parametrize(
+    ("token", "code"),
+    [
+        pytest.param("forged", 401, id="no token"),
+        pytest.param(token_of(audience=["other"]), 401, id="another audience"),
+        pytest.param(token_of(pod="curious"), 401, id="a pod that is not ours"),
+        pytest.param(token_of(uid="guessed"), 403, id="a uid that is not the head's"),
+        pytest.param(token_of(pod="mnist-2-head"), 503, id="a head that the cache does not show yet"),
+        pytest.param(token_of(pod="mnist-3-head"), 401, id="a head that cannot be yet"),
+    ],
+)
+async def test_who_does_not_claim_to_be_a_pod_of_ours_costs_no_request(
+    operator: Operator, token: str, code: int
+) -> None:
+    assert (await operator.post(token=token))[0] == code
     assert operator.api.received == []
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import json
 import logging
 from typing import Any
 
@@ -13,7 +15,16 @@ from tests.unit.scaling_operator.runtime.scripted_server import Answer, Scripted
 
 AUDIENCE = "scaling.dev/operator"
 REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
-TOKEN = "eyJhbGciOi.secret.part"
+
+
+def token_of(*, audience: Any = (AUDIENCE,), pod: str | None = "mnist-1-head", uid: str = "pod-uid") -> str:
+    """A token as the API server makes them, but for its signature; bound to no pod when that is None."""
+    bound = {"namespace": "team"} | ({"pod": {"name": pod, "uid": uid}} if pod else {})
+    payload = json.dumps({"aud": audience, "kubernetes.io": bound}).encode()
+    return f"eyJhbGciOi.{base64.urlsafe_b64encode(payload).decode().rstrip('=')}.secret"
+
+
+TOKEN = token_of()
 
 
 def reviewed(**changes: Any) -> Answer:
@@ -76,6 +87,34 @@ async def test_other_tokens_are_refused(reply: Answer, sentence: str) -> None:
     verdict = await review(reply)
     assert isinstance(verdict, Refusal)
     assert sentence in verdict.sentence
+
+
+async def test_what_a_token_says_of_itself_is_read_without_asking() -> None:
+    async with ScriptedServer() as server, ApiClient(server.connection()) as client:
+        reviewer = TokenReviewer(client, AUDIENCE)
+        for audience in ([AUDIENCE, "other"], AUDIENCE):
+            claimed = reviewer.claimed(token_of(audience=audience))
+            assert claimed == PodIdentity("team", "mnist-1-head", "pod-uid")
+        assert server.received == []
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("forged", id="no token"),
+        pytest.param("a.b.c", id="no JSON"),
+        pytest.param("a.W10.c", id="no claims"),
+        pytest.param("a." + "\u00e9" * 8 + ".c", id="no base64"),
+        pytest.param("x" * 20_000, id="too long"),
+        pytest.param(token_of(audience=["https://kubernetes.default.svc"]), id="another audience"),
+        pytest.param(token_of(audience=7), id="an audience that is none"),
+        pytest.param(token_of(pod=None), id="not bound to a pod"),
+    ],
+)
+async def test_what_does_not_even_claim_to_be_a_pods(token: str) -> None:
+    async with ScriptedServer() as server, ApiClient(server.connection()) as client:
+        assert isinstance(TokenReviewer(client, AUDIENCE).claimed(token), Refusal)
 
 
 @pytest.mark.parametrize("token", ["", "x" * 20_000], ids=["empty", "too long"])
