@@ -54,14 +54,13 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         now = time.monotonic()
         self._since = self._since or now
         by_node = slots_by_node()
-        self._processes.start(by_node, self._sizing.most)
+        self._processes.start(by_node)
         slots = sum(by_node.values())
         workers = workers_for(slots, self._sizing, waited_s=now - self._since)
         if workers is None:
             self._waiting(slots)
             time.sleep(LOOK_S)
             return NoopDecision()
-        # By their number, one that does not answer because its node is gone unnoticed is waited for until Ray knows.
         if self._processes.answered(timeout_s=LOOK_S) < workers:
             return NoopDecision()
         self._since = None

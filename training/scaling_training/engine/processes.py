@@ -9,11 +9,12 @@ group has to reserve them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from scaling_api.driver import RAY_RESOURCE_SLOT
@@ -35,44 +36,60 @@ class Processes:
         self._make = make
         self._waiting: list[Process] = []
 
-    def start(self, slots: Mapping[str, int], count: int) -> None:
-        """Have ``count`` processes wait, or as many as there are ``slots``, by node; returns at once."""
+    def start(self, slots: Mapping[str, int]) -> None:
+        """Have a process on every slot, of which there are so many by node; returns at once.
+
+        On more than a group needs, because one of the nodes may be gone without Ray knowing yet.
+        """
         lost = [process for process in self._waiting if process.node not in slots]
         self._waiting = [process for process in self._waiting if process.node in slots]
         _kill(lost)
-        for node in missing(slots, Counter(process.node for process in self._waiting), count):
+        for node in missing(slots, Counter(process.node for process in self._waiting)):
             actor = self._make(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
             self._waiting.append(Process(actor, node, actor.get_metadata.remote()))
 
     def answered(self, *, timeout_s: float) -> int:
         """How many have answered, or have ended instead; waits a while for all."""
-        references = [process.metadata for process in self._waiting]
-        return len(ray.wait(references, num_returns=len(references), timeout=timeout_s)[0]) if references else 0
+        return len(self._done(timeout_s))
 
     def take(self, count: int) -> list[tuple[Any, Any]]:
-        """Actor and metadata of ``count`` that have answered; the others are ended.
+        """Actor and metadata of ``count`` that have answered, on few nodes; the others are ended.
 
-        Raises RayActorError for one that has ended instead; the others wait on.
+        Raises RayActorError when too many have ended instead; the others wait on.
         """
-        done, _ = ray.wait([process.metadata for process in self._waiting], num_returns=count, timeout=0)
-        chosen = [process for process in self._waiting if process.metadata in done]
-        found = []
-        for process in chosen:
+        found: list[tuple[Process, Any]] = []
+        error: RayActorError | None = None
+        for process in self._done(0):
             try:
-                found.append((process.actor, ray.get(process.metadata)))
-            except ray.exceptions.RayActorError:
+                found.append((process, ray.get(process.metadata)))
+            except RayActorError as ended:
                 self._waiting.remove(process)
-                raise
-        _kill([process for process in self._waiting if process not in chosen])
+                error = ended
+        if error is not None and len(found) < count:
+            raise error
+        chosen = packed([process.node for process, _ in found], count)
+        taken = [found[index] for index in chosen]
+        _kill([process for process in self._waiting if all(process is not one for one, _ in taken)])
         self._waiting = []
-        return found
+        return [(process.actor, metadata) for process, metadata in taken]
+
+    def _done(self, timeout_s: float) -> list[Process]:
+        by_reference = {process.metadata: process for process in self._waiting}
+        if not by_reference:
+            return []
+        done, _ = ray.wait(list(by_reference), num_returns=len(by_reference), timeout=timeout_s)
+        return [by_reference[reference] for reference in done]
 
 
-def missing(slots: Mapping[str, int], taken: Mapping[str, int], count: int) -> list[str]:
-    """Where to start processes so that there are ``count``: on few nodes, so first where most slots are."""
-    largest_first = sorted(slots, key=lambda node: (-slots[node], node))
-    free = [node for node in largest_first for _ in range(slots[node] - taken.get(node, 0))]
-    return free[: max(0, count - sum(taken.values()))]
+def missing(slots: Mapping[str, int], taken: Mapping[str, int]) -> list[str]:
+    """The nodes of the free slots."""
+    return [node for node, count in slots.items() for _ in range(count - taken.get(node, 0))]
+
+
+def packed(nodes: Sequence[str], count: int) -> list[int]:
+    """Which ``count`` of the processes on these nodes to take so that they are on few: first where most are."""
+    on_node = Counter(nodes)
+    return sorted(range(len(nodes)), key=lambda index: (-on_node[nodes[index]], nodes[index]))[:count]
 
 
 def slots_by_node() -> dict[str, int]:

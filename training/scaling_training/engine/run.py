@@ -217,6 +217,7 @@ class _Group:
 
     def _restarting(self, cause: Cause) -> None:
         self._mark("lossNoticed", time.time())
+        self._supervisor.group_lost()
         self._base = self._latest = None
         self._watch.say(f"restarting from the last checkpoint: {cause.sentence}")
 

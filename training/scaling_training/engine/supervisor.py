@@ -109,6 +109,10 @@ class Supervisor(WorkerGroupCallback):  # type: ignore[misc]
         for rank in found.ranks:
             ray.kill(self._workers[rank].actor)
 
+    def group_lost(self) -> None:
+        """The group ends because of a failure: what it says from now on does not count, and nobody waits for it."""
+        self._pending = {}
+
     def before_worker_group_shutdown(self, worker_group: Any) -> None:
         """The group is about to end: take rank 0's last letter, which says how far it came."""
         workers = worker_group.get_workers() if self._pending else []
