@@ -110,10 +110,8 @@ def _run(settings: Settings, ledger: Ledger, model: ProgressModel, stop: _Stop, 
     def progress(training: TrainingProgress) -> None:
         model.training(training)
         if training.first_step_at is not None and training.first_step_at not in first_steps:
+            # Each restart of the training processes has one; what it took to come back can be read off the timeline.
             first_steps.add(training.first_step_at)
-            # Each restart of the training processes has one; what it took to come back can be read off.
-            again = len(first_steps)
-            timeline.mark("firstStep" if again == 1 else f"firstStep{again}", training.first_step_at)
             # What evaluation needs is imported while training goes on: seconds that nobody then waits for.
             preload.begin(preload.METRICS_MODULES)
             _write_timeline(storage, attempt, timeline)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import threading
 import time
+from datetime import UTC, datetime
 
-from scaling_training.clock import process_started_at, utc
+from scaling_training.clock import process_started_at
 
 
 class Timeline:
@@ -33,4 +34,5 @@ class Timeline:
         with self._lock:
             marks = sorted(self._marks.items(), key=lambda item: item[1])
         seconds = {name: round(at - self.started_at, 3) for name, at in marks}
-        return json.dumps({"startedAt": utc(self.started_at), "seconds": seconds}, indent=1).encode()
+        started_at = datetime.fromtimestamp(self.started_at, UTC).isoformat(timespec="milliseconds")
+        return json.dumps({"startedAt": started_at, "seconds": seconds}, indent=1).encode()

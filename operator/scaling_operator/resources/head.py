@@ -5,8 +5,8 @@ main container ends. So the driver's exit code is the pod's phase, and Ray outli
 There is no startup probe on purpose: the driver starts at once and its imports run beside Ray's start.
 
 The two share the process namespace (Ray finds its raylet by looking for the process), /tmp and /dev/shm.
-Ray's dashboard and autoscaler monitor are left out: each is a Python process that costs seconds
-of CPU at every start, and nothing of ours asks them anything.
+Ray's dashboard, autoscaler monitor and log monitor (in worker pods as well) are left out: each is a Python process
+that costs up to seconds of CPU at every start, and nothing of ours asks them anything.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _ray_start(size: NodeSize) -> str:
     # No CPUs and GPUs: Ray shall place no training on the head.
     arguments = [
         "exec ray start --head --block --disable-usage-stats",
-        f"--port={PORT_GCS} --include-dashboard=false --no-monitor",
+        f"--port={PORT_GCS} --include-dashboard=false --no-monitor --include-log-monitor=false",
         f"--num-cpus=0 --num-gpus=0 --object-store-memory={size.object_store_bytes}",
     ]
     if size.memory_bytes is not None:

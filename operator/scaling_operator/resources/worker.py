@@ -119,7 +119,7 @@ def _ray_start(head: str, size: NodeSize, slots: int) -> str:
     # into one large pod.
     resources = json.dumps({RAY_RESOURCE_SLOT: slots}, separators=(",", ":"))
     arguments = [
-        f"exec ray start --address={head}:{PORT_GCS} --block --disable-usage-stats",
+        f"exec ray start --address={head}:{PORT_GCS} --block --disable-usage-stats --include-log-monitor=false",
         f"--node-manager-port={PORT_RAYLET}",
         f"--num-cpus={max(size.cpus, slots)} --num-gpus={size.gpus} --resources='{resources}'",
         f"--object-store-memory={size.object_store_bytes}",

@@ -15,7 +15,7 @@ from tests.cluster.kube.client import Client, Object, Objects, condition_status,
 JOBS = f"{PLURAL}.{GROUP}"
 
 # Small requests: the test node has the machine's real and few CPUs.
-_RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "3Gi"}}
+RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "3Gi"}}
 
 
 def manifest(
@@ -46,8 +46,8 @@ def manifest(
                 **(training or {}),
             },
             "cluster": {
-                "head": {"resources": _RESOURCES},
-                "workers": [{"name": "cpu", "min": workers, "max": workers, "resources": _RESOURCES}],
+                "head": {"resources": RESOURCES},
+                "workers": [{"name": "cpu", "min": workers, "max": workers, "resources": RESOURCES}],
                 **(cluster or {}),
             },
             "runPolicy": run_policy or {},

@@ -6,6 +6,7 @@ so a job carries as many observations as fit it, and the disturbances that leave
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,9 +16,9 @@ import pytest
 import scaling_api.names as names
 from scaling_api.scalars import MAX_JOB_NAME
 from tests.cluster.kube.access import Access
-from tests.cluster.kube.client import ApiError, condition_status, wait_until
+from tests.cluster.kube.client import ApiError, Object, condition_status, wait_until
 from tests.cluster.scenarios.conftest import Operator, RunJob
-from tests.cluster.scenarios.jobs import JOBS
+from tests.cluster.scenarios.jobs import JOBS, RESOURCES, Job
 
 # Long enough to be disturbed in mid-training, short enough to wait for: some tens of seconds of training.
 LONG = {"dataset": "digits", "epochs": 40, "batch_size": 32}
@@ -107,6 +108,50 @@ def test_lost_workers_are_replaced_and_training_goes_on(run_job: RunJob, cluster
     assert done["status"]["workerGroups"][0]["replaced"] >= 2
     assert "WorkerReplaced" in job.events()
     assert reached.name <= job.checkpoints(1)[-1].name
+
+
+def test_an_elastic_job_goes_on_with_fewer_workers_and_grows_again(
+    run_job: RunJob, cluster: Access, namespace: str
+) -> None:
+    group = {"name": "cpu", "min": 1, "max": 2, "resources": RESOURCES}
+    # Far longer than the test takes on any machine: the job is deleted in the end.
+    elastic = {"parallelism": {}, "checkpoint": {"everySteps": 50}}
+    job = run_job("elastic", epochs=5000, batch_size=32, training=elastic, cluster={"workers": [group]})
+    # On a slow machine it may begin with one, and grow.
+    _wait_workers(job, 2)
+    head = job.head()["metadata"]["uid"]
+
+    # A quota with room for the head and one worker: the next one that is lost finds no room.
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few"}, "spec": {"hard": {"pods": "2"}}}
+    cluster.client.create(quota, namespace)
+    wait_until(lambda: cluster.client.get("resourcequotas", "few", namespace)["status"].get("hard"), timeout_s=60)
+    cluster.client.delete("pods", "elastic-1-cpu-0-0", namespace)
+    _wait_workers(job, 1)
+    reached = job.wait_checkpoint(1)
+    wait_until(lambda: job.checkpoints(1)[-1].name > reached.name, timeout_s=120)
+    short = job.status()
+    assert len(job.pods("worker")) == 1
+    assert condition_status({"status": short}, "Running") == "True", "fewer workers are no trouble to an elastic job"
+
+    cluster.client.delete("resourcequotas", "few", namespace)
+    _wait_workers(job, 2)
+    reached = job.wait_checkpoint(1)
+    wait_until(lambda: job.checkpoints(1)[-1].name > reached.name, timeout_s=120)
+
+    assert job.head()["metadata"]["uid"] == head, "neither costs an attempt"
+    assert job.status().get("failures", 0) == 0
+    rows = [json.loads(line) for line in (job.run_folder / "curves/attempt-0001.jsonl").read_text().splitlines()]
+    assert _epochs(rows) == list(range(1, len(rows) + 1)), "no epoch is missing or doubled"
+
+
+def _wait_workers(job: Job, count: int) -> None:
+    """Until so many processes train, after whatever waiting and restarts that takes."""
+
+    def trains(item: Object) -> bool:
+        assert condition_status(item, "Failed") != "True", item["status"]
+        return (item.get("status", {}).get("progress") or {}).get("workers") == count
+
+    job.wait(trains, timeout_s=300)
 
 
 def test_a_lost_head_leads_to_an_attempt_that_resumes(run_job: RunJob, cluster: Access, namespace: str) -> None:

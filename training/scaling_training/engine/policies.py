@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import ray
 from ray.exceptions import RayActorError
 from ray.train.v2._internal.exceptions import (
     UserExceptionWithTraceback,
@@ -19,8 +18,8 @@ from ray.train.v2._internal.execution.failure_handling import FailureDecision, F
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision, ScalingDecision, ScalingPolicy
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
 
-from scaling_api.driver import RAY_RESOURCE_SLOT
 from scaling_training.engine.failures import Cause, Kind, RestartBudget, cause_of, most_telling
+from scaling_training.engine.processes import Processes, slots_by_node
 from scaling_training.engine.sizing import Sizing
 
 log = logging.getLogger(__name__)
@@ -28,6 +27,7 @@ log = logging.getLogger(__name__)
 # How long an elastic group waits for all the workers that the spec promises before it starts with fewer: about
 # what a replacement pod takes to come up.
 PATIENCE_S = 15.0
+LOOK_S = 0.1
 
 
 class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
@@ -37,21 +37,31 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
     engine's business, and shrinks by losing a worker.
     """
 
-    def __init__(self, scaling_config: Any, *, sizing: Sizing, waiting: Callable[[int], None]) -> None:
+    def __init__(
+        self, scaling_config: Any, *, sizing: Sizing, processes: Processes, waiting: Callable[[int], None]
+    ) -> None:
         super().__init__(scaling_config)
         self._sizing = sizing
+        self._processes = processes
         self._waiting = waiting
         self._since: float | None = None
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
-        """Start when enough slots are there; the controller asks again at once after a Noop."""
+        """Start when enough slots are there and their processes have answered.
+
+        The controller asks again at once after a Noop.
+        """
         now = time.monotonic()
         self._since = self._since or now
-        slots = count_slots()
+        by_node = slots_by_node()
+        self._processes.start(by_node)
+        slots = sum(by_node.values())
         workers = workers_for(slots, self._sizing, waited_s=now - self._since)
         if workers is None:
             self._waiting(slots)
-            time.sleep(0.2)
+            time.sleep(LOOK_S)
+            return NoopDecision()
+        if self._processes.answered(timeout_s=LOOK_S) < workers:
             return NoopDecision()
         self._since = None
         return ResizeDecision(
@@ -86,11 +96,6 @@ def workers_for(slots: int, sizing: Sizing, *, waited_s: float) -> int | None:
     if slots >= sizing.least and waited_s >= PATIENCE_S:
         return sizing.whole_groups(slots)
     return None
-
-
-def count_slots() -> int:
-    """Slots on the nodes that are alive."""
-    return sum(int(node["Resources"].get(RAY_RESOURCE_SLOT, 0)) for node in ray.nodes() if node["Alive"])
 
 
 class BudgetPolicy(FailurePolicy):  # type: ignore[misc]

@@ -55,9 +55,9 @@ def run_training(
     Raises StoppedError after a stop, UserError for what the user must mend, EngineError when the training
     processes cannot be kept alive.
     """
-    budget = RestartBudget()
+    budget, mark = RestartBudget(), Marks(watch.mark)
     while True:
-        group = _Group(task, sizing, resources, scratch, watch, budget)
+        group = _Group(task, sizing, resources, scratch, watch, budget, mark)
         outcome = group.run()
         if not outcome.stopped:
             return outcome
@@ -75,6 +75,23 @@ def save_stacks(storage: Storage, attempt: int, why: str, stacks: Mapping[int, s
     return folder
 
 
+class Marks:
+    """Notes the points that each group of processes passes; those of the second end in 2, and so on."""
+
+    def __init__(self, mark: Callable[[str, float], None]) -> None:
+        self._mark = mark
+        self._group = 1
+
+    def __call__(self, name: str, at: float) -> None:
+        """The group at work passed a point at Unix time ``at``."""
+        self._mark(name if self._group == 1 else f"{name}{self._group}", at)
+
+    def ended(self) -> None:
+        """The group at work has said its last word."""
+        self("groupEnded", time.time())
+        self._group += 1
+
+
 class _Group:
     """The worker groups of one controller."""
 
@@ -86,6 +103,7 @@ class _Group:
         scratch: str,
         watch: Watch,
         budget: RestartBudget,
+        mark: Marks,
     ) -> None:
         from scaling_training.engine.policies import BudgetPolicy
         from scaling_training.engine.supervisor import Supervisor
@@ -96,10 +114,11 @@ class _Group:
         self._scratch = scratch
         self._watch = watch
         self._budget = budget
+        self._mark = mark
         # Of the group at work: what it started from and how far it is.
         self._base: TrainingProgress | None = None
         self._latest: TrainingProgress | None = None
-        self._supervisor = Supervisor(self._deliver, watch.mark, self._hang)
+        self._supervisor = Supervisor(self._deliver, mark, mark.ended, self._hang)
         self._failures: BudgetPolicy | None = None
         self._value: dict[str, Any] | None = None
         self._error: BaseException | None = None
@@ -162,7 +181,9 @@ class _Group:
                 resources_per_worker=self._resources,
                 scratch=self._scratch,
                 supervisor=self._supervisor,
-                scaling_policy=lambda config: SlotPolicy(config, sizing=self._sizing, waiting=self._waiting),
+                scaling_policy=lambda config, processes: SlotPolicy(
+                    config, sizing=self._sizing, processes=processes, waiting=self._waiting
+                ),
                 failure_policy=failure_policy,
             )
             self._watch.mark("controllerStarted", time.time())
@@ -172,7 +193,7 @@ class _Group:
 
     def _deliver(self, letter: Letter) -> None:
         for name, at in letter.marks.items():
-            self._watch.mark(name, at)
+            self._mark(name, at)
         if letter.progress is not None:
             if self._base is None:
                 self._base = letter.progress
@@ -195,6 +216,8 @@ class _Group:
         return self._base.step, self._latest.step, self._latest.checkpoint
 
     def _restarting(self, cause: Cause) -> None:
+        self._mark("lossNoticed", time.time())
+        self._supervisor.group_lost()
         self._base = self._latest = None
         self._watch.say(f"restarting from the last checkpoint: {cause.sentence}")
 
@@ -206,6 +229,6 @@ class _Group:
         started_at, workers = self._supervisor.started_at, self._supervisor.workers
         if not self._sizing.elastic or started_at is None or now - started_at < GROW_INTERVAL_S:
             return False
-        from scaling_training.engine.policies import count_slots
+        from scaling_training.engine.processes import slots_by_node
 
-        return min(count_slots(), self._sizing.most) > workers
+        return min(sum(slots_by_node().values()), self._sizing.most) > workers

@@ -23,18 +23,21 @@ STACKS_S = 3.0
 class Supervisor(WorkerGroupCallback):  # type: ignore[misc]
     """Called by the controller's thread; ``stop`` and the attributes are read and set by any thread.
 
-    ``deliver`` gets rank 0's letters; ``hang`` what was found out about a hang: the sentence, and by rank the stacks
-    or why there are none.
+    ``deliver`` gets rank 0's letters, ``mark`` the points that the group passes, ``ended`` hears that there will be no
+    more of both; ``hang`` gets what was found out about a hang: the sentence, and by rank the stacks or why there are
+    none.
     """
 
     def __init__(
         self,
         deliver: Callable[[Letter], None],
         mark: Callable[[str, float], None],
+        ended: Callable[[], None],
         hang: Callable[[str, Mapping[int, str]], None],
     ) -> None:
         self._deliver = deliver
         self._mark = mark
+        self._ended = ended
         self._hang = hang
         self._stop = False
         self._workers: list[Any] = []
@@ -47,6 +50,10 @@ class Supervisor(WorkerGroupCallback):  # type: ignore[misc]
     def request_stop(self) -> None:
         """Have training save and end."""
         self._stop = True
+
+    def before_worker_group_start(self, worker_group_context: Any) -> None:
+        """There is a slot for every process."""
+        self._mark("groupStarting", time.time())
 
     def after_worker_group_start(self, worker_group: Any) -> None:
         """All processes are there and know one another."""
@@ -102,6 +109,10 @@ class Supervisor(WorkerGroupCallback):  # type: ignore[misc]
         for rank in found.ranks:
             ray.kill(self._workers[rank].actor)
 
+    def group_lost(self) -> None:
+        """The group ends because of a failure: what it says from now on does not count, and nobody waits for it."""
+        self._pending = {}
+
     def before_worker_group_shutdown(self, worker_group: Any) -> None:
         """The group is about to end: take rank 0's last letter, which says how far it came."""
         workers = worker_group.get_workers() if self._pending else []
@@ -113,6 +124,7 @@ class Supervisor(WorkerGroupCallback):  # type: ignore[misc]
                 # Its process is what the group ends for.
                 pass
         self._workers, self._pending, self._watchdog, self.started_at = [], {}, None, None
+        self._ended()
 
 
 def _stacks(answer: Any, is_there: bool) -> str:

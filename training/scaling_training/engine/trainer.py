@@ -8,6 +8,9 @@ of 2 s: the one that frees placement groups of a dead controller (our Ray cluste
 that shards Ray Data sets (we have none) and the one that asks an autoscaler for nodes (the operator sees to
 the pods).
 
+A group's processes are ours to place: see `processes`. What is left of a broken group ends at once, because Ray would
+keep it until there is room for the next one.
+
 This leans on internals of Ray, which is why its version is pinned; tests/unit/scaling_training/engine
 checks that what is overridden here still exists.
 """
@@ -19,17 +22,27 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 from ray.train import RunConfig, ScalingConfig
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import FailurePolicy
 from ray.train.v2._internal.execution.scaling_policy import ScalingPolicy
-from ray.train.v2._internal.execution.worker_group import RayTrainWorker, WorkerGroup
+from ray.train.v2._internal.execution.worker_group import (
+    PlacementGroupHandle,
+    RayTrainWorker,
+    Worker,
+    WorkerGroup,
+    WorkerGroupContext,
+)
+from ray.train.v2._internal.util import bundle_to_remote_args
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from scaling_training.engine.backend import ProcessGroupConfig
+from scaling_training.engine.processes import Processes
 from scaling_training.train import preload
 
 _LEFT_OUT = (PlacementGroupCleanerCallback, DatasetsCallback)
@@ -43,10 +56,29 @@ class TrainingProcess(RayTrainWorker):  # type: ignore[misc]
         preload.begin(preload.OPTIMIZER_MODULES)
 
 
-class InProcessWorkerGroup(WorkerGroup):  # type: ignore[misc]
-    """A worker group whose controller is no actor."""
+class NoPlacementGroup(PlacementGroupHandle):  # type: ignore[misc]
+    """Nothing is reserved: the processes hold their slots themselves."""
 
-    _worker_cls = TrainingProcess
+    placement_group = None
+
+    def ready(self) -> Any:
+        """At once."""
+        return ray.put(None)
+
+    def wait(self, timeout_seconds: float = 0) -> bool:
+        """At once."""
+        return True
+
+    def shutdown(self) -> None:
+        """Nothing to free."""
+
+
+class InProcessWorkerGroup(WorkerGroup):  # type: ignore[misc]
+    """A worker group whose controller is no actor, made of processes that may have been started before."""
+
+    def __init__(self, context: Any, group: WorkerGroupContext, callbacks: Any, processes: Processes) -> None:
+        super().__init__(context, group, callbacks)
+        self._processes = processes
 
     def _start(self) -> None:
         try:
@@ -75,16 +107,44 @@ class InProcessWorkerGroup(WorkerGroup):  # type: ignore[misc]
             ]
         )
 
-    @staticmethod
-    def _get_worker_runtime_env(custom_runtime_env: Any) -> dict[str, Any]:
-        # An empty one lets Ray use processes that the node started ahead; all settings come from the node.
-        return {}
+    def _create_placement_group(self, scaling_config: Any, worker_group_context: Any) -> NoPlacementGroup:
+        return NoPlacementGroup()
+
+    def _create_workers(
+        self, num_workers: int, placement_group: None, resources_per_worker: dict[str, float], **others: None
+    ) -> list[Worker]:
+        try:
+            taken = self._processes.take(num_workers)
+        except RayActorError as error:
+            raise WorkerGroupStartupFailedError("a training process was lost in its start") from error
+        workers = [Worker(actor, metadata, resources_per_worker) for actor, metadata in taken]
+        ranked: list[Worker] = WorkerGroup._assign_worker_ranks(workers)
+        return ranked
 
 
 class InProcessController(TrainController):  # type: ignore[misc]
-    """Ray's controller, run by whoever made it."""
+    """Ray's controller, run by whoever made it; the policy for sizes has started the ``processes``."""
 
-    worker_group_cls = InProcessWorkerGroup
+    def __init__(self, *, processes: Processes, **parts: Any) -> None:
+        super().__init__(**parts)
+        self._processes = processes
+
+    def _make_and_handle_scaling_decision_for_non_running_worker_group(self, controller_state: Any) -> Any:
+        if self._worker_group is not None:
+            self._shutdown_worker_group()
+        return super()._make_and_handle_scaling_decision_for_non_running_worker_group(controller_state)
+
+    def _start_worker_group(self, num_workers: int, resources_per_worker: dict[str, float]) -> None:
+        context = WorkerGroupContext(
+            run_attempt_id=self._get_run_attempt_id(),
+            train_fn_ref=self._train_fn_ref,
+            num_workers=num_workers,
+            resources_per_worker=resources_per_worker,
+        )
+        callbacks = self._worker_group_callbacks_to_propagate
+        group = InProcessWorkerGroup(self._train_run_context, context, callbacks, self._processes)
+        group._start()
+        self._worker_group = group
 
 
 class InProcessTrainer(DataParallelTrainer):  # type: ignore[misc]
@@ -98,7 +158,7 @@ class InProcessTrainer(DataParallelTrainer):  # type: ignore[misc]
         resources_per_worker: dict[str, float],
         scratch: str,
         supervisor: WorkerGroupCallback,
-        scaling_policy: Callable[[ScalingConfig], ScalingPolicy],
+        scaling_policy: Callable[[ScalingConfig, Processes], ScalingPolicy],
         failure_policy: Callable[[Any], FailurePolicy],
     ) -> None:
         super().__init__(
@@ -108,7 +168,6 @@ class InProcessTrainer(DataParallelTrainer):  # type: ignore[misc]
                 num_workers=workers,
                 resources_per_worker=resources_per_worker,
                 use_gpu=bool(resources_per_worker.get("GPU")),
-                placement_strategy="PACK",
             ),
             # Ray demands a place for checkpoints that are reported to it; nothing is.
             run_config=RunConfig(name="train", storage_path=scratch),
@@ -123,8 +182,12 @@ class InProcessTrainer(DataParallelTrainer):  # type: ignore[misc]
         return [*kept, self._supervisor]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
-        parts["scaling_policy"] = self._scaling_policy(self.scaling_config)
+        resources = self.scaling_config._resources_per_worker_not_none
+        # An empty environment lets Ray use processes that the node started ahead; all settings come from the node.
+        actor = ray.remote(runtime_env={}, **bundle_to_remote_args(resources))(TrainingProcess)
+        processes = Processes(lambda **options: actor.options(**options).remote())
+        parts["scaling_policy"] = self._scaling_policy(self.scaling_config, processes)
         parts["failure_policy"] = self._failure_policy(self.run_config.failure_config)
-        controller = InProcessController(**parts)
+        controller = InProcessController(processes=processes, **parts)
         asyncio.run(controller.run())
         return controller.get_result()

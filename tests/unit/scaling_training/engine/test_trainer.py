@@ -25,8 +25,14 @@ FIXED = Sizing(least=2, wanted=2, most=2, gpus_per_worker=0)
     ("ours", "theirs", "method"),
     [
         (trainer.InProcessWorkerGroup, WorkerGroup, "_init_train_context_on_workers"),
-        (trainer.InProcessWorkerGroup, WorkerGroup, "_get_worker_runtime_env"),
+        (trainer.InProcessWorkerGroup, WorkerGroup, "_create_placement_group"),
         (trainer.InProcessWorkerGroup, WorkerGroup, "_start"),
+        (
+            trainer.InProcessController,
+            TrainController,
+            "_make_and_handle_scaling_decision_for_non_running_worker_group",
+        ),
+        (trainer.InProcessController, TrainController, "_start_worker_group"),
         (trainer.InProcessTrainer, DataParallelTrainer, "_create_default_callbacks"),
     ],
     ids=lambda value: getattr(value, "__name__", value),
@@ -41,6 +47,9 @@ def test_overrides_have_the_signature_of_what_they_override(ours: type, theirs: 
 def test_ray_has_the_hooks_that_are_used() -> None:
     assert TrainController.worker_group_cls is WorkerGroup
     assert WorkerGroup._worker_cls is RayTrainWorker
+    assert {"num_workers", "placement_group", "resources_per_worker"} <= set(
+        inspect.signature(WorkerGroup._create_workers).parameters
+    )
     expected: dict[str, Any] = dict(inspect.signature(TrainController.__init__).parameters)
     assert {"scaling_policy", "failure_policy", "callbacks", "train_run_context"} <= set(expected)
     context = inspect.signature(RayTrainWorker.init_train_context).parameters

@@ -1,0 +1,103 @@
+"""Training processes that are started before there is room for their whole group.
+
+A process needs seconds until torch is imported, and a group starts when all its slots are there: after a loss, when
+a new pod has come up. So a process is started on each slot as soon as it is there, and a group is made of processes
+that have answered. They hold their slots, and nobody else asks for slots on our Ray cluster, so that no placement
+group has to reserve them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from scaling_api.driver import RAY_RESOURCE_SLOT
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """An actor, the node that it is started on, and its answer to the first question, a reference."""
+
+    actor: Any
+    node: str
+    metadata: Any
+
+
+class Processes:
+    """The processes that wait for their group; ``make`` starts an actor, from options."""
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = make
+        self._waiting: list[Process] = []
+
+    def start(self, slots: Mapping[str, int]) -> None:
+        """Have a process on every slot, of which there are so many by node; returns at once.
+
+        On more than a group needs, because one of the nodes may be gone without Ray knowing yet.
+        """
+        lost = [process for process in self._waiting if process.node not in slots]
+        self._waiting = [process for process in self._waiting if process.node in slots]
+        _kill(lost)
+        for node in missing(slots, Counter(process.node for process in self._waiting)):
+            actor = self._make(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+            self._waiting.append(Process(actor, node, actor.get_metadata.remote()))
+
+    def answered(self, *, timeout_s: float) -> int:
+        """How many have answered, or have ended instead; waits a while for all."""
+        return len(self._done(timeout_s))
+
+    def take(self, count: int) -> list[tuple[Any, Any]]:
+        """Actor and metadata of ``count`` that have answered, on few nodes; the others are ended.
+
+        Raises RayActorError when too many have ended instead; the others wait on.
+        """
+        found: list[tuple[Process, Any]] = []
+        error: RayActorError | None = None
+        for process in self._done(0):
+            try:
+                found.append((process, ray.get(process.metadata)))
+            except RayActorError as ended:
+                self._waiting.remove(process)
+                error = ended
+        if error is not None and len(found) < count:
+            raise error
+        chosen = packed([process.node for process, _ in found], count)
+        taken = [found[index] for index in chosen]
+        _kill([process for process in self._waiting if all(process is not one for one, _ in taken)])
+        self._waiting = []
+        return [(process.actor, metadata) for process, metadata in taken]
+
+    def _done(self, timeout_s: float) -> list[Process]:
+        by_reference = {process.metadata: process for process in self._waiting}
+        if not by_reference:
+            return []
+        done, _ = ray.wait(list(by_reference), num_returns=len(by_reference), timeout=timeout_s)
+        return [by_reference[reference] for reference in done]
+
+
+def missing(slots: Mapping[str, int], taken: Mapping[str, int]) -> list[str]:
+    """The nodes of the free slots."""
+    return [node for node, count in slots.items() for _ in range(count - taken.get(node, 0))]
+
+
+def packed(nodes: Sequence[str], count: int) -> list[int]:
+    """Which ``count`` of the processes on these nodes to take so that they are on few: first where most are."""
+    on_node = Counter(nodes)
+    return sorted(range(len(nodes)), key=lambda index: (-on_node[nodes[index]], nodes[index]))[:count]
+
+
+def slots_by_node() -> dict[str, int]:
+    """Slots on each of the nodes that are alive and have any."""
+    found = {node["NodeID"]: int(node["Resources"].get(RAY_RESOURCE_SLOT, 0)) for node in ray.nodes() if node["Alive"]}
+    return {node: slots for node, slots in found.items() if slots}
+
+
+def _kill(processes: list[Process]) -> None:
+    for process in processes:
+        ray.kill(process.actor)
