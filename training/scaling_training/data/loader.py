@@ -14,11 +14,13 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from scaling_training.data.order import rank_slice
 from scaling_training.data.samples import Raw, Samples
 from scaling_training.errors import UserError
 
@@ -49,10 +51,11 @@ class _Reader(Dataset[Any]):
 
 
 def read_ahead(
-    samples: Samples, readings: Iterator[Reading], *, workers: int, prefetch: int, pinned: bool
+    samples: Samples, readings: Iterator[Reading], *, workers: int, prefetch: int, pinned: bool, pieces: int = 1
 ) -> Iterator[tuple[Reading, Raw]]:
-    """Each reading with what was read, in order, up to ``workers * prefetch`` readings ahead.
+    """Each reading with what was read, in order, up to ``workers * prefetch / pieces`` readings ahead.
 
+    ``pieces``: into how many parts a reading is divided; workers take them in turn, and nothing is pinned.
     ``pinned``: into page-locked memory, from which a GPU copies beside its work. LoaderError names a worker that
     died; UserError is what reading raised.
     """
@@ -61,7 +64,9 @@ def read_ahead(
     def taken() -> Iterator[tuple[Any, Any]]:
         for reading in readings:
             underway.append(reading)
-            yield reading.samples, reading.crops
+            for piece in range(pieces):
+                part = rank_slice(len(reading.samples), piece, pieces)
+                yield reading.samples[part], None if reading.crops is None else reading.crops[part]
 
     loader = DataLoader(
         _Reader(samples),
@@ -70,11 +75,12 @@ def read_ahead(
         collate_fn=_unchanged,
         num_workers=workers,
         prefetch_factor=prefetch,
-        pin_memory=pinned,
+        pin_memory=pinned and pieces == 1,
         multiprocessing_context="fork",
     )
     with _signals_as_they_were():
         results: Any = iter(loader)
+    parts: list[Raw] = []
     try:
         while True:
             try:
@@ -86,7 +92,10 @@ def read_ahead(
                 raise _explained(error, results) from error
             if values is None:
                 raise UserError(about)
-            yield underway.popleft(), Raw(values, about)
+            parts.append(Raw(values, about))
+            if len(parts) == pieces:
+                yield underway.popleft(), _joined(parts)
+                parts = []
     finally:
         # What dropping the last reference does too; but an exception's traceback may hold one for long.
         results._shutdown_workers()
@@ -102,6 +111,19 @@ def _signals_as_they_were() -> Iterator[None]:
     yield
     if threading.current_thread() is threading.main_thread() and before is not None:
         signal.signal(signal.SIGCHLD, before)
+
+
+def _joined(parts: list[Raw]) -> Raw:
+    if len(parts) == 1:
+        return parts[0]
+    starts = accumulate((len(part.values) for part in parts), initial=0)
+    unreadable = {
+        start + position: about
+        for start, part in zip(starts, parts, strict=False)
+        for position, about in part.unreadable.items()
+    }
+    whole: Any = torch.cat([torch.as_tensor(part.values) for part in parts])
+    return Raw(whole, unreadable)
 
 
 def _unchanged(value: Any) -> Any:

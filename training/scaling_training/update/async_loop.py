@@ -18,7 +18,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +30,8 @@ from scaling_api.spec import ScalingJobSpec
 from scaling_training.checkpoint import CheckpointRef
 from scaling_training.checkpoint.key import checkpoint_key
 from scaling_training.checkpoint.state import Position, Trained
+from scaling_training.data.batches import Batch
+from scaling_training.data.feed import Request
 from scaling_training.data.order import rank_slice
 from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import validation_key
@@ -48,7 +52,7 @@ from scaling_training.train.types import TrainingProgress, TrainOutcome, World
 from scaling_training.train.validation import validate
 from scaling_training.update.layout import PartView, adopt, divide, shard_states
 from scaling_training.update.messages import Closing, Counts, Group, Pushed, Snapshot
-from scaling_training.update.samples import Lease, SampleLedger, Worker
+from scaling_training.update.samples import Lease, SampleLedger, Stretch, Worker
 from scaling_training.update.server import Server
 
 # Updates that a gradient may miss when the user did not say: so many for each worker.
@@ -84,28 +88,29 @@ def train_async(
     )
     position = keeper.restore(resume)
     incarnation = _join(setup, keeper, position, server)
-    worker = _Worker(setup, server, Worker(world.rank, incarnation))
     leader = _Leader(setup, keeper, position, server, observer, stop_requested, beat) if world.is_first else None
     # The furthest behind is who holds the oldest version, and it is that one that others may wait for.
     version = position.step
     if leader is not None:
         leader.report()
-    while True:
-        if leader is not None:
-            leader.before_work()
-        beat(Phase.DATA, version)
-        work = server.next(worker.identity)
-        if work is None:
-            break
-        if isinstance(work, Closing):
-            assert leader is not None
-            leader.close(work, version)
-            continue
-        beat(Phase.STEP, version := work.version)
-        pushed = worker.compute_and_push(work)
-        version = pushed.counts.version
-        if leader is not None:
-            leader.after_push(pushed, worker.data_wait_s)
+    with closing(LeasedData(setup)) as data:
+        worker = _Worker(setup, server, Worker(world.rank, incarnation), data)
+        while True:
+            if leader is not None:
+                leader.before_work()
+            beat(Phase.DATA, version)
+            work = server.next(worker.identity)
+            if work is None:
+                break
+            if isinstance(work, Closing):
+                assert leader is not None
+                leader.close(work, version)
+                continue
+            beat(Phase.STEP, version := work.version)
+            pushed = worker.compute_and_push(work)
+            version = pushed.counts.version
+            if leader is not None:
+                leader.after_push(pushed, worker.data_wait_s)
     beat(Phase.END, version)
     return _agree(world, leader, history_name(attempt))
 
@@ -123,6 +128,7 @@ def a_group(setup: Setup) -> Group:
         batch=training.batch_size,
         bound=STALENESS_PER_WORKER * workers if bound is None else bound,
         scaling=update.staleness_scaling,
+        ahead=setup.training.ahead,
     )
 
 
@@ -142,11 +148,53 @@ def _join(setup: Setup, keeper: Keeper, position: Position, server: Server) -> i
     return int(broadcast_bytes(setup.world, known))
 
 
+class LeasedData:
+    """The samples of one worker's leases, read ahead as far as its leases promise.
+
+    A lease and the leases that it promises have at least as many micro-batches as the stream of them takes ahead,
+    so the stream never runs dry before the server has nothing more to promise.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._promised: deque[Stretch] = deque()
+        self._to_read: deque[Stretch] = deque()
+        self._batches = setup.training.stream(self._requests(), together=True)
+
+    def of(self, lease: Lease) -> Iterator[Batch]:
+        """The lease's micro-batches; leases must come in the order in which the server gave them."""
+        held = self._promised.popleft() if self._promised else None
+        if held is None:
+            self._to_read.append(lease.stretch)
+        assert held in (None, lease.stretch), f"{lease.stretch} came in place of {held}"
+        new = lease.ahead[len(self._promised) :]
+        self._promised += new
+        self._to_read += new
+        for _ in range(self._pieces(lease.stretch)):
+            yield next(self._batches)
+
+    def close(self) -> None:
+        """End the reading processes."""
+        self._batches.close()
+
+    def _requests(self) -> Iterator[Request]:
+        while self._to_read:
+            stretch = self._to_read.popleft()
+            samples, pieces = len(stretch), self._pieces(stretch)
+            batch = self._setup.order.batch_at(stretch.start)
+            for piece in range(pieces):
+                yield Request(batch.epoch, batch.indices[:samples][rank_slice(samples, piece, pieces)])
+
+    def _pieces(self, stretch: Stretch) -> int:
+        return min(self._setup.micro_batches, len(stretch))
+
+
 class _Worker:
     """The part of every rank."""
 
-    def __init__(self, setup: Setup, server: Server, identity: Worker) -> None:
+    def __init__(self, setup: Setup, server: Server, identity: Worker, data: LeasedData) -> None:
         self.identity = identity
+        self._data = data
         self.data_wait_s = 0.0
         self._setup = setup
         self._server = server
@@ -158,18 +206,17 @@ class _Worker:
         for view, (parameters, buffers) in zip(self._views, self._server.pull(lease.version), strict=True):
             view.load(parameters, buffers)
         setup.optimizer.zero_grad()
-        stretch = setup.order.batch_at(lease.stretch.start)
         loss_sum = torch.zeros((), dtype=torch.float64, device=setup.world.device)
         self.data_wait_s = 0.0
-        for piece in range(min(setup.micro_batches, samples)):
-            began = time.monotonic()
-            indices = stretch.indices[:samples][rank_slice(samples, piece, min(setup.micro_batches, samples))]
-            batch = setup.training.get(stretch.epoch, indices)
-            self.data_wait_s += time.monotonic() - began
+        asked = time.monotonic()
+        for batch in self._data.of(lease):
+            self.data_wait_s += time.monotonic() - asked
             loss_sum += setup.replica.forward_backward(batch, scale=1.0 / samples)
+            asked = time.monotonic()
         value = loss_sum.item()
         if not math.isfinite(value):
-            raise _diverged(setup, f"training loss became {value} in epoch {stretch.epoch + 1}")
+            epoch = lease.stretch.start // len(setup.training)
+            raise _diverged(setup, f"training loss became {value} in epoch {epoch + 1}")
         if (limit := setup.spec.training.clip_norm) is not None:
             clip_gradients(setup.parameters, limit)
         parts = [(view.gradients(), view.buffer_values()) for view in self._views]

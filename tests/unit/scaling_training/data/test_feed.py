@@ -117,6 +117,38 @@ def children() -> set[int]:
     return {int(pid) for pid in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()}
 
 
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_stream_that_is_read_together_is_what_get_gives(folder: Path, workers: int) -> None:
+    data = open_dataset(folder_spec(folder, loader={"workers": workers, "prefetch": 2}, augmentation=EVERYTHING))
+    feed = training_feed(data)
+    indices = data.order(seed=5, batch_size=8).indices(0)
+    taken: list[int] = []
+
+    def requests() -> Iterator[Request]:
+        # The last ones leave some of the processes without a sample.
+        for number, (start, end) in enumerate([(0, 7), (7, 20), (20, 22), (22, 23)]):
+            taken.append(number)
+            yield Request(0, indices[start:end])
+
+    expected = [feed.get(0, indices[start:end]) for start, end in [(0, 7), (7, 20), (20, 22), (22, 23)]]
+    stream = feed.stream(requests(), together=True)
+    found = [next(stream)]
+    assert len(taken) == 1 + feed.ahead
+    found += stream
+    for batch, wanted in zip(found, expected, strict=True):
+        assert torch.equal(batch.inputs, wanted.inputs)
+        assert torch.equal(batch.targets, wanted.targets)
+
+
+def test_a_file_that_one_of_the_processes_skips_is_counted_by_its_name(tmp_path: Path) -> None:
+    data, name = spoilt(tmp_path, unreadable="skip", loader={"workers": 2})
+    feed = data.feed(data.train, device=CPU, seed=0)
+    last = np.roll(np.arange(len(data.train)), -1)
+    batches = list(feed.stream([Request(0, last)], together=True))
+    assert [len(batch) for batch in batches] == [len(data.train)]
+    assert list(feed.unreadable) == [name]
+
+
 def test_closing_a_stream_ends_its_processes(folder: Path) -> None:
     data = open_dataset(folder_spec(folder, loader={"workers": 2}))
     before = children()
