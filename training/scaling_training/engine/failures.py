@@ -2,7 +2,7 @@
 
 Ray reports one error per rank, and most of them are echoes: when one process dies, the others' collectives
 fail. So the most telling error speaks for the group: a user's mistake, then memory, then an error of the
-program, then a lost process, then echoes.
+program, then a lost part of the parameter server, then a lost process, then echoes.
 
 A loss is not the program's fault and is met by a restart as often as it happens, as long as training gets
 somewhere in between: a group that dies again and again before it has done one step will not live the next time
@@ -18,6 +18,7 @@ from enum import IntEnum
 
 from scaling_api.reasons import Failure
 from scaling_training.errors import UserError
+from scaling_training.update.server import ServerLostError
 
 
 class Kind(IntEnum):
@@ -26,9 +27,10 @@ class Kind(IntEnum):
     USER = 0
     MEMORY = 1
     PROGRAM = 2
-    LOST = 3
-    ECHO = 4
-    NO_ROOM = 5
+    SERVER = 3  # an actor of the parameter server was lost
+    LOST = 4
+    ECHO = 5
+    NO_ROOM = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +47,14 @@ LIMITS: Mapping[Kind, int | None] = {
     Kind.USER: 1,
     Kind.MEMORY: 2,
     Kind.PROGRAM: 3,
+    Kind.SERVER: 8,
     Kind.LOST: 8,
     Kind.ECHO: 8,
     Kind.NO_ROOM: None,
 }
+
+# Met as often as they come while training gets somewhere.
+_LOSSES = (Kind.SERVER, Kind.LOST, Kind.ECHO)
 
 # Gloo and NCCL say in these words that the other side went away.
 _ECHOES = ("Connection closed by peer", "Connection reset by peer", "connection refused", "Socket closed", "NCCL")
@@ -65,11 +71,18 @@ _MEMORY_HELP = (
     "worker's share of a batch into smaller pieces, or set training.activationCheckpointing"
 )
 
+_SERVER_HELP = (
+    "it runs beside the driver and keeps weights and optimizer state: when it comes again, raise the memory limit of "
+    "cluster.head"
+)
+
 
 def cause_of(error: BaseException, *, rank: int | None = None) -> Cause:
     """The cause that one process's error shows."""
     if isinstance(error, UserError):
         return Cause(Kind.USER, str(error))
+    if isinstance(error, ServerLostError):
+        return Cause(Kind.SERVER, f"{error} was lost; {_SERVER_HELP}")
     name, text = type(error).__name__, str(error)
     who = "a training process" if rank is None else f"training process {rank}"
     if name in _MEMORY_NAMES or any(sign in text for sign in _MEMORY):
@@ -106,7 +119,7 @@ class RestartBudget:
             return True
         gained_checkpoint = checkpoint is not None and checkpoint != self._checkpoint
         self._checkpoint = checkpoint or self._checkpoint
-        gained = steps_gained > 0 if cause.kind in (Kind.LOST, Kind.ECHO) else gained_checkpoint
+        gained = steps_gained > 0 if cause.kind in _LOSSES else gained_checkpoint
         self._in_a_row = 1 if gained else self._in_a_row + 1
         return self._in_a_row < limit
 
@@ -121,7 +134,8 @@ def final_sentence(cause: Cause, failures: int) -> tuple[str, Failure]:
     again = f" ({failures} times in a row without getting further)" if failures > 1 else ""
     if cause.kind is Kind.MEMORY:
         return cause.sentence + again, Failure.OUT_OF_MEMORY
-    return f"training failed{again}: {cause.sentence}", Failure.DRIVER_FAILED
+    reason = Failure.PARAMETER_SERVER_LOST if cause.kind is Kind.SERVER else Failure.DRIVER_FAILED
+    return f"training failed{again}: {cause.sentence}", reason
 
 
 def _last_line(text: str) -> str:

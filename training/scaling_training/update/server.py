@@ -19,8 +19,15 @@ class FencedError(Exception):
     """Another group of workers has taken this one's place."""
 
 
+class ServerLostError(Exception):
+    """A part of the server ended, and what it held is gone. The message names the part."""
+
+
 class Server(Protocol):
-    """What workers call, rank 0 alone where it says so. Who was replaced gets FencedError from `next` and `push`."""
+    """What workers call, rank 0 alone where it says so. Who was replaced gets FencedError from `next` and `push`.
+
+    ServerLostError when a part of it ended since `open`: the next group starts it from the last checkpoint.
+    """
 
     @property
     def shards(self) -> int:

@@ -5,6 +5,7 @@ import pytest
 from scaling_api.reasons import Failure
 from scaling_training.engine.failures import Cause, Kind, RestartBudget, cause_of, final_sentence, most_telling
 from scaling_training.errors import UserError
+from scaling_training.update.server import ServerLostError
 
 
 class OutOfMemoryError(Exception):
@@ -32,6 +33,12 @@ class ActorDiedError(Exception):
         pytest.param(MemoryError("Unable to allocate"), Kind.MEMORY, "memory", id="Python's and numpy's memory"),
         pytest.param(ActorDiedError("died"), Kind.LOST, "training process 1 was lost", id="a process is gone"),
         pytest.param(
+            ServerLostError("shard 1 of the parameter server"),
+            Kind.SERVER,
+            "shard 1 of the parameter server was lost; it runs beside the driver",
+            id="a part of the parameter server is gone",
+        ),
+        pytest.param(
             RuntimeError("[gloo] Connection closed by peer [10.0.0.1]:4"),
             Kind.ECHO,
             "lost its connection",
@@ -56,6 +63,8 @@ def test_the_most_telling_cause_speaks_for_the_group() -> None:
     echo, lost, bug = Cause(Kind.ECHO, "echo"), Cause(Kind.LOST, "lost"), Cause(Kind.PROGRAM, "bug")
     assert most_telling([echo, lost, echo]) == lost
     assert most_telling([lost, bug, echo]) == bug
+    server = Cause(Kind.SERVER, "server")
+    assert most_telling([echo, lost, server]) == server
     assert most_telling([]).kind == Kind.LOST
 
 
@@ -76,6 +85,8 @@ def failures_until_refused(budget: RestartBudget, cause: Cause, *, steps_gained:
         pytest.param(Cause(Kind.USER, "user"), 5, 1, id="a user's mistake is never retried"),
         pytest.param(LOST, 5, 100, id="losses are met as often as they come while steps are done"),
         pytest.param(LOST, 0, 8, id="losses before any step are a crash loop"),
+        pytest.param(Cause(Kind.SERVER, "shard"), 5, 100, id="so are those of the parameter server"),
+        pytest.param(Cause(Kind.SERVER, "shard"), 0, 8, id="a shard that never lives is a crash loop"),
         pytest.param(BUG, 5, 3, id="a bug counts until a new checkpoint"),
         pytest.param(Cause(Kind.NO_ROOM, "room"), 0, 100, id="room is waited for"),
     ],
@@ -98,6 +109,13 @@ def test_a_new_checkpoint_forgives_bugs() -> None:
         pytest.param(BUG, 1, "training failed: bug", Failure.DRIVER_FAILED, id="once"),
         pytest.param(
             BUG, 3, "training failed (3 times in a row without getting further): bug", Failure.DRIVER_FAILED, id="often"
+        ),
+        pytest.param(
+            Cause(Kind.SERVER, "shard 1 was lost"),
+            8,
+            "training failed (8 times in a row without getting further): shard 1 was lost",
+            Failure.PARAMETER_SERVER_LOST,
+            id="a part of the parameter server",
         ),
         pytest.param(Cause(Kind.MEMORY, "oom"), 1, "oom", Failure.OUT_OF_MEMORY, id="memory"),
     ],
