@@ -15,7 +15,7 @@ import pytest
 from scaling_training.engine import session
 from scaling_training.update.messages import Group, Part, ShardState, Snapshot
 from scaling_training.update.samples import Lease, SampleLedger, Worker
-from scaling_training.update.server import ServerLostError
+from scaling_training.update.server import Server, ServerLostError
 from tests.local import runs
 from tests.local.runs import Started
 from tests.unit.scaling_training.builders import a_spec
@@ -78,6 +78,12 @@ def a_start() -> Snapshot:
     return Snapshot(SampleLedger().state_dict(), states)
 
 
+def ask(server: Server, worker: Worker) -> None:
+    """Something of every part."""
+    server.pull(1)
+    server.next(worker)
+
+
 def kill(kind: str) -> None:
     """An actor of this class, below this process."""
     found = [child for child in runs.descendants(os.getpid()) if kind in runs.title(child)]
@@ -107,8 +113,7 @@ def test_a_part_that_is_lost_is_named_and_a_new_group_starts_it_anew(actor: str,
         time.sleep(pause_s)
         # Whatever is asked: nothing waits for what cannot come, and no snapshot with a hole is taken.
         with pytest.raises(ServerLostError, match=name):
-            server.pull(1)
-            server.next(worker)
+            ask(server, worker)
         with pytest.raises(ServerLostError, match=name):
             server.snapshot(drained=False)
         assert not server.live()
