@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from scaling_training.engine import session
+from scaling_training.update.errors import ServerLostError
 from scaling_training.update.messages import Group, Part, ShardState, Snapshot
 from scaling_training.update.samples import Lease, SampleLedger, Worker
-from scaling_training.update.server import Server, ServerLostError
+from scaling_training.update.server import Server
 from tests.local import runs
 from tests.local.runs import Started
 from tests.unit.scaling_training.builders import a_spec

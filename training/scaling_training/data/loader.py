@@ -12,14 +12,16 @@ import multiprocessing.connection
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import accumulate
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from scaling_training.data.errors import DataLostError, Ended, LoaderError
 from scaling_training.data.order import rank_slice
 from scaling_training.data.samples import Raw, Samples
 from scaling_training.errors import UserError
@@ -29,14 +31,13 @@ if TYPE_CHECKING:
 
 
 _DYING_S = 2.0
-
-
-class LoaderError(Exception):
-    """A worker process ended before its time."""
+# Of the container's control group: how many of its processes the kernel ended for lack of memory, among others.
+_MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
+_KILLS = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
 class _Reader(Dataset[Any]):
-    """What a worker does: read what the sampler says. A user's mistake travels as a value, to stay one sentence."""
+    """What a worker does: read what the sampler says. Errors of the data travel as values, to stay one sentence."""
 
     def __init__(self, samples: Samples) -> None:
         self._samples = samples
@@ -45,8 +46,8 @@ class _Reader(Dataset[Any]):
         indices, crops = work
         try:
             raw = self._samples.read(indices, crops)
-        except UserError as error:
-            return None, str(error)
+        except (UserError, DataLostError) as error:
+            return None, error
         return torch.as_tensor(raw.values), dict(raw.unreadable)
 
 
@@ -57,7 +58,8 @@ def read_ahead(
 
     ``pieces``: into how many parts a reading is divided; workers take them in turn, and nothing is pinned.
     ``pinned``: into page-locked memory, from which a GPU copies beside its work. LoaderError names a worker that
-    died; UserError is what reading raised.
+    died; UserError and DataLostError are what reading
+    raised.
     """
     underway: deque[Reading] = deque()
 
@@ -81,6 +83,7 @@ def read_ahead(
     with _signals_as_they_were():
         results: Any = iter(loader)
     parts: list[Raw] = []
+    kills = kills_for_memory()
     try:
         while True:
             try:
@@ -89,9 +92,9 @@ def read_ahead(
                 return
             except (RuntimeError, OSError, EOFError) as error:
                 # A batch whose memory is being handed over when its worker dies shows as a broken connection.
-                raise _explained(error, results) from error
+                raise _explained(error, results, kills) from error
             if values is None:
-                raise UserError(about)
+                raise about
             parts.append(Raw(values, about))
             if len(parts) == pieces:
                 yield underway.popleft(), _joined(parts)
@@ -130,14 +133,41 @@ def _unchanged(value: Any) -> Any:
     return value
 
 
-def _explained(error: Exception, results: Any) -> Exception:
+def kills_for_memory(events: Path = _MEMORY_EVENTS) -> int:
+    """How many processes of this container the kernel has ended for lack of memory; 0 where it does not say."""
+    try:
+        counts = dict(line.split() for line in events.read_text().splitlines())
+    except OSError:
+        return 0
+    return int(counts.get("oom_kill", 0))
+
+
+def how_ended(exit_codes: Iterable[int], *, killed_for_memory: bool) -> Ended:
+    """How processes ended, by their exit codes (the negative number of a signal).
+
+    SIGBUS is what a process gets when /dev/shm, through which batches travel, is full.
+    """
+    signals = {-code for code in exit_codes if code < 0}
+    if signal.SIGBUS in signals or (killed_for_memory and signal.SIGKILL in signals):
+        return Ended.MEMORY
+    return Ended.KILLED if signals and signals <= _KILLS else Ended.CRASHED
+
+
+def _explained(error: Exception, results: Any, kills: int) -> Exception:
     # Its connection may break a moment before the kernel calls it dead.
     multiprocessing.connection.wait([worker.sentinel for worker in results._workers], timeout=_DYING_S)
     dead = [worker for worker in results._workers if not worker.is_alive()]
     if not dead:
         return error
+    how = how_ended([worker.exitcode for worker in dead], killed_for_memory=kills_for_memory() > kills)
     named = ", ".join(f"process {worker.pid} (exit code {worker.exitcode})" for worker in dead)
-    return LoaderError(
-        f"reading data ahead, {named} died; when memory ran out, raise the workers' memory limit or lower "
-        "dataset.loader.workers"
-    )
+    return LoaderError(f"reading data ahead, {named} died; {_HELP[how]}", how)
+
+
+_HELP = {
+    Ended.MEMORY: "memory ran out: raise the workers' memory limit, of which /dev/shm is a part, or lower "
+    "dataset.loader.workers or dataset.loader.prefetch",
+    Ended.KILLED: "it was killed, not for this container's memory; when it comes again, lower dataset.loader.workers "
+    "or raise the memory of the node",
+    Ended.CRASHED: "it crashed in a library that decodes or reads: set dataset.loader.workers to 0 to see where",
+}

@@ -1,8 +1,8 @@
 """What a failure of the worker group means, and whether to start the group again.
 
 Ray reports one error per rank, and most of them are echoes: when one process dies, the others' collectives
-fail. So the most telling error speaks for the group: a user's mistake, then memory, then an error of the
-program, then a lost part of the parameter server, then a lost process, then echoes.
+fail. So the most telling error speaks for the group: a user's mistake, then memory, then lost data, then an
+error of the program, then a lost part of the parameter server, then a lost process, then echoes.
 
 A loss is not the program's fault and is met by a restart as often as it happens, as long as training gets
 somewhere in between: a group that dies again and again before it has done one step will not live the next time
@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from scaling_api.reasons import Failure
+from scaling_training.data.errors import DataLostError, Ended, LoaderError, MissingPlaceError
 from scaling_training.errors import UserError
-from scaling_training.update.server import ServerLostError
+from scaling_training.update.errors import ServerLostError
 
 
 class Kind(IntEnum):
@@ -26,11 +27,13 @@ class Kind(IntEnum):
 
     USER = 0
     MEMORY = 1
-    PROGRAM = 2
-    SERVER = 3  # an actor of the parameter server was lost
-    LOST = 4
-    ECHO = 5
-    NO_ROOM = 6
+    DATA = 2  # what was read a moment ago cannot be reached
+    NO_DATA = 3  # the data are not where they should be, as the training processes start
+    PROGRAM = 4
+    SERVER = 5  # an actor of the parameter server was lost
+    LOST = 6
+    ECHO = 7
+    NO_ROOM = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class Cause:
 LIMITS: Mapping[Kind, int | None] = {
     Kind.USER: 1,
     Kind.MEMORY: 2,
+    Kind.DATA: 8,
+    Kind.NO_DATA: 8,
     Kind.PROGRAM: 3,
     Kind.SERVER: 8,
     Kind.LOST: 8,
@@ -54,7 +59,7 @@ LIMITS: Mapping[Kind, int | None] = {
 }
 
 # Met as often as they come while training gets somewhere.
-_LOSSES = (Kind.SERVER, Kind.LOST, Kind.ECHO)
+_LOSSES = (Kind.DATA, Kind.NO_DATA, Kind.SERVER, Kind.LOST, Kind.ECHO)
 
 # Gloo and NCCL say in these words that the other side went away.
 _ECHOES = ("Connection closed by peer", "Connection reset by peer", "connection refused", "Socket closed", "NCCL")
@@ -71,6 +76,8 @@ _MEMORY_HELP = (
     "worker's share of a batch into smaller pieces, or set training.activationCheckpointing"
 )
 
+# A crash comes again at the same file; who was killed may live the next time.
+_READERS = {Ended.MEMORY: Kind.MEMORY, Ended.KILLED: Kind.LOST, Ended.CRASHED: Kind.PROGRAM}
 _SERVER_HELP = (
     "it runs beside the driver and keeps weights and optimizer state: when it comes again, raise the memory limit of "
     "cluster.head"
@@ -79,8 +86,14 @@ _SERVER_HELP = (
 
 def cause_of(error: BaseException, *, rank: int | None = None) -> Cause:
     """The cause that one process's error shows."""
+    if isinstance(error, MissingPlaceError):
+        return Cause(Kind.NO_DATA, str(error))
     if isinstance(error, UserError):
         return Cause(Kind.USER, str(error))
+    if isinstance(error, DataLostError):
+        return Cause(Kind.DATA, str(error))
+    if isinstance(error, LoaderError):
+        return Cause(_READERS[error.how], str(error))
     if isinstance(error, ServerLostError):
         return Cause(Kind.SERVER, f"{error} was lost; {_SERVER_HELP}")
     name, text = type(error).__name__, str(error)
@@ -107,6 +120,14 @@ class RestartBudget:
     def __init__(self) -> None:
         self._in_a_row = 0
         self._checkpoint: str | None = None
+        self._trained = False
+
+    def judged(self, cause: Cause, *, steps_gained: int) -> Cause:
+        """The cause in the light of what was before: data that were never there are the user's mistake."""
+        self._trained = self._trained or steps_gained > 0
+        if cause.kind is Kind.NO_DATA and not self._trained:
+            return Cause(Kind.USER, cause.sentence)
+        return cause
 
     def spend(self, cause: Cause, *, steps_gained: int, checkpoint: str | None) -> bool:
         """Whether to start again after this failure.

@@ -28,10 +28,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.update.coordinator import Coordinator
+from scaling_training.update.errors import FencedError, ServerLostError
 from scaling_training.update.messages import Closing, Commit, Counts, Group, Pushed, Row, ShardState, Snapshot, Vector
 from scaling_training.update.rate import rate_of
 from scaling_training.update.samples import Answer, Lease, Worker
-from scaling_training.update.server import FencedError, ServerLostError
 
 # A shard may be behind the coordinator for as long as a commit is on its way.
 BEHIND_S = 0.001

@@ -117,7 +117,8 @@ class BudgetPolicy(FailurePolicy):  # type: ignore[misc]
     def make_decision(self, training_failed_error: BaseException) -> FailureDecision:
         """Retry or raise."""
         # Whoever was stopped from here looks like a loss; the reason is better known here.
-        cause = self._verdict() or group_cause(training_failed_error)
+        steps_gained, checkpoint = self._gained()
+        cause = self._budget.judged(self._verdict() or group_cause(training_failed_error), steps_gained=steps_gained)
         if cause.kind is Kind.PROGRAM:
             # A sentence is for users; whoever mends the program needs the traceback.
             log.error("%s", training_failed_error)
@@ -125,7 +126,6 @@ class BudgetPolicy(FailurePolicy):  # type: ignore[misc]
             # Asked to stop, a group that breaks is not mended; and whoever asked may have left Ray already.
             self.final = cause
             return FailureDecision.RAISE
-        steps_gained, checkpoint = self._gained()
         if self._budget.spend(cause, steps_gained=steps_gained, checkpoint=checkpoint):
             self._restarting(cause)
             return FailureDecision.RETRY

@@ -10,17 +10,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from scaling_training.update.coordinator import Coordinator, Rate
+from scaling_training.update.errors import FencedError
 from scaling_training.update.messages import Closing, Counts, Group, Pushed, Row, Snapshot, Vector
 from scaling_training.update.samples import Answer, Lease, Worker
 from scaling_training.update.shard import ParameterShard
-
-
-class FencedError(Exception):
-    """Another group of workers has taken this one's place."""
-
-
-class ServerLostError(Exception):
-    """A part of the server ended, and what it held is gone. The message names the part."""
 
 
 class Server(Protocol):

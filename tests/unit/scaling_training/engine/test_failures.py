@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from scaling_api.reasons import Failure
+from scaling_training.data.errors import DataLostError, Ended, LoaderError, MissingPlaceError
 from scaling_training.engine.failures import Cause, Kind, RestartBudget, cause_of, final_sentence, most_telling
 from scaling_training.errors import UserError
-from scaling_training.update.server import ServerLostError
+from scaling_training.update.errors import ServerLostError
 
 
 class OutOfMemoryError(Exception):
@@ -32,6 +35,11 @@ class ActorDiedError(Exception):
         ),
         pytest.param(MemoryError("Unable to allocate"), Kind.MEMORY, "memory", id="Python's and numpy's memory"),
         pytest.param(ActorDiedError("died"), Kind.LOST, "training process 1 was lost", id="a process is gone"),
+        pytest.param(DataLostError("dataset.uri x no longer answers"), Kind.DATA, "x no longer", id="a mount is gone"),
+        pytest.param(MissingPlaceError("dataset.uri x does not exist"), Kind.NO_DATA, "x does", id="no mount"),
+        pytest.param(LoaderError("1 died; a", Ended.MEMORY), Kind.MEMORY, "1 died; a", id="a reader out of memory"),
+        pytest.param(LoaderError("1 died; b", Ended.KILLED), Kind.LOST, "1 died; b", id="a reader that was killed"),
+        pytest.param(LoaderError("1 died; c", Ended.CRASHED), Kind.PROGRAM, "1 died; c", id="a reader that crashed"),
         pytest.param(
             ServerLostError("shard 1 of the parameter server"),
             Kind.SERVER,
@@ -93,6 +101,20 @@ def failures_until_refused(budget: RestartBudget, cause: Cause, *, steps_gained:
 )
 def test_budget(cause: Cause, steps: int, expected: int) -> None:
     assert failures_until_refused(RestartBudget(), cause, steps_gained=steps, checkpoint=None) == expected
+
+
+def test_data_that_were_never_there_are_a_mistake_and_those_that_vanished_a_loss() -> None:
+    missing = cause_of(MissingPlaceError("dataset.uri x does not exist"))
+    budget = RestartBudget()
+    assert budget.judged(missing, steps_gained=0) == Cause(Kind.USER, missing.sentence)
+    assert budget.judged(LOST, steps_gained=5) == LOST
+    assert budget.judged(missing, steps_gained=0) == missing
+    assert budget.spend(missing, steps_gained=0, checkpoint=None)
+
+
+def test_a_loaders_error_survives_its_way_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(LoaderError("died", Ended.MEMORY)))
+    assert (str(error), error.how) == ("died", Ended.MEMORY)
 
 
 def test_a_new_checkpoint_forgives_bugs() -> None:
