@@ -40,6 +40,10 @@ class Failure(Described):
     USER_ERROR = "UserError", "The driver refused: spec, code or data of the user."
     DRIVER_FAILED = "DriverFailed", "The driver ended with an unlisted exit code."
     OUT_OF_MEMORY = "OutOfMemory", "A container was OOM-killed, or Ray's memory monitor killed a worker."
+    PARAMETER_SERVER_LOST = (
+        "ParameterServerLost",
+        "Update mode async: processes that hold the weights, on the head, were lost again and again.",
+    )
     IMAGE_PULL_FAILED = (
         "ImagePullFailed",
         "ErrImagePull, ImagePullBackOff, InvalidImageName or ErrImageNeverPull.",

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from scaling_training.engine import session
+from scaling_training.update.errors import ServerLostError
+from scaling_training.update.messages import Group, Part, ShardState, Snapshot
+from scaling_training.update.samples import Lease, SampleLedger, Worker
+from scaling_training.update.server import Server
 from tests.local import runs
 from tests.local.runs import Started
+from tests.unit.scaling_training.builders import a_spec
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -44,7 +53,10 @@ def test_an_asynchronous_training_outlives_a_killed_worker_and_a_killed_shard(tm
     finished = started.wait()
 
     assert finished.code == 0, finished.err
-    assert finished.err.count("restarting from the last checkpoint") == 2, finished.err
+    restarts = [line for line in finished.err.splitlines() if "restarting from the last checkpoint" in line]
+    assert len(restarts) == 2, finished.err
+    assert "training process" in restarts[0]
+    assert re.search(r"shard [01] of the parameter server was lost; .*memory limit of cluster.head", restarts[1])
     assert finished.result["metrics"]["test"]["accuracy"] > 0.9
     assert [row["epoch"] for row in finished.curves] == list(range(1, EPOCHS + 1))
     assert all(row["stalenessMax"] <= 8 for row in finished.curves), "four for each worker"
@@ -53,3 +65,61 @@ def test_an_asynchronous_training_outlives_a_killed_worker_and_a_killed_shard(tm
     # counts once.
     assert sum(outcome["staleness"]) == outcome["step"] == EPOCHS * 40
     assert runs.alive(below) == []
+
+
+GROUP = Group(workers=1, samples=100, epochs=1, share=10, batch=10, bound=4, scaling=None)
+
+
+def a_start() -> Snapshot:
+    """Two shards of three weights each, before the first push."""
+    none = np.empty(0, dtype=np.float32)
+    states = [
+        ShardState(0, Part((name,), ()), {name: (3,)}, np.ones(3, dtype=np.float32), none, {}) for name in ("a", "b")
+    ]
+    return Snapshot(SampleLedger().state_dict(), states)
+
+
+def ask(server: Server, worker: Worker) -> None:
+    """Something of every part."""
+    server.pull(1)
+    server.next(worker)
+
+
+def kill(kind: str) -> None:
+    """An actor of this class, below this process."""
+    found = [child for child in runs.descendants(os.getpid()) if kind in runs.title(child)]
+    os.kill(found[0], signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("actor", "name", "pause_s"),
+    [
+        pytest.param("ShardActor", "shard [01] of the parameter server", 0.0, id="a shard that is away"),
+        pytest.param("ShardActor", "shard [01] of the parameter server", 5.0, id="a shard that came back empty"),
+        pytest.param("CoordinatorActor", "the coordinator of the parameter server", 0.0, id="the coordinator"),
+    ],
+)
+def test_a_part_that_is_lost_is_named_and_a_new_group_starts_it_anew(actor: str, name: str, pause_s: float) -> None:
+    session.tune_environment()
+    from scaling_training.engine.parameter_server import parameter_server
+
+    spec = a_spec(update={"mode": "async", "shards": 2})
+    with session.local(1, 0), parameter_server(spec) as server:
+        worker = Worker(0, server.open(GROUP, a_start(), ()))
+        lease = server.next(worker)
+        assert isinstance(lease, Lease)
+        gradient = [(np.ones(3, dtype=np.float32), np.empty(0, dtype=np.float32))] * 2
+        server.push(worker, lease, gradient, 1.0)
+        kill(actor)
+        time.sleep(pause_s)
+        # Whatever is asked: nothing waits for what cannot come, and no snapshot with a hole is taken.
+        with pytest.raises(ServerLostError, match=name):
+            ask(server, worker)
+        with pytest.raises(ServerLostError, match=name):
+            server.snapshot(drained=False)
+        assert not server.live()
+
+        again = Worker(0, server.open(GROUP, a_start(), ()))
+        lease = server.next(again)
+        assert isinstance(lease, Lease)
+        assert server.push(again, lease, gradient, 1.0).counts.version == 1

@@ -54,7 +54,8 @@ def started(size: int, function: Callable[..., Any], *arguments: Any) -> Iterato
     with tempfile.TemporaryDirectory() as folder:
         pipes = [_CONTEXT.Pipe(duplex=False) for _ in range(size)]
         processes = [
-            _CONTEXT.Process(target=_run, args=(rank, size, folder, pipe[1], function, arguments), daemon=True)
+            # Not daemons, which may have no reading processes of their own; they are killed below.
+            _CONTEXT.Process(target=_run, args=(rank, size, folder, pipe[1], function, arguments))
             for rank, pipe in enumerate(pipes)
         ]
         for process in processes:

@@ -90,18 +90,25 @@ class Feed:
         """The samples that were skipped so far in this process, with the reason."""
         return dict(self._unreadable)
 
+    @property
+    def ahead(self) -> int:
+        """How many requests a `stream` that is read ``together`` takes before the one that is asked for."""
+        return self._prefetch if self._workers else 0
+
     def get(self, epoch: int, indices: NDArray[np.int64]) -> Batch:
         """These samples as they look in this epoch, read now."""
         reading = self._reading(Request(epoch, indices))
         return self._batch(reading, self._samples.read(reading.samples, reading.crops))
 
-    def stream(self, requests: Iterable[Request]) -> Generator[Batch]:
+    def stream(self, requests: Iterable[Request], *, together: bool = False) -> Generator[Batch]:
         """A batch for each request, in their order. Closing the iterator ends the processes that read ahead.
 
-        With workers the requests are taken ``workers * prefetch`` batches ahead. LoaderError when a worker dies.
+        With workers the requests are taken ``workers * prefetch`` batches ahead, each read by one of them;
+        ``together`` all of them read each request, and only ``prefetch`` are taken ahead. LoaderError when a worker
+        dies.
         """
         readings = map(self._reading, requests)
-        for reading, raw in self._read_ahead(readings):
+        for reading, raw in self._read_ahead(readings, pieces=self._workers if together else 1):
             yield self._batch(reading, raw)
 
     def stretch(self, samples: slice, size: int) -> Iterator[Batch]:
@@ -116,13 +123,15 @@ class Feed:
             if len(batch):
                 yield batch
 
-    def _read_ahead(self, readings: Iterator[Reading]) -> Iterator[tuple[Reading, Raw]]:
+    def _read_ahead(self, readings: Iterator[Reading], pieces: int = 1) -> Iterator[tuple[Reading, Raw]]:
         if not self._workers:
             return ((reading, self._samples.read(reading.samples, reading.crops)) for reading in readings)
         from scaling_training.data.loader import read_ahead
 
         pinned = self._device.type == "cuda"
-        return read_ahead(self._samples, readings, workers=self._workers, prefetch=self._prefetch, pinned=pinned)
+        return read_ahead(
+            self._samples, readings, workers=self._workers, prefetch=self._prefetch, pinned=pinned, pieces=pieces
+        )
 
     def _reading(self, request: Request) -> Reading:
         pairs = self._mixing.pairs(request.epoch, request.indices) if self._mixing is not None else None

@@ -12,13 +12,17 @@ import multiprocessing.connection
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from scaling_training.data.errors import DataLostError, Ended, LoaderError
+from scaling_training.data.order import rank_slice
 from scaling_training.data.samples import Raw, Samples
 from scaling_training.errors import UserError
 
@@ -27,14 +31,13 @@ if TYPE_CHECKING:
 
 
 _DYING_S = 2.0
-
-
-class LoaderError(Exception):
-    """A worker process ended before its time."""
+# Of the container's control group: how many of its processes the kernel ended for lack of memory, among others.
+_MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
+_KILLS = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
 class _Reader(Dataset[Any]):
-    """What a worker does: read what the sampler says. A user's mistake travels as a value, to stay one sentence."""
+    """What a worker does: read what the sampler says. Errors of the data travel as values, to stay one sentence."""
 
     def __init__(self, samples: Samples) -> None:
         self._samples = samples
@@ -43,25 +46,29 @@ class _Reader(Dataset[Any]):
         indices, crops = work
         try:
             raw = self._samples.read(indices, crops)
-        except UserError as error:
-            return None, str(error)
+        except (UserError, DataLostError) as error:
+            return None, error
         return torch.as_tensor(raw.values), dict(raw.unreadable)
 
 
 def read_ahead(
-    samples: Samples, readings: Iterator[Reading], *, workers: int, prefetch: int, pinned: bool
+    samples: Samples, readings: Iterator[Reading], *, workers: int, prefetch: int, pinned: bool, pieces: int = 1
 ) -> Iterator[tuple[Reading, Raw]]:
-    """Each reading with what was read, in order, up to ``workers * prefetch`` readings ahead.
+    """Each reading with what was read, in order, up to ``workers * prefetch / pieces`` readings ahead.
 
+    ``pieces``: into how many parts a reading is divided; workers take them in turn, and nothing is pinned.
     ``pinned``: into page-locked memory, from which a GPU copies beside its work. LoaderError names a worker that
-    died; UserError is what reading raised.
+    died; UserError and DataLostError are what reading
+    raised.
     """
     underway: deque[Reading] = deque()
 
     def taken() -> Iterator[tuple[Any, Any]]:
         for reading in readings:
             underway.append(reading)
-            yield reading.samples, reading.crops
+            for piece in range(pieces):
+                part = rank_slice(len(reading.samples), piece, pieces)
+                yield reading.samples[part], None if reading.crops is None else reading.crops[part]
 
     loader = DataLoader(
         _Reader(samples),
@@ -70,11 +77,13 @@ def read_ahead(
         collate_fn=_unchanged,
         num_workers=workers,
         prefetch_factor=prefetch,
-        pin_memory=pinned,
+        pin_memory=pinned and pieces == 1,
         multiprocessing_context="fork",
     )
     with _signals_as_they_were():
         results: Any = iter(loader)
+    parts: list[Raw] = []
+    kills = kills_for_memory()
     try:
         while True:
             try:
@@ -83,10 +92,13 @@ def read_ahead(
                 return
             except (RuntimeError, OSError, EOFError) as error:
                 # A batch whose memory is being handed over when its worker dies shows as a broken connection.
-                raise _explained(error, results) from error
+                raise _explained(error, results, kills) from error
             if values is None:
-                raise UserError(about)
-            yield underway.popleft(), Raw(values, about)
+                raise about
+            parts.append(Raw(values, about))
+            if len(parts) == pieces:
+                yield underway.popleft(), _joined(parts)
+                parts = []
     finally:
         # What dropping the last reference does too; but an exception's traceback may hold one for long.
         results._shutdown_workers()
@@ -104,18 +116,58 @@ def _signals_as_they_were() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, before)
 
 
+def _joined(parts: list[Raw]) -> Raw:
+    if len(parts) == 1:
+        return parts[0]
+    starts = accumulate((len(part.values) for part in parts), initial=0)
+    unreadable = {
+        start + position: about
+        for start, part in zip(starts, parts, strict=False)
+        for position, about in part.unreadable.items()
+    }
+    whole: Any = torch.cat([torch.as_tensor(part.values) for part in parts])
+    return Raw(whole, unreadable)
+
+
 def _unchanged(value: Any) -> Any:
     return value
 
 
-def _explained(error: Exception, results: Any) -> Exception:
+def kills_for_memory(events: Path = _MEMORY_EVENTS) -> int:
+    """How many processes of this container the kernel has ended for lack of memory; 0 where it does not say."""
+    try:
+        counts = dict(line.split() for line in events.read_text().splitlines())
+    except OSError:
+        return 0
+    return int(counts.get("oom_kill", 0))
+
+
+def how_ended(exit_codes: Iterable[int], *, killed_for_memory: bool) -> Ended:
+    """How processes ended, by their exit codes (the negative number of a signal).
+
+    SIGBUS is what a process gets when /dev/shm, through which batches travel, is full.
+    """
+    signals = {-code for code in exit_codes if code < 0}
+    if signal.SIGBUS in signals or (killed_for_memory and signal.SIGKILL in signals):
+        return Ended.MEMORY
+    return Ended.KILLED if signals and signals <= _KILLS else Ended.CRASHED
+
+
+def _explained(error: Exception, results: Any, kills: int) -> Exception:
     # Its connection may break a moment before the kernel calls it dead.
     multiprocessing.connection.wait([worker.sentinel for worker in results._workers], timeout=_DYING_S)
     dead = [worker for worker in results._workers if not worker.is_alive()]
     if not dead:
         return error
+    how = how_ended([worker.exitcode for worker in dead], killed_for_memory=kills_for_memory() > kills)
     named = ", ".join(f"process {worker.pid} (exit code {worker.exitcode})" for worker in dead)
-    return LoaderError(
-        f"reading data ahead, {named} died; when memory ran out, raise the workers' memory limit or lower "
-        "dataset.loader.workers"
-    )
+    return LoaderError(f"reading data ahead, {named} died; {_HELP[how]}", how)
+
+
+_HELP = {
+    Ended.MEMORY: "memory ran out: raise the workers' memory limit, of which /dev/shm is a part, or lower "
+    "dataset.loader.workers or dataset.loader.prefetch",
+    Ended.KILLED: "it was killed, not for this container's memory; when it comes again, lower dataset.loader.workers "
+    "or raise the memory of the node",
+    Ended.CRASHED: "it crashed in a library that decodes or reads: set dataset.loader.workers to 0 to see where",
+}

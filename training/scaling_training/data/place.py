@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from scaling_training.data.errors import DataLostError, MissingPlaceError
 from scaling_training.errors import UserError
 from scaling_training.storage import Storage
 
@@ -33,15 +35,41 @@ class Place:
         return (Place, (self._storage.root,))
 
     def entries(self) -> list[Entry]:
-        """All files below, sorted by name, hidden ones left out; UserError when there is no such folder."""
+        """All files below, sorted by name, hidden ones left out; MissingPlaceError when there is nothing."""
         found = self._walk(self._local) if self._local is not None else self._find()
         entries = sorted(found, key=lambda entry: entry.name)
-        if not entries and not (self._local.is_dir() if self._local is not None else self._storage.exists("")):
-            raise UserError(f"dataset.uri {self.uri} does not exist on this machine; correct it, or mount the volume")
+        if not entries and not self.is_there():
+            raise MissingPlaceError(
+                f"dataset.uri {self.uri} does not exist on this machine, or is empty; correct it, or mount the volume"
+            )
         return entries
 
     def read(self, name: str) -> bytes:
-        """The whole file; FileNotFoundError when it is not there."""
+        """The whole file; FileNotFoundError when it is not there, DataLostError when the whole place is not."""
+        try:
+            return self._read(name)
+        except UserError:
+            raise
+        except Exception as error:  # the stores' drivers have exceptions of their own
+            if not (_is_away(error) or not self.is_there()):
+                raise
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise DataLostError(
+                f"dataset.uri {self.uri} no longer answers ({reason}, reading {name}); look at the mount or the "
+                "network of this machine"
+            ) from error
+
+    def is_there(self) -> bool:
+        """Whether the place can be listed and holds something; a mount point without its mount is empty."""
+        if self._local is None:
+            return self._storage.exists("")
+        try:
+            with os.scandir(self._local) as found:
+                return next(found, None) is not None
+        except OSError:
+            return False
+
+    def _read(self, name: str) -> bytes:
         if self._local is not None:
             return (self._local / name).read_bytes()
         if self._process != os.getpid():
@@ -75,6 +103,25 @@ class Place:
                 continue
             stamp = next((str(about[key]) for key in _STAMPS if about.get(key)), "")
             yield Entry(name, int(about.get("size") or 0), stamp)
+
+
+# What a file system or a connection says that is away; a single damaged file is none of these.
+_AWAY = frozenset(
+    {
+        errno.ESTALE,
+        errno.ENOTCONN,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.EREMOTEIO,
+        errno.ENODEV,
+    }
+)
+
+
+def _is_away(error: Exception) -> bool:
+    return isinstance(error, (ConnectionError, TimeoutError)) or getattr(error, "errno", None) in _AWAY
 
 
 # What the stores' drivers call a checksum or a time of change, best first.

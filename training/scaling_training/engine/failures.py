@@ -1,8 +1,8 @@
 """What a failure of the worker group means, and whether to start the group again.
 
 Ray reports one error per rank, and most of them are echoes: when one process dies, the others' collectives
-fail. So the most telling error speaks for the group: a user's mistake, then memory, then an error of the
-program, then a lost process, then echoes.
+fail. So the most telling error speaks for the group: a user's mistake, then memory, then lost data, then an
+error of the program, then a lost part of the parameter server, then a lost process, then echoes.
 
 A loss is not the program's fault and is met by a restart as often as it happens, as long as training gets
 further in between: groups that die again and again before they are past the furthest step so far will not live the
@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from scaling_api.reasons import Failure
+from scaling_training.data.errors import DataLostError, Ended, LoaderError, MissingPlaceError
 from scaling_training.errors import UserError
+from scaling_training.update.errors import ServerLostError
 
 
 class Kind(IntEnum):
@@ -25,10 +27,13 @@ class Kind(IntEnum):
 
     USER = 0
     MEMORY = 1
-    PROGRAM = 2
-    LOST = 3
-    ECHO = 4
-    NO_ROOM = 5
+    DATA = 2  # what was read a moment ago cannot be reached
+    NO_DATA = 3  # the data are not where they should be, as the training processes start
+    PROGRAM = 4
+    SERVER = 5  # an actor of the parameter server was lost
+    LOST = 6
+    ECHO = 7
+    NO_ROOM = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +49,17 @@ class Cause:
 LIMITS: Mapping[Kind, int | None] = {
     Kind.USER: 1,
     Kind.MEMORY: 2,
+    Kind.DATA: 8,
+    Kind.NO_DATA: 8,
     Kind.PROGRAM: 3,
+    Kind.SERVER: 8,
     Kind.LOST: 8,
     Kind.ECHO: 8,
     Kind.NO_ROOM: None,
 }
+
+# Met as often as they come while training gets somewhere.
+_LOSSES = (Kind.DATA, Kind.NO_DATA, Kind.SERVER, Kind.LOST, Kind.ECHO)
 
 # Gloo and NCCL say in these words that the other side went away.
 _ECHOES = ("Connection closed by peer", "Connection reset by peer", "connection refused", "Socket closed", "NCCL")
@@ -65,11 +76,26 @@ _MEMORY_HELP = (
     "worker's share of a batch into smaller pieces, or set training.activationCheckpointing"
 )
 
+# A crash comes again at the same file; who was killed may live the next time.
+_READERS = {Ended.MEMORY: Kind.MEMORY, Ended.KILLED: Kind.LOST, Ended.CRASHED: Kind.PROGRAM}
+_SERVER_HELP = (
+    "it runs beside the driver and keeps weights and optimizer state: when it comes again, raise the memory limit of "
+    "cluster.head"
+)
+
 
 def cause_of(error: BaseException, *, rank: int | None = None) -> Cause:
     """The cause that one process's error shows."""
+    if isinstance(error, MissingPlaceError):
+        return Cause(Kind.NO_DATA, str(error))
     if isinstance(error, UserError):
         return Cause(Kind.USER, str(error))
+    if isinstance(error, DataLostError):
+        return Cause(Kind.DATA, str(error))
+    if isinstance(error, LoaderError):
+        return Cause(_READERS[error.how], str(error))
+    if isinstance(error, ServerLostError):
+        return Cause(Kind.SERVER, f"{error} was lost; {_SERVER_HELP}")
     name, text = type(error).__name__, str(error)
     who = "a training process" if rank is None else f"training process {rank}"
     if name in _MEMORY_NAMES or any(sign in text for sign in _MEMORY):
@@ -95,6 +121,14 @@ class RestartBudget:
         self._in_a_row = 0
         self._furthest = 0
         self._checkpoint: str | None = None
+        self._trained = False
+
+    def judged(self, cause: Cause, *, start: int, step: int) -> Cause:
+        """The cause in the light of what was before: data that were never there are the user's mistake."""
+        self._trained = self._trained or step > start
+        if cause.kind is Kind.NO_DATA and not self._trained:
+            return Cause(Kind.USER, cause.sentence)
+        return cause
 
     def spend(self, cause: Cause, *, start: int, step: int, checkpoint: str | None) -> bool:
         """Whether to start again after this failure.
@@ -109,7 +143,7 @@ class RestartBudget:
         self._checkpoint = checkpoint or self._checkpoint
         gained_steps = step > max(start, self._furthest)
         self._furthest = max(step, self._furthest)
-        gained = gained_steps if cause.kind in (Kind.LOST, Kind.ECHO) else gained_checkpoint
+        gained = gained_steps if cause.kind in _LOSSES else gained_checkpoint
         self._in_a_row = 1 if gained else self._in_a_row + 1
         return self._in_a_row < limit
 
@@ -124,7 +158,8 @@ def final_sentence(cause: Cause, failures: int) -> tuple[str, Failure]:
     again = f" ({failures} times in a row without getting further)" if failures > 1 else ""
     if cause.kind is Kind.MEMORY:
         return cause.sentence + again, Failure.OUT_OF_MEMORY
-    return f"training failed{again}: {cause.sentence}", Failure.DRIVER_FAILED
+    reason = Failure.PARAMETER_SERVER_LOST if cause.kind is Kind.SERVER else Failure.DRIVER_FAILED
+    return f"training failed{again}: {cause.sentence}", reason
 
 
 def _last_line(text: str) -> str:

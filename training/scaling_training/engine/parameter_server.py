@@ -9,8 +9,8 @@ promise for actors that are neither threaded nor async, and what the coordinator
 async: workers that have to wait, wait there.
 
 A worker that is lost takes nothing along: its group is started anew and goes on from what the server holds. An actor
-that is lost is started anew, empty, by Ray; the workers fail at it, and their next group loads the last
-checkpoint.
+that is lost is started anew, empty, by Ray. Who calls it meanwhile, or finds it empty, gets a ServerLostError that
+names it, whatever was asked; the next group loads the last checkpoint.
 """
 
 from __future__ import annotations
@@ -23,29 +23,36 @@ from dataclasses import replace
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.update.coordinator import Coordinator
+from scaling_training.update.errors import FencedError, ServerLostError
 from scaling_training.update.messages import Closing, Commit, Counts, Group, Pushed, Row, ShardState, Snapshot, Vector
 from scaling_training.update.rate import rate_of
 from scaling_training.update.samples import Answer, Lease, Worker
-from scaling_training.update.server import FencedError
 
 # A shard may be behind the coordinator for as long as a commit is on its way.
 BEHIND_S = 0.001
+# Ray needs a second or two to start a lost actor anew.
+BACK_S = 30.0
+LOOK_S = 0.1
+
+COORDINATOR = "the coordinator of the parameter server"
 
 
 class ShardActor:
     """A `ParameterShard` in a process of its own."""
 
-    def __init__(self, spec: dict[str, Any]) -> None:
+    def __init__(self, spec: dict[str, Any], name: str) -> None:
         import torch
 
         from scaling_training.update.shard import ParameterShard
 
         torch.set_num_threads(1)
         self._shard = ParameterShard(ScalingJobSpec.model_validate(spec).training.optimizer)
+        self._name = name
         self._error: Exception | None = None
 
     def load(self, state: ShardState) -> None:
@@ -57,26 +64,34 @@ class ShardActor:
         """Pushes applied; -1 when nothing is loaded or one failed."""
         return self._shard.position if self._error is None else -1
 
-    def pull(self, version: int) -> tuple[Vector, Vector] | None:
-        """Parameters and buffers; None when this version is not reached yet."""
+    def _check(self) -> None:
         if self._error is not None:
             # Nobody waits for the answer to a commit, so whoever comes next hears of it.
             raise self._error
+        if self._shard.position < 0:
+            raise ServerLostError(self._name)
+
+    def pull(self, version: int) -> tuple[Vector, Vector] | None:
+        """Parameters and buffers; None when this version is not reached yet."""
+        self._check()
         return self._shard.pull() if self._shard.position >= version else None
 
     def stage(self, worker: Worker, lease: int, gradient: Vector, buffers: Vector) -> None:
         """Keep a gradient until it is committed."""
+        self._check()
         self._shard.stage(worker, lease, gradient, buffers)
 
     def commit(self, commit: Commit) -> None:
         """Apply what was staged."""
         try:
+            self._check()
             self._shard.commit(commit)
         except Exception as error:
             self._error = error
 
     def state(self) -> ShardState:
         """Everything but what is staged."""
+        self._check()
         return self._shard.state()
 
 
@@ -106,7 +121,10 @@ class CoordinatorActor:
         """Whether all shards are where the coordinator is."""
         if not self._coordinator.started:
             return False
-        positions = await asyncio.gather(*(actor.position.remote() for actor in self._actors))
+        try:
+            positions = await asyncio.gather(*(actor.position.remote() for actor in self._actors))
+        except RayActorError:
+            return False
         return all(position == self._coordinator.version for position in positions)
 
     async def rows(self) -> list[Row]:
@@ -128,37 +146,43 @@ class CoordinatorActor:
     async def next(self, worker: Worker) -> Lease | Closing | Answer:
         """Work, or DONE or FENCED."""
         async with self._changed:
-            while (answer := self._coordinator.next(worker)) is Answer.WAIT:
+            while (answer := self._opened.next(worker)) is Answer.WAIT:
                 await self._changed.wait()
             return answer
 
     async def push(self, worker: Worker, lease: int, loss_sum: float) -> Pushed | Answer:
         """Have applied what was staged, or FENCED."""
         async with self._changed:
-            while (answer := self._coordinator.push(worker, lease, loss_sum)) is Answer.WAIT:
+            while (answer := self._opened.push(worker, lease, loss_sum)) is Answer.WAIT:
                 await self._changed.wait()
             self._changed.notify_all()
             return answer
 
     async def close_epoch(self, row: Row) -> None:
         """The epoch was validated."""
-        self._coordinator.close_epoch(row)
+        self._opened.close_epoch(row)
         await self._notify()
 
     async def stop(self) -> None:
         """Give no more leases."""
-        self._coordinator.stop()
+        self._opened.stop()
         await self._notify()
 
     async def snapshot(self, drained: bool) -> Snapshot:
         """Everything at one point."""
         async with self._changed:
-            await self._changed.wait_for(lambda: not drained or self._coordinator.idle)
-            return self._coordinator.snapshot()
+            await self._changed.wait_for(lambda: not drained or self._opened.idle)
+            return self._opened.snapshot()
 
     async def counts(self) -> Counts:
         """How far it is."""
-        return self._coordinator.counts()
+        return self._opened.counts()
+
+    @property
+    def _opened(self) -> Coordinator:
+        if not self._coordinator.started:
+            raise ServerLostError(COORDINATOR)
+        return self._coordinator
 
     async def _notify(self) -> None:
         async with self._changed:
@@ -172,55 +196,75 @@ class RayServer:
         self._coordinator = coordinator
         self._shards = list(shards)
 
+    def _get(self, answers: Any) -> Any:
+        """What the actors answered; ServerLostError names one that is gone."""
+        try:
+            return ray.get(answers)
+        except RayActorError as error:
+            names = {actor._actor_id.hex(): shard_name(number) for number, actor in enumerate(self._shards)}
+            raise ServerLostError(names.get(error.actor_id or "", COORDINATOR)) from error
+        except RayTaskError as error:
+            if isinstance(error.cause, ServerLostError):
+                raise error.cause from None
+            raise
+
     @property
     def shards(self) -> int:
         """How many."""
         return len(self._shards)
 
     def live(self) -> bool:
-        """Whether a new group can go on from what the server holds."""
-        return bool(ray.get(self._coordinator.live.remote()))
+        """Whether a new group can go on from what the server holds; a coordinator on its way back is waited for."""
+        deadline = time.monotonic() + BACK_S
+        while True:
+            try:
+                return bool(self._get(self._coordinator.live.remote()))
+            except ServerLostError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(LOOK_S)
 
     def rows(self) -> list[Row]:
         """The rows of the curves that it knows."""
-        rows: list[Row] = ray.get(self._coordinator.rows.remote())
+        rows: list[Row] = self._get(self._coordinator.rows.remote())
         return rows
 
     def open(self, group: Group, start: Snapshot | None, rows: Sequence[Row]) -> int:
         """Let a group take part."""
         if start is not None:
             pairs = zip(self._shards, start.shards, strict=False)
-            ray.get([actor.load.remote(state) for actor, state in pairs])
+            self._get([actor.load.remote(state) for actor, state in pairs])
         ledger = None if start is None else start.ledger
-        return int(ray.get(self._coordinator.open.remote(group, ledger, list(rows), self._shards)))
+        return int(self._get(self._coordinator.open.remote(group, ledger, list(rows), self._shards)))
 
     def next(self, worker: Worker) -> Lease | Closing | None:
         """Work to do."""
-        answer = ray.get(self._coordinator.next.remote(worker))
+        answer = self._get(self._coordinator.next.remote(worker))
         if answer is Answer.DONE:
             return None
         if answer is Answer.FENCED:
             raise FencedError("another group of workers has taken this one's place")
         if isinstance(answer, Closing):
-            return _with_states(answer)
+            states = self._get(list(answer.snapshot.shards))
+            return replace(answer, snapshot=replace(answer.snapshot, shards=states))
         assert isinstance(answer, Lease)
         return answer
 
     def pull(self, version: int) -> Sequence[tuple[Vector, Vector]]:
         """What the shards hold."""
-        pulled: list[Any] = ray.get([actor.pull.remote(version) for actor in self._shards])
+        pulled: list[Any] = self._get([actor.pull.remote(version) for actor in self._shards])
         for index, actor in enumerate(self._shards):
             while pulled[index] is None:
                 time.sleep(BEHIND_S)
-                pulled[index] = ray.get(actor.pull.remote(version))
+                pulled[index] = self._get(actor.pull.remote(version))
         return pulled
 
     def push(self, worker: Worker, lease: Lease, parts: Sequence[tuple[Vector, Vector]], loss_sum: float) -> Pushed:
         """Stage at every shard, then have it applied."""
-        ray.get(
+        self._get(
             [actor.stage.remote(worker, lease.number, *part) for actor, part in zip(self._shards, parts, strict=True)]
         )
-        answer = ray.get(self._coordinator.push.remote(worker, lease.number, loss_sum))
+        answer = self._get(self._coordinator.push.remote(worker, lease.number, loss_sum))
         if answer is Answer.FENCED:
             raise FencedError("another group of workers has taken this one's place")
         assert isinstance(answer, Pushed)
@@ -228,27 +272,26 @@ class RayServer:
 
     def close_epoch(self, row: Row) -> None:
         """The epoch was validated."""
-        ray.get(self._coordinator.close_epoch.remote(row))
+        self._get(self._coordinator.close_epoch.remote(row))
 
     def stop(self) -> None:
         """Give no more leases."""
-        ray.get(self._coordinator.stop.remote())
+        self._get(self._coordinator.stop.remote())
 
     def snapshot(self, *, drained: bool) -> Snapshot:
         """Everything at one point."""
-        snapshot: Snapshot = ray.get(self._coordinator.snapshot.remote(drained))
-        return replace(snapshot, shards=ray.get(list(snapshot.shards)))
+        snapshot: Snapshot = self._get(self._coordinator.snapshot.remote(drained))
+        return replace(snapshot, shards=self._get(list(snapshot.shards)))
 
     def counts(self) -> Counts:
         """How far it is."""
-        counts: Counts = ray.get(self._coordinator.counts.remote())
+        counts: Counts = self._get(self._coordinator.counts.remote())
         return counts
 
 
-def _with_states(closing: Closing) -> Closing:
-    """With the states themselves in place of what stands for them."""
-    states = ray.get(list(closing.snapshot.shards))
-    return replace(closing, snapshot=replace(closing.snapshot, shards=states))
+def shard_name(number: int) -> str:
+    """How a person would call a shard."""
+    return f"shard {number} of the parameter server"
 
 
 @contextmanager
@@ -258,7 +301,10 @@ def parameter_server(spec: ScalingJobSpec) -> Iterator[RayServer]:
     # No slot and no core: they have to run wherever the driver runs. Restarted, they are empty, and say so.
     options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": 0}
     plain = spec.to_json_dict()
-    shards = [ray.remote(ShardActor).options(**options).remote(plain) for _ in range(spec.training.update.shards or 1)]
+    shards = [
+        ray.remote(ShardActor).options(**options).remote(plain, shard_name(number))
+        for number in range(spec.training.update.shards or 1)
+    ]
     coordinator = ray.remote(CoordinatorActor).options(**options, max_concurrency=10_000).remote(plain)
     try:
         yield RayServer(coordinator, shards)

@@ -122,7 +122,9 @@ class BudgetPolicy(FailurePolicy):  # type: ignore[misc]
     def make_decision(self, training_failed_error: BaseException) -> FailureDecision:
         """Retry or raise."""
         # Whoever was stopped from here looks like a loss; the reason is better known here.
+        start, step, checkpoint = self._gained()
         cause = self._verdict() or group_cause(training_failed_error)
+        cause = self._budget.judged(cause, start=start, step=step)
         if cause.kind is Kind.PROGRAM:
             # A sentence is for users; whoever mends the program needs the traceback.
             log.error("%s", training_failed_error)
@@ -130,7 +132,6 @@ class BudgetPolicy(FailurePolicy):  # type: ignore[misc]
             # Asked to stop, a group that breaks is not mended; and whoever asked may have left Ray already.
             self.final = cause
             return FailureDecision.RAISE
-        start, step, checkpoint = self._gained()
         if self._budget.spend(cause, start=start, step=step, checkpoint=checkpoint):
             self._restarting(cause)
             return FailureDecision.RETRY

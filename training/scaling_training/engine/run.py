@@ -18,10 +18,10 @@ from scaling_training.engine.errors import EngineError
 from scaling_training.engine.failures import Cause, Kind, RestartBudget, final_sentence
 from scaling_training.engine.mailbox import Letter
 from scaling_training.engine.sizing import Sizing
-from scaling_training.engine.worker import WorkerTask, outcome_from_dict, run
+from scaling_training.engine.worker import WorkerTask, run
 from scaling_training.errors import UserError
 from scaling_training.storage import Storage
-from scaling_training.train.types import TrainingProgress, TrainOutcome
+from scaling_training.train.types import TrainingProgress, TrainOutcome, outcome_from_dict
 
 log = logging.getLogger(__name__)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from scaling_training.checkpoint import CheckpointRef
 from scaling_training.clock import process_started_at
 from scaling_training.engine import mailbox
-from scaling_training.train.types import TrainingProgress, TrainOutcome
+from scaling_training.train.types import TrainingProgress, outcome_to_dict
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +52,6 @@ def run(task: WorkerTask) -> dict[str, Any]:
         beat=mailbox.beat,
     )
     return outcome_to_dict(outcome)
-
-
-def outcome_to_dict(outcome: TrainOutcome) -> dict[str, Any]:
-    """Plain values, for Ray and for the ledger."""
-    return asdict(outcome)
-
-
-def outcome_from_dict(value: dict[str, Any]) -> TrainOutcome:
-    """The inverse of `outcome_to_dict`."""
-    best = value["best"]
-    return replace(
-        TrainOutcome(**value),
-        checkpoint=CheckpointRef.from_dict(value["checkpoint"]),
-        best=CheckpointRef.from_dict(best) if best is not None else None,
-    )
 
 
 def _observe(progress: TrainingProgress) -> None:

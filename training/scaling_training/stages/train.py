@@ -10,11 +10,12 @@ from typing import Any
 from scaling_training.checkpoint import CheckpointRef, Checkpoints
 from scaling_training.checkpoint.key import checkpoint_key
 from scaling_training.checkpoint.manifest import MANIFEST
-from scaling_training.engine.worker import WorkerTask, outcome_to_dict
+from scaling_training.engine.worker import WorkerTask
 from scaling_training.ledger import Output
 from scaling_training.stages.base import Inputs, Run, Stage
 from scaling_training.storage import Storage
 from scaling_training.train.check import check_training
+from scaling_training.train.types import outcome_to_dict
 
 
 def best_checkpoint(output: Output) -> CheckpointRef:

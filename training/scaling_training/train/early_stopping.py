@@ -34,12 +34,14 @@ def better(metrics: Mapping[str, float], best: Mapping[str, float], objective: O
     return gain > 0 or (gain == 0 and metrics["loss"] < best["loss"])
 
 
-def should_stop(rows: Sequence[Row], spec: EarlyStopping, default: Objective) -> str | None:
+def should_stop(rows: Sequence[Row], spec: EarlyStopping | None, default: Objective) -> str | None:
     """The reason to stop after these epochs as a sentence, or None.
 
     An epoch improves when its metric beats the best so far by more than minDelta; training stops when the last
     ``patience`` validated epochs all brought none. UserError when the validation has no such metric.
     """
+    if spec is None:
+        return None
     objective = objective_of(spec, default)
     key = validation_key(objective.metric)
     best, best_epoch, waited = 0.0, 0, 0

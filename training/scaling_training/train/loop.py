@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict
@@ -26,23 +25,18 @@ from scaling_training.models.freeze import apply_freeze
 from scaling_training.optim import global_batch_size
 from scaling_training.parallel.consistency import ReplicasDifferError, check_replicas
 from scaling_training.storage import Storage
-from scaling_training.train import preload
+from scaling_training.train.account import Account, Observer, Stopwatch, agreed
 from scaling_training.train.collectives import broadcast_bytes
 from scaling_training.train.early_stopping import should_stop
 from scaling_training.train.heartbeat import Beat, Phase, silent
 from scaling_training.train.history import Row, history_name
-from scaling_training.train.pace import Pace
 from scaling_training.train.saving import Keeper
 from scaling_training.train.setup import Setup, set_up
 from scaling_training.train.step import LossNotFiniteError, StepResult, requests_from, train_step
-from scaling_training.train.types import TrainingProgress, TrainOutcome, World
+from scaling_training.train.types import TrainOutcome, World
 from scaling_training.train.validation import validate
 from scaling_training.update.elastic import Resize, effective_factor, resized, schedule_step
 from scaling_training.update.rate import rate_of
-
-REPORT_INTERVAL_S = 1.0
-
-Observer = Callable[[TrainingProgress], None]
 
 
 def train(
@@ -91,7 +85,7 @@ def train(
     loop = _Loop(setup, keeper, position, observer, stop_requested, beat)
     stopped = loop.run()
     loop.finish()
-    return _agree(loop, history_name(attempt), stopped)
+    return _outcome(loop, history_name(attempt), stopped)
 
 
 class _Loop:
@@ -108,15 +102,11 @@ class _Loop:
         self.keeper = keeper
         self.position = position
         self._resize = self._note_workers()
-        self.first_step_at: float | None = None
-        self._observer = observer
+        self.account = Account(setup, keeper, observer)
         self._stop_requested = stop_requested
         self._beat = beat
-        self._pace = Pace(interval_s=REPORT_INTERVAL_S)
-        self._rate: float | None = None
-        self._latest_metrics: dict[str, float] = {}
         # Time counts from here; what earlier attempts spent is in the position.
-        self._clock = time.monotonic()
+        self._watch = Stopwatch()
 
     @property
     def epochs_done(self) -> int:
@@ -125,7 +115,8 @@ class _Loop:
     @property
     def _finished(self) -> bool:
         training = self.setup.spec.training
-        return self.epochs_done == training.epochs or self._ended_early() is not None
+        ended_early = should_stop(self.keeper.rows, training.early_stopping, self.setup.objective) is not None
+        return ended_early or self.epochs_done == training.epochs
 
     def run(self) -> bool:
         """Go on to the end; True when it was stopped before."""
@@ -179,26 +170,16 @@ class _Loop:
                 self._save_within_epoch()
 
     def _after_step(self, result: StepResult) -> None:
-        first = self.first_step_at is None
-        if first:
-            self.first_step_at = time.time()
         committed = self.keeper.poll()
         if not self.setup.world.is_first:
             return
-        now = time.monotonic()
-        self._pace.step(now=now, samples=result.samples, loss_sum=result.loss_sum, data_wait_s=result.data_wait_s)
-        interval = self._pace.report(now)
-        if interval is not None:
-            self._rate = interval.samples_per_second
-            self._latest_metrics["trainLoss"] = interval.train_loss
-            self._latest_metrics["dataWaitShare"] = interval.data_wait_share
-            if result.gradient_norm is not None:
-                self._latest_metrics["gradientNorm"] = result.gradient_norm
-        if first:
-            if result.samples:
-                self._latest_metrics["trainLoss"] = result.loss_sum / result.samples
-            preload.begin(preload.METRICS_MODULES)
-        if first or committed or interval is not None:
+        due = self.account.stepped(
+            samples=result.samples,
+            loss_sum=result.loss_sum,
+            data_wait_s=result.data_wait_s,
+            gradient_norm=result.gradient_norm,
+        )
+        if due or committed:
             self._report()
 
     def _close_epoch(self) -> None:
@@ -207,14 +188,14 @@ class _Loop:
         self._beat(Phase.VALIDATION, position.step)
         self._check_replicas()
         metrics = validate(setup)
-        self._count_time()
+        position.seconds += self._watch.lap_s()
         row = self._agree_on_row(metrics)
         if not math.isfinite(row.get("valLoss", 0.0)):
             # The last step spoilt the weights; the checkpoint before it is better than one with these.
             raise self._diverged(f"validation loss became {row['valLoss']} after", position.step, self.epochs_done)
         self.keeper.add_row(row)
         position.epoch_loss_sum = 0.0
-        self._latest_metrics |= {name: value for name, value in row.items() if name not in ("epoch", "step", "seconds")}
+        self.account.closed(row)
         due = self.epochs_done % setup.spec.training.checkpoint.every_epochs == 0
         if due or self._finished:
             self._save(metrics)
@@ -274,11 +255,6 @@ class _Loop:
         )
         return last - now
 
-    def _ended_early(self) -> str | None:
-        """Why training ends before its last epoch; the same on all ranks, for it follows from the rows."""
-        policy = self.setup.spec.training.early_stopping
-        return should_stop(self.keeper.rows, policy, self.setup.objective) if policy is not None else None
-
     def _save_within_epoch(self) -> None:
         self._check_replicas()
         self._save(None)
@@ -295,39 +271,22 @@ class _Loop:
     def _save(self, metrics: Metrics | None) -> None:
         """Begin a checkpoint. Every rank takes part."""
         self._beat(Phase.SAVE, self.position.step)
-        self._count_time()
+        self.position.seconds += self._watch.lap_s()
         self.position.loss_scale = self.setup.loss_scale.state()
         self.keeper.save(self.position, epoch=self.epochs_done, metrics=metrics.scalars() if metrics else None)
         if self.setup.world.is_first:
-            self._latest_metrics["saveBlockedSeconds"] = self.keeper.blocked_s
+            self.account.metrics["saveBlockedSeconds"] = self.keeper.blocked_s
             self._report()
 
-    def _count_time(self) -> None:
-        now = time.monotonic()
-        self.position.seconds += now - self._clock
-        self._clock = now
-
     def _report(self) -> None:
-        training, position = self.setup.spec.training, self.position
-        metrics = dict(self._latest_metrics)
-        if self.first_step_at is not None:
-            metrics["learningRate"] = self.setup.optimizer.param_groups[0]["lr"]
-        samples_left = len(self.setup.training) * training.epochs - position.cursor
-        latest, best = self.keeper.latest, self.keeper.best
-        self._observer(
-            TrainingProgress(
-                epoch=self.epochs_done,
-                epochs=training.epochs,
-                step=position.step,
-                steps=position.step + self._steps_left(),
-                workers=self.setup.world.size,
-                metrics=metrics,
-                samples_per_second=self._rate,
-                eta_s=self._pace.eta_s(time.monotonic(), samples_left),
-                checkpoint=latest.folder if latest else None,
-                best=best.folder if best else None,
-                first_step_at=self.first_step_at,
-            )
+        account, position = self.account, self.position
+        if account.first_step_at is not None:
+            account.metrics["learningRate"] = self.setup.optimizer.param_groups[0]["lr"]
+        account.report(
+            epoch=self.epochs_done,
+            step=position.step,
+            steps_left=self._steps_left(),
+            samples_left=len(self.setup.training) * self.setup.spec.training.epochs - position.cursor,
         )
 
     def _diverged(self, what: str, step: int, epoch: int) -> UserError:
@@ -341,30 +300,21 @@ class _Loop:
         )
 
 
-def _agree(loop: _Loop, history: str, stopped: bool) -> TrainOutcome:
-    """The outcome as rank 0 knows it, on every rank."""
+def _outcome(loop: _Loop, history: str, stopped: bool) -> TrainOutcome:
+    """On every rank as rank 0 knows it."""
     keeper, position, world = loop.keeper, loop.position, loop.setup.world
     known = None
     if world.is_first:
         assert keeper.latest is not None, "the last epoch and a stop both save"
-        known = json.dumps(
-            {
-                "checkpoint": keeper.latest.to_dict(),
-                "best": keeper.best and keeper.best.to_dict(),
-                "metrics": position.best_metrics,
-                "seconds": position.seconds,
-                "firstStepAt": loop.first_step_at,
-            }
-        ).encode()
-    agreed = json.loads(broadcast_bytes(world, known))
-    return TrainOutcome(
-        stopped=stopped,
-        epoch=loop.epochs_done,
-        step=position.step,
-        checkpoint=CheckpointRef.from_dict(agreed["checkpoint"]),
-        best=CheckpointRef.from_dict(agreed["best"]) if agreed["best"] else None,
-        metrics=agreed["metrics"],
-        first_step_at=agreed["firstStepAt"],
-        seconds=agreed["seconds"],
-        history=history,
-    )
+        known = TrainOutcome(
+            stopped=stopped,
+            epoch=loop.epochs_done,
+            step=position.step,
+            checkpoint=keeper.latest,
+            best=keeper.best,
+            metrics=position.best_metrics,
+            first_step_at=loop.account.first_step_at,
+            seconds=position.seconds,
+            history=history,
+        )
+    return agreed(world, known)

@@ -85,7 +85,7 @@ def train_step(
         began = time.monotonic()
         beat(Phase.DATA, step)
         micro_batch = next(feed)
-        beat(Phase.COMPILE if setup.compilation and setup.compilation.meets_new(micro_batch) else Phase.STEP, step)
+        beat(step_phase(setup, micro_batch), step)
         data_wait_s += time.monotonic() - began
         loss_sum += setup.replica.forward_backward(micro_batch, scale=scale * part.weight, sync=number == len(parts))
     # Ranks that share a batch rank know the same loss; one of them speaks for all.
@@ -106,6 +106,12 @@ def train_step(
     meetings.finish()
     agreed = agreed or Agreed(0.0, 0.0, False, 0, 0)
     return StepResult(agreed.loss_sum, agreed.samples, agreed.steps, agreed.stop, data_wait_s, norm, skipped)
+
+
+def step_phase(setup: Setup, batch: Batch) -> Phase:
+    """What the pass over ``batch``, which is about to begin, is to a watchdog; asked once for each."""
+    compiles = setup.compilation is not None and setup.compilation.meets_new(batch)
+    return Phase.COMPILE if compiles else Phase.STEP
 
 
 def _watched(setup: Setup) -> torch.Tensor:

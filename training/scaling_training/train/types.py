@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -75,3 +75,20 @@ class TrainOutcome:
     history: str  # name of the curves in storage: JSON lines, one row per epoch
     # Update mode async: how many gradients missed 0, 1, 2, … updates by others.
     staleness: Sequence[int] = ()
+
+
+def outcome_to_dict(outcome: TrainOutcome) -> dict[str, Any]:
+    """Plain values, for other processes and for the ledger."""
+    return asdict(outcome)
+
+
+def outcome_from_dict(value: Mapping[str, Any]) -> TrainOutcome:
+    """The inverse of `outcome_to_dict`."""
+    from scaling_training.checkpoint import CheckpointRef
+
+    best = value["best"]
+    return replace(
+        TrainOutcome(**value),
+        checkpoint=CheckpointRef.from_dict(value["checkpoint"]),
+        best=CheckpointRef.from_dict(best) if best is not None else None,
+    )

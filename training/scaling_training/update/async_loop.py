@@ -15,12 +15,12 @@ is lost but the gradients that were out.
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -28,6 +28,8 @@ from scaling_api.spec import ScalingJobSpec
 from scaling_training.checkpoint import CheckpointRef
 from scaling_training.checkpoint.key import checkpoint_key
 from scaling_training.checkpoint.state import Position, Trained
+from scaling_training.data.batches import Batch
+from scaling_training.data.feed import Request
 from scaling_training.data.order import rank_slice
 from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import validation_key
@@ -36,20 +38,19 @@ from scaling_training.optim.clip import clip_gradients
 from scaling_training.optim.tensors import local_norms
 from scaling_training.parallel.mesh import Mesh, MeshShape
 from scaling_training.storage import Storage
-from scaling_training.train import preload
+from scaling_training.train.account import Account, Observer, Stopwatch, agreed
 from scaling_training.train.collectives import broadcast_bytes
 from scaling_training.train.early_stopping import should_stop
 from scaling_training.train.heartbeat import Beat, Phase, silent
 from scaling_training.train.history import history_name
-from scaling_training.train.loop import REPORT_INTERVAL_S, Observer
-from scaling_training.train.pace import Pace
 from scaling_training.train.saving import Keeper
 from scaling_training.train.setup import Setup, set_up
-from scaling_training.train.types import TrainingProgress, TrainOutcome, World
+from scaling_training.train.step import step_phase
+from scaling_training.train.types import TrainOutcome, World
 from scaling_training.train.validation import validate
 from scaling_training.update.layout import PartView, adopt, divide, shard_states
 from scaling_training.update.messages import Closing, Counts, Group, Pushed, Snapshot
-from scaling_training.update.samples import Lease, SampleLedger, Worker
+from scaling_training.update.samples import Lease, SampleLedger, Stretch, Worker
 from scaling_training.update.server import Server
 
 # Updates that a gradient may miss when the user did not say: so many for each worker.
@@ -85,35 +86,36 @@ def train_async(
     )
     position = keeper.restore(resume)
     incarnation = _join(setup, keeper, position, server)
-    worker = _Worker(setup, server, Worker(world.rank, incarnation))
     leader = _Leader(setup, keeper, position, server, observer, stop_requested, beat) if world.is_first else None
     # The furthest behind is who holds the oldest version, and it is that one that others may wait for.
     version = position.step
     if leader is not None:
         leader.report()
-    while True:
-        if leader is not None:
-            leader.before_work()
-        beat(Phase.DATA, version)
-        work = server.next(worker.identity)
-        if work is None:
-            break
-        if isinstance(work, Closing):
-            assert leader is not None
-            leader.close(work, version)
-            continue
-        beat(Phase.STEP, version := work.version)
-        try:
-            pushed = worker.compute_and_push(work)
-        except UserError:
-            # The save in flight is of weights that were good.
-            keeper.wait()
-            raise
-        version = pushed.counts.version
-        if leader is not None:
-            leader.after_push(pushed, worker.data_wait_s)
+    with closing(LeasedData(setup)) as data:
+        worker = _Worker(setup, server, Worker(world.rank, incarnation), data, beat)
+        while True:
+            if leader is not None:
+                leader.before_work()
+            beat(Phase.DATA, version)
+            work = server.next(worker.identity)
+            if work is None:
+                break
+            if isinstance(work, Closing):
+                assert leader is not None
+                leader.close(work, version)
+                continue
+            beat(Phase.STEP, version := work.version)
+            try:
+                pushed = worker.compute_and_push(work)
+            except UserError:
+                # The save in flight is of weights that were good.
+                keeper.wait()
+                raise
+            version = pushed.counts.version
+            if leader is not None:
+                leader.after_push(pushed, worker.data_wait_s)
     beat(Phase.END, version)
-    return _agree(world, leader, history_name(attempt))
+    return agreed(world, None if leader is None else leader.finish(history_name(attempt)))
 
 
 def a_group(setup: Setup) -> Group:
@@ -129,6 +131,7 @@ def a_group(setup: Setup) -> Group:
         batch=training.batch_size,
         bound=STALENESS_PER_WORKER * workers if bound is None else bound,
         scaling=update.staleness_scaling,
+        ahead=setup.training.ahead,
     )
 
 
@@ -148,11 +151,54 @@ def _join(setup: Setup, keeper: Keeper, position: Position, server: Server) -> i
     return int(broadcast_bytes(setup.world, known))
 
 
+class LeasedData:
+    """The samples of one worker's leases, read ahead as far as its leases promise.
+
+    A lease and the leases that it promises have at least as many micro-batches as the stream of them takes ahead,
+    so the stream never runs dry before the server has nothing more to promise.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._promised: deque[Stretch] = deque()
+        self._to_read: deque[Stretch] = deque()
+        self._batches = setup.training.stream(self._requests(), together=True)
+
+    def of(self, lease: Lease) -> Iterator[Batch]:
+        """The lease's micro-batches; leases must come in the order in which the server gave them."""
+        held = self._promised.popleft() if self._promised else None
+        if held is None:
+            self._to_read.append(lease.stretch)
+        assert held in (None, lease.stretch), f"{lease.stretch} came in place of {held}"
+        new = lease.ahead[len(self._promised) :]
+        self._promised += new
+        self._to_read += new
+        for _ in range(self._pieces(lease.stretch)):
+            yield next(self._batches)
+
+    def close(self) -> None:
+        """End the reading processes."""
+        self._batches.close()
+
+    def _requests(self) -> Iterator[Request]:
+        while self._to_read:
+            stretch = self._to_read.popleft()
+            samples, pieces = len(stretch), self._pieces(stretch)
+            batch = self._setup.order.batch_at(stretch.start)
+            for piece in range(pieces):
+                yield Request(batch.epoch, batch.indices[:samples][rank_slice(samples, piece, pieces)])
+
+    def _pieces(self, stretch: Stretch) -> int:
+        return min(self._setup.micro_batches, len(stretch))
+
+
 class _Worker:
     """The part of every rank."""
 
-    def __init__(self, setup: Setup, server: Server, identity: Worker) -> None:
+    def __init__(self, setup: Setup, server: Server, identity: Worker, data: LeasedData, beat: Beat) -> None:
         self.identity = identity
+        self._data = data
+        self._beat = beat
         self.data_wait_s = 0.0
         self._setup = setup
         self._server = server
@@ -164,21 +210,24 @@ class _Worker:
         for view, (parameters, buffers) in zip(self._views, self._server.pull(lease.version), strict=True):
             view.load(parameters, buffers)
         setup.optimizer.zero_grad()
-        stretch = setup.order.batch_at(lease.stretch.start)
         loss_sum = torch.zeros((), dtype=torch.float64, device=setup.world.device)
         self.data_wait_s = 0.0
-        for piece in range(min(setup.micro_batches, samples)):
-            began = time.monotonic()
-            indices = stretch.indices[:samples][rank_slice(samples, piece, min(setup.micro_batches, samples))]
-            batch = setup.training.get(stretch.epoch, indices)
-            self.data_wait_s += time.monotonic() - began
+        asked = time.monotonic()
+        self._beat(Phase.DATA, lease.version)
+        for batch in self._data.of(lease):
+            self.data_wait_s += time.monotonic() - asked
+            self._beat(step_phase(setup, batch), lease.version)
             loss_sum += setup.replica.forward_backward(batch, scale=1.0 / samples)
+            asked = time.monotonic()
+            self._beat(Phase.DATA, lease.version)
+        self._beat(Phase.STEP, lease.version)
         gradients = [parameter.grad for parameter in setup.parameters if parameter.grad is not None]
         # One wait for the device, for both.
         value, norm = torch.stack((loss_sum, local_norms(gradients).sum().to(loss_sum))).tolist()
         for what, known in (("loss", value), ("gradient's norm", norm)):
             if not math.isfinite(known):
-                raise _diverged(setup, f"training {what} became {known} in epoch {stretch.epoch + 1}")
+                epoch = lease.stretch.start // len(setup.training)
+                raise _diverged(setup, f"training {what} became {known} in epoch {epoch + 1}")
         if (limit := setup.spec.training.clip_norm) is not None:
             clip_gradients(setup.parameters, limit)
         parts = [(view.gradients(), view.buffer_values()) for view in self._views]
@@ -201,21 +250,17 @@ class _Leader:
         self.keeper = keeper
         self._beat = beat
         self.position = position
-        self.first_step_at: float | None = None
+        self.account = Account(setup, keeper, observer)
         self._setup = setup
         self._server = server
-        self._observer = observer
         self._stop_requested = stop_requested
         self._stopping = False
-        self._pace = Pace(interval_s=REPORT_INTERVAL_S)
-        self._samples_per_second: float | None = None
         self._counts: Counts = server.counts()
         self._saved_at = self._counts.version
-        self._metrics: dict[str, float] = {}
         # For validation: the others have no part in it.
         world = World(0, 1, setup.world.device)
         self._alone = replace(setup, world=world, mesh=Mesh.laid(MeshShape(), world))
-        self._clock = time.monotonic()
+        self._watch = Stopwatch()
 
     @property
     def epochs_done(self) -> int:
@@ -225,7 +270,7 @@ class _Leader:
     def ended_early(self) -> bool:
         """Whether the rows say that it is enough."""
         policy = self._setup.spec.training.early_stopping
-        return policy is not None and should_stop(self.keeper.rows, policy, self._setup.objective) is not None
+        return should_stop(self.keeper.rows, policy, self._setup.objective) is not None
 
     def before_work(self) -> None:
         if not self._stopping and (self._stop_requested() or self.ended_early):
@@ -235,19 +280,8 @@ class _Leader:
     def after_push(self, pushed: Pushed, data_wait_s: float) -> None:
         before, self._counts = self._counts, pushed.counts
         samples, loss_sum = self._counts.samples - before.samples, self._counts.loss_sum - before.loss_sum
-        first = self.first_step_at is None
-        if first:
-            self.first_step_at = time.time()
-            self._metrics["trainLoss"] = loss_sum / samples
-            preload.begin(preload.METRICS_MODULES)
-        now = time.monotonic()
-        self._pace.step(now=now, samples=samples, loss_sum=loss_sum, data_wait_s=data_wait_s)
-        interval = self._pace.report(now)
-        if interval is not None:
-            self._samples_per_second = interval.samples_per_second
-            self._metrics["trainLoss"] = interval.train_loss
-            self._metrics["dataWaitShare"] = interval.data_wait_share
-        if self.keeper.poll() or first or interval is not None:
+        due = self.account.stepped(samples=samples, loss_sum=loss_sum, data_wait_s=data_wait_s)
+        if self.keeper.poll() or due:
             self.report()
         every = self._setup.spec.training.checkpoint.every_steps
         if every and self._counts.version // every > self._saved_at // every:
@@ -264,7 +298,7 @@ class _Leader:
         if not math.isfinite(metrics.get("loss", 0.0)):
             self.keeper.wait()
             raise _diverged(setup, f"validation loss became {metrics['loss']} after epoch {closing.epoch + 1}")
-        self._count_time()
+        self.position.seconds += self._watch.lap_s()
         tally = closing.tally
         row: dict[str, float | int] = {
             "epoch": closing.epoch + 1,
@@ -277,7 +311,7 @@ class _Leader:
         row |= {validation_key(name): value for name, value in metrics.items()}
         row["seconds"] = round(self.position.seconds, 3)
         self.keeper.add_row(row)
-        self._metrics |= {name: value for name, value in row.items() if name not in ("epoch", "step", "seconds")}
+        self.account.closed(row)
         if row["epoch"] % training.checkpoint.every_epochs == 0 or row["epoch"] == training.epochs or self.ended_early:
             self._beat(Phase.SAVE, version)
             self._save(closing.snapshot, metrics)
@@ -286,78 +320,45 @@ class _Leader:
         self._server.close_epoch(row)
         self.report()
 
-    def finish(self) -> tuple[bool, list[int]]:
-        """Save what is left after a stop; whether it was stopped before the end, and the staleness histogram."""
+    def finish(self, history: str) -> TrainOutcome:
+        """Save what is left after a stop, and say what came out."""
         snapshot = self._server.snapshot(drained=True)
         stopped = snapshot.ledger["epochsClosed"] < self._setup.spec.training.epochs and not self.ended_early
         if stopped:
             self._save(snapshot, None)
         self.keeper.wait()
         self.report()
-        return stopped, list(snapshot.ledger["histogram"])
+        assert self.keeper.latest is not None, "the last epoch and a stop both save"
+        return TrainOutcome(
+            stopped=stopped,
+            epoch=self.epochs_done,
+            step=self.position.step,
+            checkpoint=self.keeper.latest,
+            best=self.keeper.best,
+            metrics=self.position.best_metrics,
+            first_step_at=self.account.first_step_at,
+            seconds=self.position.seconds,
+            history=history,
+            staleness=list(snapshot.ledger["histogram"]),
+        )
 
     def report(self) -> None:
-        training, counts = self._setup.spec.training, self._counts
-        group = a_group(self._setup)
-        left = group.samples * group.epochs - counts.samples
-        metrics = dict(self._metrics)
+        counts, group = self._counts, a_group(self._setup)
         if counts.version:
-            metrics |= {"stalenessMean": counts.staleness_mean, "learningRate": counts.rate}
-        latest, best = self.keeper.latest, self.keeper.best
-        self._observer(
-            TrainingProgress(
-                epoch=self.epochs_done,
-                epochs=training.epochs,
-                step=counts.version,
-                steps=counts.version + -(-left // group.share),
-                workers=self._setup.world.size,
-                metrics=metrics,
-                samples_per_second=self._samples_per_second,
-                eta_s=self._pace.eta_s(time.monotonic(), left),
-                checkpoint=latest.folder if latest else None,
-                best=best.folder if best else None,
-                first_step_at=self.first_step_at,
-            )
+            self.account.metrics |= {"stalenessMean": counts.staleness_mean, "learningRate": counts.rate}
+        left = group.samples * group.epochs - counts.samples
+        self.account.report(
+            epoch=self.epochs_done, step=counts.version, steps_left=-(-left // group.share), samples_left=left
         )
 
     def _save(self, snapshot: Snapshot, metrics: dict[str, float] | None) -> None:
         adopt(snapshot.shards, self._setup.task.model, self._setup.optimizer)
-        self._count_time()
+        self.position.seconds += self._watch.lap_s()
         ledger = dict(snapshot.ledger)
         self._saved_at = ledger["version"]
         self.position.cursor, self.position.step = ledger["samplesApplied"], ledger["version"]
         self.position.update = ledger
         self.keeper.save(self.position, epoch=self.epochs_done, metrics=metrics)
-
-    def _count_time(self) -> None:
-        now = time.monotonic()
-        self.position.seconds += now - self._clock
-        self._clock = now
-
-
-def _agree(world: World, leader: _Leader | None, history: str) -> TrainOutcome:
-    """The outcome as rank 0 knows it, on every rank."""
-    known = None
-    if leader is not None:
-        stopped, staleness = leader.finish()
-        keeper = leader.keeper
-        assert keeper.latest is not None, "the last epoch and a stop both save"
-        outcome: dict[str, Any] = {
-            "stopped": stopped,
-            "epoch": leader.epochs_done,
-            "step": leader.position.step,
-            "checkpoint": keeper.latest.to_dict(),
-            "best": keeper.best and keeper.best.to_dict(),
-            "metrics": leader.position.best_metrics,
-            "first_step_at": leader.first_step_at,
-            "seconds": leader.position.seconds,
-            "staleness": staleness,
-        }
-        known = json.dumps(outcome).encode()
-    agreed = json.loads(broadcast_bytes(world, known))
-    agreed["checkpoint"] = CheckpointRef.from_dict(agreed["checkpoint"])
-    agreed["best"] = CheckpointRef.from_dict(agreed["best"]) if agreed["best"] else None
-    return TrainOutcome(history=history, **agreed)
 
 
 def _diverged(setup: Setup, what: str) -> UserError:

@@ -81,6 +81,7 @@ class Coordinator:
             batch=group.batch,
             share=group.share,
             bound=group.bound,
+            ahead=group.ahead,
         )
         if ledger is not None:
             # An epoch that was applied but not closed when the snapshot was taken.

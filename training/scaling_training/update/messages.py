@@ -57,6 +57,7 @@ class Group:
     batch: int  # samples whose mean gradient the learning rate is meant for
     bound: int  # greatest staleness
     scaling: str | None  # see `staleness.scaling`
+    ahead: int = 0  # leases that a worker is promised beyond the one that it holds
 
 
 @dataclass(frozen=True, slots=True)

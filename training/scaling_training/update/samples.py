@@ -12,11 +12,16 @@ An accepted push gets a ticket: its number in the order in which all shards appl
 
 Leases run at most one epoch ahead of the last that was closed (validated), so that snapshots do not pile up.
 
+So that a worker can read samples before it computes on them, a lease tells what the same worker's next ones will
+be. What is promised is nobody else's until the worker is lost; it has no version and no deadline until it is
+leased, so reading ahead makes no gradient staler.
+
 Pure: no clock, no threads, no I/O. Whoever gets WAIT asks again after the next push.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -59,6 +64,7 @@ class Lease:
     number: int
     stretch: Stretch
     version: int  # of the parameters, when it was given: its gradient is computed on this one or a later one
+    ahead: tuple[Stretch, ...] = ()  # what the worker's next leases will be, in order
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +101,13 @@ class SampleLedger:
         self._batch = 0
         self._share = 0
         self._bound = 0
+        self._ahead = 0
+        self._promised: dict[Worker, deque[Stretch]] = {}
         self._leases: dict[Worker, Lease] = {}
         self._given = 0  # leases
         self._stopping = False
         # What a snapshot holds:
-        self._cursor = 0  # samples leased or applied, but for the returned ones
+        self._cursor = 0  # samples promised, leased or applied, but for the returned ones
         self._returned: list[Stretch] = []
         self.version = 0  # pushes applied
         self.samples_applied = 0
@@ -108,22 +116,32 @@ class SampleLedger:
         self.histogram = Histogram()
 
     def regroup(
-        self, *, incarnation: int, workers: int, samples: int, epochs: int, batch: int, share: int, bound: int
+        self,
+        *,
+        incarnation: int,
+        workers: int,
+        samples: int,
+        epochs: int,
+        batch: int,
+        share: int,
+        bound: int,
+        ahead: int = 0,
     ) -> None:
         """From now on the ranks below ``workers`` of this incarnation count, and no process before them.
 
-        What the others held is leased anew. The run has ``epochs`` epochs of ``samples`` samples, in global
-        batches of ``batch``; ``share`` is the length of a lease in samples, ``bound`` the greatest staleness that a
-        push may have.
+        What the others held or were promised is leased anew. The run has ``epochs`` epochs of ``samples`` samples,
+        in global batches of ``batch``; ``share`` is the length of a lease in samples, ``bound`` the greatest
+        staleness that a push may have, ``ahead`` how many stretches a worker is promised beyond the one it holds.
         """
         assert incarnation > self._incarnation
         assert samples > 0
         assert share > 0
         self._samples, self._end = samples, samples * epochs
         self._incarnation, self._workers = incarnation, workers
-        self._batch, self._share, self._bound = batch, share, bound
-        self._returned += [lease.stretch for lease in self._leases.values()]
+        self._batch, self._share, self._bound, self._ahead = batch, share, bound, ahead
+        self._returned += self._held()
         self._leases.clear()
+        self._promised.clear()
         self._stopping = False
 
     def stop(self) -> None:
@@ -137,20 +155,24 @@ class SampleLedger:
         assert worker not in self._leases, f"{worker} holds a lease already"
         if self._stopping:
             return Answer.DONE
-        stretch = self._next()
+        promised = self._promised.setdefault(worker, deque())
+        stretch = promised[0] if promised else self._next()
         if stretch is None:
-            # What is out may come back, should its worker be lost.
-            return Answer.WAIT if self._leases else Answer.DONE
+            # What others hold may come back, should its worker be lost.
+            return Answer.WAIT if self._held() else Answer.DONE
         if stretch.start // self._samples > self.epochs_closed + 1:
             return Answer.WAIT
         # The new deadline is the latest of all, so this asks whether one more finds a position.
         if not feasible([*self._deadlines(), self.version + self._bound], self.version):
             return Answer.WAIT
-        if self._returned:
-            self._returned.remove(stretch)
+        if promised:
+            promised.popleft()
         else:
-            self._cursor = stretch.end
-        lease = Lease(self._given, stretch, self.version)
+            self._take(stretch)
+        while len(promised) < self._ahead and (following := self._next()) is not None:
+            self._take(following)
+            promised.append(following)
+        lease = Lease(self._given, stretch, self.version, tuple(promised))
         self._given += 1
         self._leases[worker] = lease
         return lease
@@ -218,7 +240,7 @@ class SampleLedger:
         With ``closed`` as it will be once so many epochs are closed, for a snapshot that is saved with their rows.
         """
         closed = self.epochs_closed if closed is None else closed
-        open_stretches = sorted([*self._returned, *(lease.stretch for lease in self._leases.values())])
+        open_stretches = sorted([*self._returned, *self._held()])
         return {
             "cursor": self._cursor,
             "open": [[stretch.start, stretch.end] for stretch in open_stretches],
@@ -242,6 +264,7 @@ class SampleLedger:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there; all leases that are out are void."""
         self._leases.clear()
+        self._promised.clear()
         self._cursor = state["cursor"]
         self._returned = [Stretch(start, end) for start, end in state["open"]]
         self.version = state["version"]
@@ -260,6 +283,18 @@ class SampleLedger:
         if self._cursor == self._end:
             return None
         return Stretch(self._cursor, min(self._cursor + self._share, self._batch_around(self._cursor)[1]))
+
+    def _take(self, stretch: Stretch) -> None:
+        """What `_next` gave is somebody's."""
+        if self._returned:
+            self._returned.remove(stretch)
+        else:
+            self._cursor = stretch.end
+
+    def _held(self) -> list[Stretch]:
+        """What is leased or promised."""
+        leased = [lease.stretch for lease in self._leases.values()]
+        return leased + [stretch for promised in self._promised.values() for stretch in promised]
 
     def _batch_around(self, cursor: int) -> tuple[int, int]:
         """Where the global batch that the cursor lies in starts and ends; an epoch's last one may be smaller."""

@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from scaling_training.update.coordinator import Coordinator, Rate
+from scaling_training.update.errors import FencedError
 from scaling_training.update.messages import Closing, Counts, Group, Pushed, Row, Snapshot, Vector
 from scaling_training.update.samples import Answer, Lease, Worker
 from scaling_training.update.shard import ParameterShard
 
 
-class FencedError(Exception):
-    """Another group of workers has taken this one's place."""
-
-
 class Server(Protocol):
-    """What workers call, rank 0 alone where it says so. Who was replaced gets FencedError from `next` and `push`."""
+    """What workers call, rank 0 alone where it says so. Who was replaced gets FencedError from `next` and `push`.
+
+    ServerLostError when a part of it ended since `open`: the next group starts it from the last checkpoint.
+    """
 
     @property
     def shards(self) -> int:

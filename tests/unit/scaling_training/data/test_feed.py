@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import signal
@@ -16,8 +17,9 @@ import torch
 from scaling_api.spec import DatasetSpec
 from scaling_training.data import Dataset, open_dataset
 from scaling_training.data.batches import Batch
+from scaling_training.data.errors import DataLostError, Ended, LoaderError, MissingPlaceError
 from scaling_training.data.feed import Feed, Request
-from scaling_training.data.loader import LoaderError
+from scaling_training.data.loader import how_ended, kills_for_memory
 from scaling_training.data.order import rank_slice
 from scaling_training.errors import UserError
 from tests.unit.scaling_training.data.folders import fill, folder_spec
@@ -117,6 +119,38 @@ def children() -> set[int]:
     return {int(pid) for pid in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()}
 
 
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_stream_that_is_read_together_is_what_get_gives(folder: Path, workers: int) -> None:
+    data = open_dataset(folder_spec(folder, loader={"workers": workers, "prefetch": 2}, augmentation=EVERYTHING))
+    feed = training_feed(data)
+    indices = data.order(seed=5, batch_size=8).indices(0)
+    taken: list[int] = []
+
+    def requests() -> Iterator[Request]:
+        # The last ones leave some of the processes without a sample.
+        for number, (start, end) in enumerate([(0, 7), (7, 20), (20, 22), (22, 23)]):
+            taken.append(number)
+            yield Request(0, indices[start:end])
+
+    expected = [feed.get(0, indices[start:end]) for start, end in [(0, 7), (7, 20), (20, 22), (22, 23)]]
+    stream = feed.stream(requests(), together=True)
+    found = [next(stream)]
+    assert len(taken) == 1 + feed.ahead
+    found += stream
+    for batch, wanted in zip(found, expected, strict=True):
+        assert torch.equal(batch.inputs, wanted.inputs)
+        assert torch.equal(batch.targets, wanted.targets)
+
+
+def test_a_file_that_one_of_the_processes_skips_is_counted_by_its_name(tmp_path: Path) -> None:
+    data, name = spoilt(tmp_path, unreadable="skip", loader={"workers": 2})
+    feed = data.feed(data.train, device=CPU, seed=0)
+    last = np.roll(np.arange(len(data.train)), -1)
+    batches = list(feed.stream([Request(0, last)], together=True))
+    assert [len(batch) for batch in batches] == [len(data.train)]
+    assert list(feed.unreadable) == [name]
+
+
 def test_closing_a_stream_ends_its_processes(folder: Path) -> None:
     data = open_dataset(folder_spec(folder, loader={"workers": 2}))
     before = children()
@@ -140,6 +174,57 @@ def test_a_reading_process_that_dies_is_named(folder: Path) -> None:
     del stream
     gc.collect()
     assert children() == before
+
+
+@pytest.mark.parametrize(
+    ("codes", "memory", "expected"),
+    [
+        pytest.param([-9], True, Ended.MEMORY, id="by the kernel, for memory"),
+        pytest.param([-9], False, Ended.KILLED, id="by somebody"),
+        pytest.param([-15, -9], False, Ended.KILLED, id="in order"),
+        pytest.param([-7], False, Ended.MEMORY, id="because shared memory was full"),
+        pytest.param([-11], True, Ended.CRASHED, id="by a library's mistake"),
+        pytest.param([1], False, Ended.CRASHED, id="by an exit of its own"),
+    ],
+)
+def test_how_a_reading_process_ended(codes: list[int], memory: bool, expected: Ended) -> None:
+    assert how_ended(codes, killed_for_memory=memory) is expected
+
+
+def test_the_kernels_count_of_what_it_ended_for_memory_is_read(tmp_path: Path) -> None:
+    events = tmp_path / "memory.events"
+    assert kills_for_memory(events) == 0
+    events.write_text("low 0\nhigh 3\nmax 12\noom 2\noom_kill 5\noom_group_kill 0\n")
+    assert kills_for_memory(events) == 5
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("unreadable", ["fail", "skip"])
+@pytest.mark.parametrize("left", [True, False], ids=["the mount point stays, empty", "the folder is gone"])
+def test_a_place_that_vanished_is_no_unreadable_file(tmp_path: Path, workers: int, unreadable: str, left: bool) -> None:
+    root = tmp_path / "mount"
+    fill(root, {"iris": 10, "rose": 10})
+    fields = {"normalization": {"source": "imagenet"}, "loader": {"workers": workers}, "unreadable": unreadable}
+    feed = training_feed(open_dataset(folder_spec(root, **fields)))
+    root.rename(tmp_path / "elsewhere")
+    if left:
+        root.mkdir()
+    with pytest.raises(DataLostError, match=rf"dataset.uri {root} no longer answers .*look at the mount"):
+        list(feed.stream([Request(0, np.arange(4))]))
+    with pytest.raises(MissingPlaceError, match=f"dataset.uri {root} does not exist on this machine, or is empty"):
+        open_dataset(folder_spec(root))
+
+
+def test_a_connection_that_breaks_is_not_the_files_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, {"iris": 10, "rose": 10})
+    data = open_dataset(folder_spec(tmp_path, normalization={"source": "imagenet"}))
+
+    def stale(self: Path) -> bytes:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(Path, "read_bytes", stale)
+    with pytest.raises(DataLostError, match="Stale file handle"):
+        training_feed(data).get(0, np.arange(2))
 
 
 def spoilt(root: Path, **fields: Any) -> tuple[Dataset, str]:

@@ -170,8 +170,10 @@ def spoil(folder: Path, what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "sentence"),
     [
-        pytest.param("nothing", "dataset.uri .* does not exist on this machine; correct it", id="no folder"),
-        pytest.param("empty", "dataset.uri .* holds no image", id="an empty folder"),
+        pytest.param(
+            "nothing", "dataset.uri .* does not exist on this machine, or is empty; correct it", id="no folder"
+        ),
+        pytest.param("empty", "does not exist on this machine, or is empty", id="an empty folder"),
         pytest.param("no pictures", "holds no image", id="no pictures"),
         pytest.param("one class", r"has 1 class \(rose\); two are needed", id="one class"),
         pytest.param("a file outside", "stray.png lies in no class's folder; move it", id="a file outside"),

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from scaling_api.reasons import Failure
+from scaling_training.data.errors import DataLostError, Ended, LoaderError, MissingPlaceError
 from scaling_training.engine.failures import Cause, Kind, RestartBudget, cause_of, final_sentence, most_telling
 from scaling_training.errors import UserError
+from scaling_training.update.errors import ServerLostError
 
 
 class OutOfMemoryError(Exception):
@@ -31,6 +35,17 @@ class ActorDiedError(Exception):
         ),
         pytest.param(MemoryError("Unable to allocate"), Kind.MEMORY, "memory", id="Python's and numpy's memory"),
         pytest.param(ActorDiedError("died"), Kind.LOST, "training process 1 was lost", id="a process is gone"),
+        pytest.param(DataLostError("dataset.uri x no longer answers"), Kind.DATA, "x no longer", id="a mount is gone"),
+        pytest.param(MissingPlaceError("dataset.uri x does not exist"), Kind.NO_DATA, "x does", id="no mount"),
+        pytest.param(LoaderError("1 died; a", Ended.MEMORY), Kind.MEMORY, "1 died; a", id="a reader out of memory"),
+        pytest.param(LoaderError("1 died; b", Ended.KILLED), Kind.LOST, "1 died; b", id="a reader that was killed"),
+        pytest.param(LoaderError("1 died; c", Ended.CRASHED), Kind.PROGRAM, "1 died; c", id="a reader that crashed"),
+        pytest.param(
+            ServerLostError("shard 1 of the parameter server"),
+            Kind.SERVER,
+            "shard 1 of the parameter server was lost; it runs beside the driver",
+            id="a part of the parameter server is gone",
+        ),
         pytest.param(
             RuntimeError("[gloo] Connection closed by peer [10.0.0.1]:4"),
             Kind.ECHO,
@@ -56,6 +71,8 @@ def test_the_most_telling_cause_speaks_for_the_group() -> None:
     echo, lost, bug = Cause(Kind.ECHO, "echo"), Cause(Kind.LOST, "lost"), Cause(Kind.PROGRAM, "bug")
     assert most_telling([echo, lost, echo]) == lost
     assert most_telling([lost, bug, echo]) == bug
+    server = Cause(Kind.SERVER, "server")
+    assert most_telling([echo, lost, server]) == server
     assert most_telling([]).kind == Kind.LOST
 
 
@@ -77,6 +94,8 @@ def failures_until_refused(budget: RestartBudget, cause: Cause, *, stride: int) 
         pytest.param(Cause(Kind.USER, "user"), 5, 1, id="a user's mistake is never retried"),
         pytest.param(LOST, 5, 100, id="losses are met as often as they come while steps are done"),
         pytest.param(LOST, 0, 8, id="losses before any step are a crash loop"),
+        pytest.param(Cause(Kind.SERVER, "shard"), 5, 100, id="so are those of the parameter server"),
+        pytest.param(Cause(Kind.SERVER, "shard"), 0, 8, id="a shard that never lives is a crash loop"),
         pytest.param(BUG, 5, 3, id="a bug counts until a new checkpoint"),
         pytest.param(Cause(Kind.NO_ROOM, "room"), 0, 100, id="room is waited for"),
     ],
@@ -93,6 +112,20 @@ def test_groups_that_never_pass_the_same_step_end_the_attempt() -> None:
     assert budget.spend(LOST, start=100, step=122, checkpoint="step-100"), "one that gets further is forgiven"
 
 
+def test_data_that_were_never_there_are_a_mistake_and_those_that_vanished_a_loss() -> None:
+    missing = cause_of(MissingPlaceError("dataset.uri x does not exist"))
+    budget = RestartBudget()
+    assert budget.judged(missing, start=0, step=0) == Cause(Kind.USER, missing.sentence)
+    assert budget.judged(LOST, start=0, step=5) == LOST
+    assert budget.judged(missing, start=0, step=0) == missing
+    assert budget.spend(missing, start=0, step=0, checkpoint=None)
+
+
+def test_a_loaders_error_survives_its_way_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(LoaderError("died", Ended.MEMORY)))
+    assert (str(error), error.how) == ("died", Ended.MEMORY)
+
+
 def test_a_new_checkpoint_forgives_bugs() -> None:
     budget = RestartBudget()
     for number in range(20):
@@ -107,6 +140,13 @@ def test_a_new_checkpoint_forgives_bugs() -> None:
         pytest.param(BUG, 1, "training failed: bug", Failure.DRIVER_FAILED, id="once"),
         pytest.param(
             BUG, 3, "training failed (3 times in a row without getting further): bug", Failure.DRIVER_FAILED, id="often"
+        ),
+        pytest.param(
+            Cause(Kind.SERVER, "shard 1 was lost"),
+            8,
+            "training failed (8 times in a row without getting further): shard 1 was lost",
+            Failure.PARAMETER_SERVER_LOST,
+            id="a part of the parameter server",
         ),
         pytest.param(Cause(Kind.MEMORY, "oom"), 1, "oom", Failure.OUT_OF_MEMORY, id="memory"),
     ],

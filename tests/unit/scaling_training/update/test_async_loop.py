@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from scaling_api.spec import ScalingJobSpec
+from scaling_training.data import open_dataset
 from scaling_training.errors import UserError
 from scaling_training.storage import Storage
 from scaling_training.train import TrainingProgress, TrainOutcome, World
@@ -19,6 +20,7 @@ from scaling_training.train.loop import train
 from scaling_training.update.async_loop import train_async
 from scaling_training.update.server import LocalServer, Server
 from tests.unit.scaling_training.builders import a_spec
+from tests.unit.scaling_training.data.folders import fill, folder_spec
 from tests.unit.scaling_training.update.served import a_local_server, reach, served
 from tests.unit.scaling_training.worlds import in_world
 
@@ -98,6 +100,53 @@ def test_one_worker_takes_the_steps_of_mode_sync(tmp_path: Path) -> None:
         assert found == pytest.approx({**row, "stalenessMean": 0.0, "stalenessMax": 0})
 
 
+def over_files(spec: ScalingJobSpec, folder: Path, workers: int) -> ScalingJobSpec:
+    fields: dict[str, Any] = {"augmentation": {"crop": {"area": 0.5}, "mixup": 0.4}, "loader": {"workers": workers}}
+    return spec.model_copy(update={"dataset": folder_spec(folder, **fields)})
+
+
+@pytest.fixture(scope="module")
+def flowers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("flowers")
+    fill(folder, {"iris": 40, "rose": 31})
+    return folder
+
+
+def test_one_worker_with_reading_processes_takes_the_steps_of_mode_sync(tmp_path: Path, flowers: Path) -> None:
+    fields: dict[str, Any] = {"batchSize": 8, "accumulation": 2, "deterministic": True}
+    ours = trained(tmp_path / "async", over_files(an_async_spec(**fields), flowers, 2))
+    plain = train(
+        over_files(a_spec(**fields), flowers, 0),
+        storage=Storage(str(tmp_path / "sync")),
+        attempt=1,
+        world=ALONE,
+        observer=lambda progress: None,
+        stop_requested=never,
+        resume=None,
+    )
+    assert ours.step == plain.step > 10
+    assert_equal(weights(tmp_path / "async", ours), weights(tmp_path / "sync", plain))
+
+
+@pytest.mark.parametrize("lives", [True, False], ids=["the server lives", "the server is lost, too"])
+def test_what_was_read_ahead_of_a_lost_worker_is_read_again(tmp_path: Path, flowers: Path, lives: bool) -> None:
+    spec = over_files(an_async_spec(batchSize=8, checkpoint={"everySteps": 3}), flowers, 2)
+    straight = trained(tmp_path / "straight", spec)
+    asked = iter(range(1, 100))
+    server = a_local_server(spec)
+
+    def die() -> bool:
+        if next(asked) == 5:
+            raise Killed
+        return False
+
+    with pytest.raises(Killed):
+        trained(tmp_path / "lost", spec, stop_requested=die, server=server)
+    again = trained(tmp_path / "lost", spec, server=server if lives else None)
+    assert sum(again.staleness) == again.step == straight.step
+    assert_equal(weights(tmp_path / "lost", again), weights(tmp_path / "straight", straight))
+
+
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
 def test_stopped_after_any_push_and_resumed_is_the_straight_run_bit_for_bit(
     tmp_path: Path, straight: tuple[dict[str, torch.Tensor], list[Row]], step: int
@@ -165,7 +214,16 @@ MANY: dict[str, Any] = {
 }
 
 
-def run(world: World, root: str, place: Any, attempt: int, slow: float, stop_at: int | None, die_at: int | None) -> Any:
+def run(
+    world: World,
+    root: str,
+    place: Any,
+    attempt: int,
+    slow: float,
+    stop_at: int | None,
+    die_at: int | None,
+    files: Path | None = None,
+) -> Any:
     """train_async on one rank; rank 2 sleeps before each batch, rank 0 may ask for a stop, or die."""
     asked = iter(range(1, 10_000))
     server = reach(place)
@@ -183,8 +241,9 @@ def run(world: World, root: str, place: Any, attempt: int, slow: float, stop_at:
             raise Killed
         return turn == stop_at
 
+    spec = an_async_spec(**MANY)
     return train_async(
-        an_async_spec(**MANY),
+        spec if files is None else over_files(spec, files, 1),
         storage=Storage(root),
         attempt=attempt,
         world=world,
@@ -214,6 +273,16 @@ def test_three_processes_of_which_one_is_slow_train_on_every_sample_once(tmp_pat
     assert_whole(tmp_path, outcomes[0], server)
     assert len(outcomes[0].staleness) - 1 <= 12, "four for each worker"
     assert sum(outcomes[0].staleness[1:]) > 0
+
+
+def test_processes_that_read_ahead_for_themselves_train_on_every_sample_once(tmp_path: Path, flowers: Path) -> None:
+    server = a_local_server(an_async_spec(**MANY))
+    with served(server) as place:
+        outcomes = in_world(3, run, str(tmp_path), place, 1, 0.02, None, None, flowers)
+    assert (outcomes[0].stopped, outcomes[0].epoch) == (False, 3)
+    samples = len(open_dataset(folder_spec(flowers)).train)
+    assert server.counts().samples == 3 * samples
+    assert sum(outcomes[0].staleness) == outcomes[0].step == server.counts().version
 
 
 def test_three_processes_stopped_go_on_as_two(tmp_path: Path) -> None:

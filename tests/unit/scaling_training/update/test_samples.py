@@ -23,7 +23,9 @@ def a_ledger(*, workers: int = 2, share: int = 8, bound: int = 4) -> SampleLedge
     return ledger
 
 
-def regroup(ledger: SampleLedger, incarnation: int, *, workers: int, share: int = 8, bound: int = 4) -> None:
+def regroup(
+    ledger: SampleLedger, incarnation: int, *, workers: int, share: int = 8, bound: int = 4, ahead: int = 0
+) -> None:
     ledger.regroup(
         incarnation=incarnation,
         workers=workers,
@@ -32,6 +34,7 @@ def regroup(ledger: SampleLedger, incarnation: int, *, workers: int, share: int 
         batch=share * workers,
         share=share,
         bound=bound,
+        ahead=ahead,
     )
 
 
@@ -40,9 +43,16 @@ def a_simulation() -> Simulation:
     return Simulation(coordinator, [], lambda lease, pulled: ((), 1.0 * len(lease.stretch)))
 
 
-def a_group(workers: int, *, share: int = 8, bound: int = 4) -> Group:
+def a_group(workers: int, *, share: int = 8, bound: int = 4, ahead: int = 0) -> Group:
     return Group(
-        workers=workers, samples=SAMPLES, epochs=EPOCHS, share=share, batch=share * workers, bound=bound, scaling=None
+        workers=workers,
+        samples=SAMPLES,
+        epochs=EPOCHS,
+        share=share,
+        batch=share * workers,
+        bound=bound,
+        scaling=None,
+        ahead=ahead,
     )
 
 
@@ -72,18 +82,19 @@ def test_deadlines_are_feasible_when_each_finds_a_position(deadlines: list[int],
     share=some.integers(1, 20),
     bound=some.integers(0, 8),
     losses=some.lists(some.tuples(some.integers(1, 30), some.integers(1, 5)), max_size=4),
+    ahead=some.integers(0, 4),
 )
 @settings(max_examples=150, deadline=None)
 def test_the_bound_holds_and_each_sample_counts_once_whatever_the_speeds_and_losses(
-    ticks: list[int], share: int, bound: int, losses: list[tuple[int, int]]
+    ticks: list[int], share: int, bound: int, losses: list[tuple[int, int]], ahead: int
 ) -> None:
     simulation = a_simulation()
-    simulation.start(ticks, a_group(len(ticks), share=share, bound=bound))
+    simulation.start(ticks, a_group(len(ticks), share=share, bound=bound, ahead=ahead))
     for after, workers in losses:
         # The group is lost; those of it that still run push on for nothing.
         simulation.run(after)
         slow = (ticks * workers)[:workers]
-        simulation.start(slow, a_group(workers, share=share, bound=bound))
+        simulation.start(slow, a_group(workers, share=share, bound=bound, ahead=ahead))
     assert simulation.run()
 
     assert consumed(simulation.pushes) == EACH_ONCE
@@ -91,6 +102,20 @@ def test_the_bound_holds_and_each_sample_counts_once_whatever_the_speeds_and_los
     assert [closing.epoch for closing in simulation.closings] == list(range(EPOCHS))
     assert [closing.tally.loss_sum for closing in simulation.closings] == [SAMPLES] * EPOCHS
     assert simulation.coordinator.counts().samples == SAMPLES * EPOCHS
+    assert_promises_kept(simulation.pushes, ahead)
+
+
+def assert_promises_kept(pushes: list[Push], ahead: int) -> None:
+    """Each worker's leases are what its lease before said, and so many were promised while there were some."""
+    by_worker: dict[Worker, list[Lease]] = {}
+    for push in pushes:
+        by_worker.setdefault(push.worker, []).append(push.lease)
+    for leases in by_worker.values():
+        stretches = [lease.stretch for lease in leases]
+        for number, lease in enumerate(leases):
+            following = stretches[number + 1 : number + 1 + ahead]
+            assert list(lease.ahead[: len(following)]) == following
+            assert len(lease.ahead) <= ahead
 
 
 def test_a_slow_worker_makes_its_gradients_stale_up_to_the_bound_and_then_others_wait() -> None:
@@ -128,6 +153,35 @@ def test_what_a_lost_worker_held_is_leased_to_another_and_what_it_sends_is_refus
     assert isinstance(ledger.push(Worker(0, 2), again.number, 1.0), Ticket)
     assert ledger.push(Worker(0, 2), again.number, 1.0) is Answer.FENCED, "a push that is sent twice counts once"
     assert ledger.samples_applied == len(held.stretch)
+
+
+def test_what_a_lost_worker_was_promised_is_leased_to_another() -> None:
+    ledger = SampleLedger()
+    regroup(ledger, 1, workers=2, ahead=2)
+    held = ledger.lease(Worker(0, 1))
+    assert isinstance(held, Lease)
+    assert [stretch.start for stretch in held.ahead] == [8, 16]
+    regroup(ledger, 2, workers=1)
+    again = []
+    for _ in range(4):
+        lease = ledger.lease(Worker(0, 2))
+        assert isinstance(lease, Lease)
+        again.append(lease.stretch.start)
+        ledger.push(Worker(0, 2), lease.number, 1.0)
+    assert again == [0, 8, 16, 24]
+
+
+def test_a_worker_without_samples_waits_for_those_that_others_were_promised() -> None:
+    ledger = SampleLedger()
+    regroup(ledger, 1, workers=2, share=SAMPLES, ahead=EPOCHS)
+    holder, other = Worker(0, 1), Worker(1, 1)
+    for _ in range(EPOCHS):
+        lease = ledger.lease(holder)
+        assert isinstance(lease, Lease)
+        assert ledger.lease(other) is Answer.WAIT
+        ledger.push(holder, lease.number, 1.0)
+        ledger.close_epoch()
+    assert ledger.lease(other) is Answer.DONE
 
 
 def test_a_rank_above_the_size_of_the_group_gets_nothing() -> None:
@@ -171,17 +225,18 @@ def test_after_a_stop_what_is_out_may_come_in_and_nothing_more_goes_out() -> Non
     assert ledger.idle
 
 
+@pytest.mark.parametrize("ahead", [0, 2])
 @pytest.mark.parametrize("ticks", [5, 17, 20])
-def test_a_snapshot_goes_on_with_exactly_what_was_not_applied(ticks: int) -> None:
+def test_a_snapshot_goes_on_with_exactly_what_was_not_applied(ticks: int, ahead: int) -> None:
     first = a_simulation()
-    first.start([1, 2, 3], a_group(3))
+    first.start([1, 2, 3], a_group(3, ahead=ahead))
     assert not first.run(ticks)
     snapshot = first.coordinator.snapshot()
     applied = list(first.pushes)
 
     later = a_simulation()
-    later.coordinator.open(a_group(2), snapshot.ledger, [])
-    later.start([1, 1], a_group(2))
+    later.coordinator.open(a_group(2, ahead=ahead), snapshot.ledger, [])
+    later.start([1, 1], a_group(2, ahead=ahead))
     assert later.run()
     assert consumed(applied) + consumed(later.pushes) == EACH_ONCE
     assert later.coordinator.version == len(applied) + len(later.pushes)
