@@ -53,6 +53,7 @@ class Position:
     best_metrics: dict[str, float] = field(default_factory=dict)  # of the best checkpoint; empty before there is one
     loss_scale: dict[str, float] = field(default_factory=dict)  # LossScale.state(); empty but for fp16
     update: dict[str, Any] = field(default_factory=dict)  # what the mode of update keeps, as JSON values
+    layout: dict[str, Any] = field(default_factory=dict)  # Layout.to_dict(); empty unless parallelism.auto chose it
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import ray
 from ray.train.backend import Backend, BackendConfig
 
 from scaling_training.engine import mailbox
+from scaling_training.engine.device import device_for
 from scaling_training.train import preload
 
 # A collective that takes longer has lost a rank that nobody noticed. Ray's health checks are faster.
@@ -40,8 +41,7 @@ class ProcessGroupBackend(Backend):  # type: ignore[misc]
             return
         address = worker_group.execute_single(0, offer_address)
         gpus = worker_group.get_resources_per_worker().get("GPU", 0)
-        name = "nccl" if gpus else "gloo"
-        ray.get([worker_group.execute_single_async(rank, join, name, address, rank, size) for rank in range(size)])
+        ray.get([worker_group.execute_single_async(rank, join, gpus, address, rank, size) for rank in range(size)])
 
 
 def offer_address() -> str:
@@ -54,16 +54,17 @@ def offer_address() -> str:
     return f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}"
 
 
-def join(name: str, address: str, rank: int, size: int) -> None:
-    """Become ``rank`` of the default process group."""
+def join(gpus: float, address: str, rank: int, size: int) -> None:
+    """Become ``rank`` of the default process group; UserError when this process was given GPUs that do not work."""
     mailbox.mark("joinCalled", time.time())
     # The process began these imports when it started; two threads must not import parts of torch at once.
     preload.wait(preload.OPTIMIZER_MODULES)
     import torch.distributed as dist
 
     mailbox.mark("torchImported", time.time())
+    device = device_for(gpus)
     dist.init_process_group(
-        name,
+        "nccl" if device.type == "cuda" else "gloo",
         init_method=f"tcp://{address}",
         rank=rank,
         world_size=size,

@@ -61,12 +61,33 @@ LIMITS: Mapping[Kind, int | None] = {
 # Met as often as they come while training gets somewhere.
 _LOSSES = (Kind.DATA, Kind.NO_DATA, Kind.SERVER, Kind.LOST, Kind.ECHO)
 
-# Gloo and NCCL say in these words that the other side went away.
-_ECHOES = ("Connection closed by peer", "Connection reset by peer", "connection refused", "Socket closed", "NCCL")
+# Gloo and NCCL say in these words that the other side went away. NCCL's name alone says nothing: it also stands in
+# what comes of a wrong setup, which no restart mends.
+_ECHOES = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "connection refused",
+    "Socket closed",
+    "Connection closed by remote peer",
+    "ncclRemoteError",
+    "NCCL communicator was aborted",
+    "NCCL operations have failed or timed out",
+    "Watchdog caught collective operation timeout",
+)
+_GPU_MEMORY = (
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    # In NCCL's unhandled CUDA error.
+    "Cuda failure 2 'out of memory'",
+)
+_GPU_MEMORY_HELP = (
+    "a GPU's memory is full: raise training.accumulation, which cuts each worker's share of a batch into smaller "
+    "pieces, set training.activationCheckpointing, or divide the model by training.parallelism.fsdp"
+)
 _MEMORY = (
     "OutOfMemoryError",
     "killed due to the node running low on memory",
-    "CUDA out of memory",
     # What torch's allocator says on a CPU, in a RuntimeError.
     "can't allocate memory",
 )
@@ -98,6 +119,8 @@ def cause_of(error: BaseException, *, rank: int | None = None) -> Cause:
         return Cause(Kind.SERVER, f"{error} was lost; {_SERVER_HELP}")
     name, text = type(error).__name__, str(error)
     who = "a training process" if rank is None else f"training process {rank}"
+    if any(sign in text for sign in _GPU_MEMORY):
+        return Cause(Kind.MEMORY, _GPU_MEMORY_HELP)
     if name in _MEMORY_NAMES or any(sign in text for sign in _MEMORY):
         return Cause(Kind.MEMORY, _MEMORY_HELP)
     if name in ("ActorDiedError", "ActorUnavailableError", "RayActorError", "NodeDiedError"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -13,10 +14,12 @@ from scaling_api.driver import RAY_RESOURCE_SLOT
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.engine import session
 from scaling_training.engine.run import Watch, run_training
-from scaling_training.engine.sizing import plan_workers
+from scaling_training.engine.sizing import plan_workers, unused_gpus
 from scaling_training.engine.worker import WorkerTask
 from scaling_training.train.types import TrainOutcome
 from scaling_training.update.modes import update_mode
+
+log = logging.getLogger(__name__)
 
 # What Ray Train takes 2 s to import. That runs on a thread, beside Ray's own start.
 _MODULES = ("scaling_training.engine.trainer", "scaling_training.engine.policies", "scaling_training.engine.supervisor")
@@ -33,7 +36,11 @@ class RayEngine:
         """Train; see `run_training` for what is raised."""
         session.tune_environment()
         local = self._address is None
-        sizing = plan_workers(self._spec, on_cluster=not local, local_gpus=session.local_gpus() if local else 0)
+        here = session.local_gpus() if local else 0
+        sizing = plan_workers(self._spec, on_cluster=not local, local_gpus=here)
+        unused = unused_gpus(self._spec, sizing, on_cluster=not local, local_gpus=here)
+        if unused is not None:
+            log.warning("%s", unused)
         if local:
             session.share_cores(sizing.wanted)
         imports = threading.Thread(target=_import_all, name="import-ray-train", daemon=True)
@@ -52,9 +59,9 @@ class RayEngine:
             imports.join()
             session.silence_logs()
             watch.mark("trainImported")
-            watch.say("starting the training processes")
+            watch.say("; ".join(filter(None, ("starting the training processes", unused))))
             with self._server() as server:
-                served = replace(task, server=server)
+                served = replace(task, server=server, gpus=sizing.gpus_per_worker)
                 return run_training(served, sizing=sizing, resources=resources, scratch=str(scratch), watch=watch)
 
     def _server(self) -> AbstractContextManager[Any]:

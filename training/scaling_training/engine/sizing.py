@@ -56,6 +56,28 @@ def plan_workers(spec: ScalingJobSpec, *, on_cluster: bool, local_gpus: int) -> 
     return Sizing(least, wanted, most, gpus, group_size)
 
 
+def unused_gpus(spec: ScalingJobSpec, sizing: Sizing, *, on_cluster: bool, local_gpus: int) -> str | None:
+    """A sentence about GPUs that are there while training runs on CPUs; None when there are none, or they are used."""
+    if sizing.gpus_per_worker:
+        return None
+    if not on_cluster:
+        if not local_gpus:
+            return None
+        return (
+            f"training runs on CPUs: {sizing.wanted} training processes need a GPU each, and there are {local_gpus}; "
+            f"lower training.parallelism to use them"
+        )
+    groups = spec.cluster.workers
+    having = [group.name for group in groups if _has_gpus(group)]
+    if not having:
+        return None
+    lacking = [group.name for group in groups if not _has_gpus(group)]
+    return (
+        f"training runs on CPUs: all processes compute alike, and of cluster.workers {', '.join(having)} has GPUs and "
+        f"{', '.join(lacking)} has none; give all groups GPUs, or take those without out"
+    )
+
+
 def _has_gpus(group: WorkerGroup) -> bool:
     asked = {**group.resources.requests, **group.resources.limits}
     return any(name.endswith("gpu") and amount not in ("0", "") for name, amount in asked.items())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from scaling_training.checkpoint import CheckpointRef
 from scaling_training.clock import process_started_at
 from scaling_training.engine import mailbox
+from scaling_training.engine.device import device_for
 from scaling_training.train.types import TrainingProgress, outcome_to_dict
 
 
@@ -21,6 +21,7 @@ class WorkerTask:
     storage_root: str
     attempt: int
     resume: CheckpointRef | None
+    gpus: int = 0  # that each process was given
     server: Any = None  # handles of the parameter server, for an update mode that needs one
 
 
@@ -45,7 +46,7 @@ def run(task: WorkerTask) -> dict[str, Any]:
         server=task.server,
         storage=Storage(task.storage_root),
         attempt=task.attempt,
-        world=World(rank=context.get_world_rank(), size=context.get_world_size(), device=_device()),
+        world=World(rank=context.get_world_rank(), size=context.get_world_size(), device=device_for(task.gpus)),
         observer=_observe,
         stop_requested=mailbox.stop_requested,
         resume=task.resume,
@@ -59,14 +60,3 @@ def _observe(progress: TrainingProgress) -> None:
     if progress.first_step_at is not None:
         mailbox.mark("firstStep", progress.first_step_at)
     mailbox.post(progress)
-
-
-def _device() -> Any:
-    import torch
-
-    # Ray shows each process its own GPU only, so that one is number 0.
-    if os.environ.get("CUDA_VISIBLE_DEVICES") and torch.cuda.is_available():
-        device = torch.device("cuda", 0)
-        torch.cuda.set_device(device)
-        return device
-    return torch.device("cpu")

@@ -23,7 +23,7 @@ from scaling_training.optim.tensors import local
 
 
 class Ema:
-    """The averages of one model. A checkpoint holds them alone: the correction follows from the step."""
+    """The averages of one model. A checkpoint holds them alone: the correction follows from the steps taken."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         if not 0.0 < decay < 1.0:
@@ -36,7 +36,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights as they are after ``step`` optimizer steps (the first is 1)."""
+        """Take in the weights as they are after ``step`` optimizer steps (the first is 1); one left out is none."""
         share = (1.0 - self._decay) / (1.0 - self._decay**step)
         torch._foreach_lerp_(_parts(self._averages), _parts(self._live), share)
 

@@ -26,6 +26,7 @@ class LossScale:
     watches: bool
     factor: float = 1.0
     fitted: int = 0  # steps in a row
+    skipped: int = 0  # steps since training began that did not fit
 
     @classmethod
     def of(cls, precision: Literal["fp32", "bf16", "fp16"]) -> LossScale:
@@ -43,6 +44,7 @@ class LossScale:
             return True
         if not math.isfinite(norm):
             self.factor, self.fitted = max(self.factor / 2, _LEAST), 0
+            self.skipped += 1
             return False
         self.fitted += 1
         if self.fitted == _PATIENCE:
@@ -51,9 +53,11 @@ class LossScale:
 
     def state(self) -> dict[str, float]:
         """What a checkpoint holds of it; empty when there is nothing to hold."""
-        return {"factor": self.factor, "fitted": self.fitted} if self.watches else {}
+        return {"factor": self.factor, "fitted": self.fitted, "skipped": self.skipped} if self.watches else {}
 
     def restore(self, state: Mapping[str, float]) -> None:
         """The inverse of `state`."""
         if self.watches and state:
             self.factor, self.fitted = state["factor"], int(state["fitted"])
+            # Checkpoints of earlier versions do not say.
+            self.skipped = int(state.get("skipped", 0))

@@ -20,15 +20,17 @@ import torch.distributed as dist
 from torch import nn
 
 from scaling_training.models.dropout import keyed
+from scaling_training.models.freeze import apply_freeze
 from scaling_training.parallel.costs import Machine
 from scaling_training.parallel.facts import facts_of
 from scaling_training.parallel.planner import Choice, plan_mesh
-from scaling_training.parallel.replica import SteppedTask
+from scaling_training.parallel.recompute import recomputing
 
 if TYPE_CHECKING:
     from scaling_api.spec import ScalingJobSpec
     from scaling_api.training import TrainingSpec
     from scaling_training.data.batches import Batch
+    from scaling_training.models.task import Task
     from scaling_training.train.types import World
 
 # Numbers that an optimizer keeps per parameter, without momentum where it has none unless it is given.
@@ -46,7 +48,7 @@ _FSDP_UNIT_S = {"cpu": 1e-3, "cuda": 5e-5}
 
 
 def choose_mesh(
-    task: SteppedTask,
+    task: Task,
     world: World,
     *,
     spec: ScalingJobSpec,
@@ -71,16 +73,22 @@ def choose_mesh(
 
         return run
 
+    recomputed = spec.training.activation_checkpointing
     with _as_it_was(task.model):
+        # The last epoch freezes least, so it takes most.
+        apply_freeze(task, spec.model.freeze, spec.training.epochs - 1)
         # Two samples, because batch norm refuses to take the variance of one.
-        model = facts_of(task.model, step(2, backward=False), samples=2, largest_tensor=world.size)
+        model = facts_of(
+            task.model, step(2, backward=False), samples=2, largest_tensor=world.size, recomputed=recomputed
+        )
         pieces = spec.training.accumulation * -(-batch_size // spec.training.batch_size)
         samples = measured_samples(
             batch_size // world.size // pieces,
             sample_bytes=model.activations * model.element,
             memory=_memory(world),
         )
-        machine = measure(step, world, samples=samples)
+        with recomputing(task.model) if recomputed else nullcontext():
+            machine = measure(step, world, samples=samples)
     # What was measured differs a little from rank to rank, and so might their choices.
     measured: list[Any] = [model, machine]
     if world.size > 1:
@@ -105,8 +113,9 @@ def kept_tensors(training: TrainingSpec) -> int:
 
 @contextmanager
 def _as_it_was(model: nn.Module) -> Iterator[None]:
-    """Trains on what is in it, and puts buffers, gradients and mode back."""
+    """Trains on what is in it, and puts buffers, gradients, mode, and what is frozen back."""
     training = model.training
+    wanted = [parameter.requires_grad for parameter in model.parameters()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         model.train()
@@ -115,6 +124,8 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
         for buffer, before in buffers:
             buffer.copy_(before)
         model.zero_grad()
+        for parameter, wants in zip(model.parameters(), wanted, strict=True):
+            parameter.requires_grad_(wants)
         model.train(training)
 
 

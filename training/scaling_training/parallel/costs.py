@@ -54,7 +54,7 @@ class Memory:
     """Bytes that a worker holds at the peak of a step."""
 
     parameters: float
-    gradients: float
+    gradients: float  # with the buckets in which they are averaged
     optimizer: float
     gathered: float  # what FSDP gathers for a while: a unit, the one fetched ahead, and the unit's gradient
     activations: float
@@ -74,11 +74,12 @@ def volume(model: ModelFacts, shape: MeshShape, *, batch_size: int) -> Volume:
     """Bytes sent per step by a worker, in one micro-batch."""
     left = held_parameters(model, shape) / model.parameters
     padded = model.padded(shape.fsdp) * left * model.element
-    data = 2 * _share(shape.data) * padded / shape.fsdp
+    trained = padded * model.trained_share
+    data = 2 * _share(shape.data) * trained / shape.fsdp
     # The root's parameters stay gathered between forward and backward.
     root = sum(math.prod(dims) for dims in model.units[0]) if len(model.units) > 1 else model.parameters
     gathers = 2 - root / model.parameters
-    fsdp = (gathers + 1) * _share(shape.fsdp) * padded
+    fsdp = _share(shape.fsdp) * (gathers * padded + trained)
     samples = batch_size / shape.batch_ranks
     summed = 2 * (model.summed_forward + model.summed_backward) + model.gathered
     tensor = samples * summed * model.element * _share(shape.tensor)
@@ -92,9 +93,12 @@ def memory(
     left = held_parameters(model, shape)
     held = left / shape.fsdp * model.element
     gathered = 3 * model.largest_unit * left / model.parameters * model.element if shape.fsdp > 1 else 0.0
+    trained = held * model.trained_share
+    # Without FSDP gradients are averaged in buckets of their own, beside those that the backward pass makes.
+    gradients = 2 * trained if shape.data > 1 and shape.fsdp == 1 else trained
     samples = math.ceil(math.ceil(batch_size / shape.batch_ranks) / micro_batches)
     kept = model.activations - model.divided_activations * (1 - 1 / shape.tensor)
-    return Memory(held, held, optimizer_tensors * held, gathered, samples * kept * model.element)
+    return Memory(held, gradients, optimizer_tensors * trained, gathered, samples * kept * model.element)
 
 
 def seconds(model: ModelFacts, shape: MeshShape, machine: Machine, *, batch_size: int, micro_batches: int) -> float:
@@ -103,7 +107,7 @@ def seconds(model: ModelFacts, shape: MeshShape, machine: Machine, *, batch_size
     kept = 1 - model.divided_flops / max(model.flops, 1.0) * (1 - 1 / shape.tensor)
     compute = micro_batches * machine.fixed_s + samples * machine.sample_s * kept
     sent = volume(model, shape, batch_size=batch_size)
-    data_calls = math.ceil(model.parameters * model.element / _BUCKET) if shape.data > 1 else 0
+    data_calls = math.ceil(model.trained * model.element / _BUCKET) if shape.data > 1 else 0
     fsdp_calls = _FSDP_CALLS * len(model.units) if shape.fsdp > 1 else 0
     replicated = (data_calls + fsdp_calls) * machine.latency_s + (sent.data + sent.fsdp) / machine.bytes_per_s
     tensor_calls = micro_batches * model.tensor_calls if shape.tensor > 1 else 0

@@ -5,6 +5,7 @@ Counts are in elements per sample; bytes and seconds come later.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,10 +26,11 @@ Shape = tuple[int, ...]
 class ModelFacts:
     """A model in numbers. What a tensor axis cannot divide has ``tensor_sizes`` empty."""
 
-    units: tuple[tuple[Shape, ...], ...]  # shapes of the trainable parameters: of the root, then of each FSDP block
+    units: tuple[tuple[Shape, ...], ...]  # shapes of the parameters: of the root, then of each FSDP block
+    trained: int  # parameters that are not frozen
     divided: int  # parameters in layers that the tensor axis divides
     element: int  # bytes
-    activations: float  # elements per sample kept for the backward pass
+    activations: float  # elements per sample kept for the backward pass, at its peak
     divided_activations: float  # of them, those that the tensor axis divides
     flops: float  # per sample, forward
     divided_flops: float
@@ -40,8 +42,13 @@ class ModelFacts:
 
     @property
     def parameters(self) -> int:
-        """Trainable parameters in all."""
+        """Parameters in all."""
         return sum(_size(shape) for unit in self.units for shape in unit)
+
+    @property
+    def trained_share(self) -> float:
+        """The share of the parameters that have gradients."""
+        return self.trained / self.parameters
 
     @property
     def largest_unit(self) -> int:
@@ -57,20 +64,27 @@ class ModelFacts:
         return total
 
 
-def facts_of(model: nn.Module, forward: Callable[[], object], *, samples: int, largest_tensor: int) -> ModelFacts:
-    """The facts of a model; ``forward`` runs it in training mode on so many samples."""
+def facts_of(
+    model: nn.Module, forward: Callable[[], object], *, samples: int, largest_tensor: int, recomputed: bool = False
+) -> ModelFacts:
+    """The facts of a model; ``forward`` runs it in training mode on so many samples.
+
+    ``recomputed``: it will compute its blocks' activations again (see `recompute`), which `forward` does not yet.
+    """
     sizes = frozenset(size for size in range(2, largest_tensor + 1) if _can_divide(model, size))
     plan = tensor_plan(model, min(sizes), name="") if sizes else {}
     crossing = _Crossing()
-    kept: dict[int, int] = {}
-    with crossing.watching(model, plan), FlopCounterMode(display=False) as flops, _keeping(model, kept):
+    keeping = _Keeping(model)
+    with crossing.watching(model, plan), FlopCounterMode(display=False) as flops, keeping.watching():
         forward()
+    kept = keeping.with_blocks_recomputed() if recomputed else keeping.sizes
     by_module = flops.get_flop_counts()
     root = type(model).__name__
     in_plan = {path for path, role in plan.items() if role not in (Role.ENTER, Role.GATHER)}
     divided_flops = sum(sum(by_module.get(f"{root}.{path}", {}).values()) for path in in_plan)
     return ModelFacts(
         units=_units(model),
+        trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
         divided=sum(_divided(model.get_submodule(path), plan[path]) for path in in_plan),
         element=next(model.parameters()).element_size(),
         activations=sum(kept.values()) / samples,
@@ -98,9 +112,9 @@ def _size(shape: Shape) -> int:
 
 
 def _units(model: nn.Module) -> tuple[tuple[Shape, ...], ...]:
-    blocks = [[p for p in block.parameters() if p.requires_grad] for block in fsdp_blocks(model)]
+    blocks = [list(block.parameters()) for block in fsdp_blocks(model)]
     held = {id(parameter) for block in blocks for parameter in block}
-    root = [p for p in model.parameters() if p.requires_grad and id(p) not in held]
+    root = [p for p in model.parameters() if id(p) not in held]
     return tuple(tuple(tuple(p.shape) for p in unit) for unit in (root, *blocks) if unit)
 
 
@@ -151,16 +165,53 @@ class _Crossing:
         return count
 
 
-@contextmanager
-def _keeping(model: nn.Module, kept: dict[int, int]) -> Iterator[None]:
-    """Note the elements of each tensor that autograd keeps, once for each memory; parameters are none of them."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+class _Keeping:
+    """The elements of each tensor that autograd keeps, once for each memory; parameters are none of them."""
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def __init__(self, model: nn.Module) -> None:
+        self.sizes: dict[int, int] = {}
+        self._own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+        self._blocks = fsdp_blocks(model)
+        self._outside: set[int] = set()
+        self._inside: list[set[int]] = [set() for _ in self._blocks]
+        self._entering: dict[
+            int, torch.Tensor
+        ] = {}  # what goes into blocks; kept alive, so that no memory counts twice
+        self._within: list[set[int]] = []
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """For one forward pass in training mode."""
+        hooks = []
+        for block, inside in zip(self._blocks, self._inside, strict=True):
+            hooks.append(block.register_forward_pre_hook(functools.partial(self._enter, inside)))
+            hooks.append(block.register_forward_hook(self._leave, always_call=True))
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor):
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def with_blocks_recomputed(self) -> dict[int, int]:
+        """What is kept when each block keeps its inputs alone and, in its turn, makes the rest again: the peak."""
+        entering = {where: tensor.numel() for where, tensor in self._entering.items()}
+        lasting = {where: self.sizes[where] for where in self._outside} | entering
+        turns = [{where: self.sizes[where] for where in inside - lasting.keys()} for inside in self._inside]
+        return lasting | max(turns, key=lambda turn: sum(turn.values()), default={})
+
+    def _enter(self, inside: set[int], block: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._within.append(inside)
+        for tensor in inputs:
+            if isinstance(tensor, torch.Tensor):
+                self._entering[tensor.untyped_storage().data_ptr()] = tensor.detach()
+
+    def _leave(self, *_: Any) -> None:
+        self._within.pop()
+
+    def _keep(self, tensor: torch.Tensor) -> torch.Tensor:
         where = tensor.untyped_storage().data_ptr()
-        if where not in own:
-            kept[where] = max(kept.get(where, 0), tensor.numel())
+        if where not in self._own:
+            self.sizes[where] = max(self.sizes.get(where, 0), tensor.numel())
+            (self._within[-1] if self._within else self._outside).add(where)
         return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        yield

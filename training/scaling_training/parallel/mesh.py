@@ -11,8 +11,9 @@ axes of size 1: whoever asks for an axis gets it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from scaling_api.parallelism import Parallelism
 from scaling_training.errors import UserError
@@ -61,6 +62,23 @@ class MeshShape:
     def __str__(self) -> str:
         named = [f"{axis} {size}" for axis, size in zip(AXES, self.sizes, strict=True) if size > 1]
         return " x ".join(named) or "one process"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What ``parallelism.auto`` decides: the mesh, and the micro-batches that it takes to fit into memory."""
+
+    shape: MeshShape
+    micro_batches: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values, for a checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Layout:
+        """The inverse of `to_dict`."""
+        return cls(MeshShape(**value["shape"]), value["micro_batches"])
 
 
 def mesh_shape(parallelism: Parallelism, workers: int, *, batch_size: int | None = None) -> MeshShape:

@@ -30,6 +30,21 @@ def recompute_blocks(model: nn.Module) -> None:
         block.forward = functools.partial(_forward, block, block.forward)
 
 
+@contextmanager
+def recomputing(model: nn.Module) -> Iterator[None]:
+    """`recompute_blocks` for a while, to measure what it takes."""
+    blocks = fsdp_blocks(model)
+    before = [block.__dict__.get("forward") for block in blocks]
+    recompute_blocks(model)
+    try:
+        yield
+    finally:
+        for block, forward in zip(blocks, before, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
+
+
 def _forward(block: nn.Module, forward: Any, *inputs: Any, **named: Any) -> Any:
     if not torch.is_grad_enabled() or not block.training:
         return forward(*inputs, **named)

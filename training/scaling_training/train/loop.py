@@ -18,19 +18,21 @@ from scaling_api.spec import ScalingJobSpec
 from scaling_training.checkpoint import CheckpointRef
 from scaling_training.checkpoint.key import checkpoint_key
 from scaling_training.checkpoint.state import Position, Trained
+from scaling_training.data import Dataset
 from scaling_training.data.batches import Batch
 from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import Metrics, validation_key
 from scaling_training.models.freeze import apply_freeze
 from scaling_training.optim import global_batch_size
 from scaling_training.parallel.consistency import ReplicasDifferError, check_replicas
+from scaling_training.parallel.mesh import Layout
 from scaling_training.storage import Storage
 from scaling_training.train.account import Account, Observer, Stopwatch, agreed
 from scaling_training.train.collectives import broadcast_bytes
 from scaling_training.train.early_stopping import should_stop
 from scaling_training.train.heartbeat import Beat, Phase, silent
 from scaling_training.train.history import Row, history_name
-from scaling_training.train.saving import Keeper
+from scaling_training.train.saving import Keeper, earlier_layout
 from scaling_training.train.setup import Setup, set_up
 from scaling_training.train.step import LossNotFiniteError, StepResult, requests_from, train_step
 from scaling_training.train.types import TrainOutcome, World
@@ -64,7 +66,12 @@ def train(
     Raises UserError for what the user must mend: a loss that is not finite, storage that cannot be written,
     a checkpoint that does not fit the model.
     """
-    setup = set_up(spec, world)
+
+    def earlier(dataset: Dataset) -> Layout | None:
+        key = checkpoint_key(spec, dataset.fingerprint)
+        return earlier_layout(storage, world=world, attempt=attempt, key=key, resume=resume)
+
+    setup = set_up(spec, world, earlier=earlier)
     keeper = Keeper(
         Trained(
             setup.task.model,
@@ -81,6 +88,7 @@ def train(
         objective=setup.objective,
     )
     position = keeper.restore(resume)
+    position.layout = setup.layout.to_dict() if setup.layout is not None else {}
     setup.loss_scale.restore(position.loss_scale)
     loop = _Loop(setup, keeper, position, observer, stop_requested, beat)
     stopped = loop.run()

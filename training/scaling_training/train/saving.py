@@ -24,6 +24,7 @@ from scaling_training.checkpoint.manifest import FileEntry, Manifest
 from scaling_training.checkpoint.state import HISTORY, POSITION, Position, Trained
 from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import Objective
+from scaling_training.parallel.mesh import Layout
 from scaling_training.storage import Storage
 from scaling_training.train.collectives import broadcast_bytes
 from scaling_training.train.early_stopping import better
@@ -164,6 +165,22 @@ class Keeper:
         if self._is_best:
             self.best = committed
         return True
+
+
+def earlier_layout(
+    storage: Storage, *, world: World, attempt: int, key: str, resume: CheckpointRef | None
+) -> Layout | None:
+    """What the checkpoint that `Keeper.restore` finds says of the layout; None when it says nothing, or is none.
+
+    The arguments are those of a Keeper, which is made of a model that is laid out already. A collective operation.
+    """
+    found = None
+    if world.is_first:
+        checkpoints = Checkpoints(storage, attempt=attempt, key=key)
+        loaded = checkpoints.load_latest(base=checkpoints.base(resume))
+        found = loaded and json.loads(loaded.read(POSITION))["position"].get("layout")
+    said = json.loads(broadcast_bytes(world, json.dumps(found).encode() if world.is_first else None))
+    return Layout.from_dict(said) if said else None
 
 
 def _write(tensors: Mapping[str, torch.Tensor], writer: ShardWriter, group: Any) -> None:

@@ -28,6 +28,7 @@ from scaling_training.optim import build_optimizer, global_batch_size
 from scaling_training.optim.ema import Ema
 from scaling_training.optim.loss_scale import LossScale
 from scaling_training.parallel import Mesh
+from scaling_training.parallel.mesh import Layout
 from scaling_training.parallel.replica import Replica, alone, parallelize
 from scaling_training.train import preload
 from scaling_training.train.compilation import Compilation
@@ -53,6 +54,7 @@ class Setup:
     dataset: Dataset
     order: DataOrder
     micro_batches: int  # that each process divides its share of a batch into
+    layout: Layout | None  # what parallelism.auto chose of it
     training: Feed
     validation: Feed
     task: Task
@@ -66,8 +68,14 @@ class Setup:
     objective: Objective
 
 
-def set_up(spec: ScalingJobSpec, world: World) -> Setup:
-    """Load the data, build model and optimizer; UserError for what the user must mend. A collective operation."""
+def set_up(
+    spec: ScalingJobSpec, world: World, *, earlier: Callable[[Dataset], Layout | None] = lambda dataset: None
+) -> Setup:
+    """Load the data, build model and optimizer; UserError for what the user must mend. A collective operation.
+
+    With parallelism.auto the layout is the ``earlier`` one, of the checkpoint that training goes on from, as long as
+    it is of as many processes: measured again, another one may look best, and its sums are others in the last bits.
+    """
     preload.begin(preload.OPTIMIZER_MODULES)
     training = spec.training
     _choose_kernels(training, world.device)
@@ -89,9 +97,15 @@ def set_up(spec: ScalingJobSpec, world: World) -> Setup:
         half = _HALF.get(training.precision)
         return torch.autocast(world.device.type, half) if half is not None else nullcontext()
 
-    pieces = 1
+    layout = None
     if mesh is None:
-        mesh, pieces = _choose_mesh(spec, world, task, training_feed, batch_size=batch_size, around=around)
+        layout = earlier(dataset)
+        if layout is None or layout.shape.size != world.size:
+            layout = _choose(spec, world, task, training_feed, batch_size=batch_size, around=around)
+        elif world.is_first:
+            log.info("parallelism: %s workers as %s, as in the checkpoint.", world.size, layout.shape)
+        mesh = Mesh.laid(layout.shape, world)
+    pieces = layout.micro_batches if layout is not None else 1
     mode = update_mode(spec)
     if mode.averages_gradients:
         replica = parallelize(task, mesh, spec=spec, around=around)
@@ -112,6 +126,7 @@ def set_up(spec: ScalingJobSpec, world: World) -> Setup:
             batch_size=effective_batch(training.elastic, batch_size=batch_size, workers=mesh.batch_ranks),
         ),
         micro_batches=pieces * training.accumulation * -(-batch_size // training.batch_size),
+        layout=layout,
         training=training_feed,
         validation=validation_feed,
         task=task,
@@ -126,7 +141,7 @@ def set_up(spec: ScalingJobSpec, world: World) -> Setup:
     )
 
 
-def _choose_mesh(
+def _choose(
     spec: ScalingJobSpec,
     world: World,
     task: Task,
@@ -134,8 +149,8 @@ def _choose_mesh(
     *,
     batch_size: int,
     around: Callable[[Batch], AbstractContextManager[object]],
-) -> tuple[Mesh, int]:
-    """The mesh that parallelism.auto finds best for these workers, and micro-batches per step."""
+) -> Layout:
+    """What parallelism.auto finds best for these workers."""
     from scaling_training.parallel.auto import choose_mesh
 
     def batch_of(samples: int) -> Batch:
@@ -144,7 +159,7 @@ def _choose_mesh(
     choice = choose_mesh(task, world, spec=spec, batch_of=batch_of, batch_size=batch_size, around=around)
     if world.is_first:
         log.info("parallelism: %s", " ".join(choice.explanation))
-    return Mesh.laid(choice.chosen.shape, world), choice.chosen.micro_batches
+    return Layout(choice.chosen.shape, choice.chosen.micro_batches)
 
 
 def _choose_kernels(training: TrainingSpec, device: torch.device) -> None:

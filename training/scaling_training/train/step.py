@@ -102,7 +102,7 @@ def train_step(
     if not skipped:
         optimizer.step()
         if setup.ema is not None:
-            setup.ema.update(step + 1)
+            setup.ema.update(step + 1 - setup.loss_scale.skipped)
     meetings.finish()
     agreed = agreed or Agreed(0.0, 0.0, False, 0, 0)
     return StepResult(agreed.loss_sum, agreed.samples, agreed.steps, agreed.stop, data_wait_s, norm, skipped)

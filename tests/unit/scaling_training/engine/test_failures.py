@@ -15,6 +15,10 @@ class OutOfMemoryError(Exception):
     pass
 
 
+class DistBackendError(RuntimeError):
+    pass
+
+
 class ActorDiedError(Exception):
     pass
 
@@ -26,7 +30,63 @@ class ActorDiedError(Exception):
             UserError("lower the rate"), Kind.USER, "lower the rate", id="a user's mistake keeps its sentence"
         ),
         pytest.param(OutOfMemoryError("x"), Kind.MEMORY, "raise the workers' memory limit", id="Ray's memory monitor"),
-        pytest.param(RuntimeError("CUDA out of memory. Tried"), Kind.MEMORY, "memory", id="a GPU's memory"),
+        pytest.param(
+            OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB."),
+            Kind.MEMORY,
+            "a GPU's memory is full: raise training.accumulation",
+            id="a GPU's memory",
+        ),
+        pytest.param(
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            Kind.MEMORY,
+            "a GPU's memory is full",
+            id="a GPU's memory, as cuBLAS says it",
+        ),
+        pytest.param(
+            DistBackendError(
+                "NCCL error in: NCCLUtils.cpp:94, unhandled cuda error, NCCL version "
+                "2.27.5\nncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\n"
+                "Failed to CUDA calloc async 608 bytes: Cuda failure 2 'out of memory'"
+            ),
+            Kind.MEMORY,
+            "a GPU's memory is full",
+            id="a GPU's memory, as NCCL says it",
+        ),
+        pytest.param(
+            DistBackendError(
+                "NCCL error in: NCCLUtils.cpp:94, remote process exited or there was a network error, NCCL version "
+                "2.27.5\nncclRemoteError: A call failed possibly due to a network error or a remote process exiting "
+                "prematurely.\nLast error:\nsocketProgress: Connection closed by remote peer"
+            ),
+            Kind.ECHO,
+            "lost its connection",
+            id="an echo in NCCL",
+        ),
+        pytest.param(
+            DistBackendError("NCCL communicator was aborted on rank 1."),
+            Kind.ECHO,
+            "lost its connection",
+            id="an echo of an abort",
+        ),
+        pytest.param(
+            DistBackendError(
+                "[Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=5, OpType=ALLREDUCE) ran for "
+                "600029 milliseconds before timing out."
+            ),
+            Kind.ECHO,
+            "lost its connection",
+            id="an echo of who waited too long",
+        ),
+        pytest.param(
+            DistBackendError(
+                "NCCL error in: NCCLUtils.cpp:94, invalid usage (run with "
+                "NCCL_DEBUG=WARN for details), NCCL version 2.27.5\nncclInvalidUsage: This usually reflects invalid "
+                "usage of NCCL library.\nLast error:\nDuplicate GPU detected : rank 1 and rank 0 both on CUDA device 40"
+            ),
+            Kind.PROGRAM,
+            "Duplicate GPU detected",
+            id="a wrong setup of NCCL",
+        ),
         pytest.param(
             RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried"),
             Kind.MEMORY,

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from scaling_api.spec import ScalingJobSpec
-from scaling_training.engine.sizing import Sizing, plan_workers
+from scaling_training.engine.sizing import Sizing, plan_workers, unused_gpus
 
 GPU = {"limits": {"nvidia.com/gpu": "2"}}
 
@@ -72,6 +72,32 @@ def test_on_a_cluster(job: ScalingJobSpec, expected: Sizing) -> None:
 )
 def test_on_one_machine(job: ScalingJobSpec, gpus: int, expected: Sizing) -> None:
     assert plan_workers(job, on_cluster=False, local_gpus=gpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("job", "on_cluster", "gpus", "said"),
+    [
+        pytest.param(spec(data=4), False, 2, "4 training processes need a GPU each, and there are 2", id="too few"),
+        pytest.param(spec(data=4), False, 0, None, id="none on this machine"),
+        pytest.param(spec(data=2), False, 2, None, id="used"),
+        pytest.param(
+            spec(group("a", max=1, resources=GPU), group("b", max=1)),
+            True,
+            0,
+            "of cluster.workers a has GPUs and b has none",
+            id="a group without",
+        ),
+        pytest.param(spec(group("a", max=1, resources=GPU)), True, 0, None, id="used on a cluster"),
+        pytest.param(spec(group(max=1)), True, 8, None, id="the driver's own machine does not count"),
+    ],
+)
+def test_gpus_that_stay_unused_are_spoken_of(
+    job: ScalingJobSpec, on_cluster: bool, gpus: int, said: str | None
+) -> None:
+    sizing = plan_workers(job, on_cluster=on_cluster, local_gpus=gpus)
+    found = unused_gpus(job, sizing, on_cluster=on_cluster, local_gpus=gpus)
+    assert (found is None) == (said is None)
+    assert said is None or said in (found or "")
 
 
 def test_elastic_means_that_the_number_may_change() -> None:

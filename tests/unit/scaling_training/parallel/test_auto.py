@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import torch
 
+from scaling_api.model import FreezeSpec
 from scaling_training.data.batches import Batch
 from scaling_training.optim import build_optimizer
 from scaling_training.parallel.auto import choose_mesh, kept_tensors, measured_samples
+from scaling_training.parallel.costs import Memory
 from scaling_training.parallel.planner import Choice
 from scaling_training.train import World
 from tests.unit.scaling_training.builders import a_spec
@@ -84,6 +86,34 @@ def test_numbers_kept_are_those_of_the_optimizer(optimizer: dict[str, Any], kept
     weights.grad = torch.ones(3, 3)
     built.step()
     assert sum(value.shape == weights.shape for value in built.state[weights].values() if value is not None) == kept
+
+
+def test_what_is_frozen_or_computed_again_takes_less() -> None:
+    world = World(0, 1, torch.device("cpu"))
+
+    def needed(*freeze: FreezeSpec, **training: Any) -> Memory:
+        task = a_task("deep-transformer", torch.float32)
+        spec = a_spec(batchSize=8, parallelism={"auto": True}, **training)
+        spec = spec.model_copy(update={"model": spec.model.model_copy(update={"freeze": list(freeze)})})
+
+        def batch_of(samples: int) -> Batch:
+            return a_batch("deep-transformer", samples, 0, torch.float32)
+
+        around = partial(dropout, task.model)
+        choice = choose_mesh(task, world, spec=spec, batch_of=batch_of, batch_size=8, around=around)
+        assert all(parameter.requires_grad for parameter in task.model.parameters())
+        assert all("forward" not in vars(module) for module in task.model.modules())
+        return choice.chosen.memory
+
+    whole = needed()
+    frozen = needed(FreezeSpec(layers="blocks"))
+    assert frozen.parameters == whole.parameters
+    assert frozen.gradients < 0.5 * whole.gradients
+    assert frozen.optimizer < 0.5 * whole.optimizer
+    assert frozen.activations < whole.activations
+    thawed = needed(FreezeSpec(layers="blocks", until_epoch=1), epochs=2)
+    assert thawed == whole
+    assert needed(activationCheckpointing=True).activations < 0.7 * whole.activations
 
 
 def test_one_process_has_no_choice() -> None:

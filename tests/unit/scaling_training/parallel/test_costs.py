@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 import torch
 
 from scaling_training.parallel import Mesh, MeshShape
-from scaling_training.parallel.costs import held_parameters, volume
+from scaling_training.parallel.costs import held_parameters, memory, volume
 from scaling_training.parallel.facts import ModelFacts, facts_of
-from scaling_training.parallel.gradients import local_part
+from scaling_training.parallel.gradients import MeanGradients, local_part
+from scaling_training.parallel.plans import fsdp_blocks
 from scaling_training.parallel.replica import parallelize
 from scaling_training.train import World
 from tests.unit.scaling_training.builders import a_spec
@@ -39,8 +41,35 @@ def facts(name: str) -> ModelFacts:
         return facts_of(task.model, lambda: task.model(batch.inputs), samples=SAMPLES, largest_tensor=4)
 
 
+def test_with_blocks_recomputed_each_keeps_its_input_alone_and_one_the_rest() -> None:
+    """So another block costs its input, and not what it computes."""
+    entering: list[int] = []
+
+    def kept(name: str, *, recomputed: bool) -> float:
+        task = a_task(name, torch.float32)
+        batch = a_batch(name, SAMPLES, 0, torch.float32)
+        entering.clear()
+        for block in fsdp_blocks(task.model):
+            block.register_forward_pre_hook(lambda block, inputs: entering.append(inputs[0].numel()))
+        with dropout(task.model, batch):
+            found = facts_of(
+                task.model,
+                lambda: task.model(batch.inputs),
+                samples=SAMPLES,
+                largest_tensor=1,
+                recomputed=recomputed,
+            )
+        return found.activations * SAMPLES
+
+    two, three = (kept(name, recomputed=True) for name in ("transformer", "deep-transformer"))
+    assert three - two == entering[-1]
+    plain, deeper = (kept(name, recomputed=False) for name in ("transformer", "deep-transformer"))
+    assert deeper - plain > 5 * entering[-1]
+    assert plain > two
+
+
 def _counted(world: World, cases: list[tuple[str, dict[str, Any]]]) -> list[tuple[float, int, int]]:
-    """Bytes sent in a step, and elements of parameters and gradients held after it."""
+    """Bytes sent in a step, elements of parameters held after it, and of gradients at its end, buckets included."""
     counted = []
     for name, axes in cases:
         task = a_task(name, torch.float32)
@@ -48,13 +77,35 @@ def _counted(world: World, cases: list[tuple[str, dict[str, Any]]]) -> list[tupl
         mesh = Mesh.of(spec.training.parallelism, world)
         replica = parallelize(task, mesh, spec=spec, around=partial(dropout, task.model))
         batch = a_batch(name, SAMPLES, 0, torch.float32)
+        parameters = list(replica.model.parameters())
+        averaging = replica._gradients
+        with_buckets = _noting_at_the_end(averaging, parameters) if averaging is not None else []
         with Traffic() as traffic:
             forward_backward(replica, mesh, batch, Case(name))
-        parameters = [parameter for parameter in replica.model.parameters() if parameter.grad is not None]
         held = sum(local_part(parameter).numel() for parameter in parameters)
         gradients = sum(local_part(parameter.grad).numel() for parameter in parameters if parameter.grad is not None)
-        counted.append((sum(traffic.sent.values()), held, gradients))
+        counted.append((sum(traffic.sent.values()), held, with_buckets[0] if with_buckets else gradients))
     return counted
+
+
+def _noting_at_the_end(averaging: MeanGradients, parameters: Sequence[torch.nn.Parameter]) -> list[int]:
+    """Filled with the elements of gradients and buckets when the backward pass has made the last one."""
+    noted: list[int] = []
+    close = averaging.close
+
+    def closing() -> None:
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        noted.append(_elements([*(bucket.flat for bucket in averaging._buckets), *gradients]))
+        close()
+
+    averaging.close = closing  # type: ignore[method-assign]
+    return noted
+
+
+def _elements(tensors: Sequence[torch.Tensor]) -> int:
+    """Of all their memory, each counted once."""
+    parts = [local_part(tensor) for tensor in tensors]
+    return sum({part.untyped_storage().data_ptr(): part.numel() for part in parts}.values())
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
@@ -77,4 +128,6 @@ def test_bytes_sent_and_numbers_held_are_those_of_the_formulas(size: int) -> Non
         assert sent == pytest.approx([expected] * size, rel=tolerance), (name, axes)
         held = [counted[number][1] for counted in by_rank]
         assert sum(held) / size == pytest.approx(held_parameters(model, shape) / shape.fsdp), (name, axes)
-        assert held == [counted[number][2] for counted in by_rank]
+        needed = memory(model, shape, batch_size=SAMPLES, micro_batches=1, optimizer_tensors=0).gradients / 4
+        gradients = [counted[number][2] for counted in by_rank]
+        assert sum(gradients) / size == pytest.approx(needed), (name, axes)

@@ -14,6 +14,7 @@ GIBI = 2.0**30
 # A hundred million parameters in ten blocks; activations of 1 MiB per sample.
 MODEL = ModelFacts(
     units=((), *[((10_000, 1_000),)] * 10),
+    trained=100_000_000,
     divided=90_000_000,
     element=4,
     activations=2**18,
@@ -62,15 +63,15 @@ def test_with_slow_links_the_axis_that_sends_least_is_taken() -> None:
 
 
 def test_a_model_that_does_not_fit_is_sharded() -> None:
-    # Weights, gradients and two moments: 1.6 GB whole, 0.4 GB in quarters.
+    # Weights, gradients with their buckets, and two moments: 2 GB whole; 0.4 GB in quarters, which need no buckets.
     undivided = replace(MODEL, tensor_sizes=frozenset())
     assert chosen(replace(FAST_LINKS, memory=1.0 * GIBI), undivided).chosen.shape == MeshShape(fsdp=4)
 
 
 def test_activations_that_do_not_fit_are_made_in_pieces() -> None:
-    # 16 samples of 64 MiB each are 1 GiB of activations per worker; beside 1.6 GB there is room for half of that.
+    # 16 samples of 64 MiB each are 1 GiB of activations per worker; beside 2 GB there is room for half of that.
     large = replace(MODEL, activations=2**24, divided_activations=0, tensor_sizes=frozenset())
-    machine = replace(FAST_LINKS, memory=2.5 * GIBI, fsdp_unit_s=1.0)
+    machine = replace(FAST_LINKS, memory=2.9 * GIBI, fsdp_unit_s=1.0)
     choice = chosen(machine, large)
     assert (choice.chosen.shape, choice.chosen.micro_batches) == (MeshShape(data=4), 2)
     assert "in 2 micro-batches to fit into memory" in choice.explanation[0]
@@ -108,6 +109,15 @@ def test_the_explanation_names_the_next_best_and_what_is_out() -> None:
     assert "A tensor axis is out" in said[2]
 
 
+def test_what_is_frozen_is_held_and_gathered_but_has_no_gradient() -> None:
+    frozen = replace(MODEL, trained=MODEL.parameters // 4)
+    parameters = 4 * MODEL.parameters
+    held = memory(frozen, MeshShape(data=4), batch_size=64, micro_batches=1, optimizer_tensors=2)
+    assert (held.parameters, held.gradients, held.optimizer) == (parameters, parameters / 2, parameters / 2)
+    assert volume(frozen, MeshShape(data=4), batch_size=64).total == pytest.approx(2 * 3 / 4 * parameters / 4)
+    assert volume(frozen, MeshShape(fsdp=4), batch_size=64).total == pytest.approx((2 + 1 / 4) * 3 / 4 * parameters)
+
+
 def test_formulas() -> None:
     parameters = 4 * MODEL.parameters
     assert volume(MODEL, MeshShape(data=4), batch_size=64).total == pytest.approx(2 * 3 / 4 * parameters)
@@ -115,6 +125,8 @@ def test_formulas() -> None:
     crossing = 64 * 2 * 40_000 * 4
     assert volume(MODEL, MeshShape(tensor=4), batch_size=64).total == pytest.approx(3 / 4 * crossing)
     held = memory(MODEL, MeshShape(data=4), batch_size=64, micro_batches=1, optimizer_tensors=2)
-    assert held.total == pytest.approx(4 * parameters + 16 * 2**20)
+    assert held.total == pytest.approx(5 * parameters + 16 * 2**20)
+    sharded = memory(MODEL, MeshShape(data=2, fsdp=2), batch_size=64, micro_batches=1, optimizer_tensors=2)
+    assert sharded.total - sharded.gathered == pytest.approx(2 * parameters + 16 * 2**20)
     alone = seconds(MODEL, MeshShape(), FAST_LINKS, batch_size=64, micro_batches=2)
     assert alone == pytest.approx(2 * 1e-3 + 64 * 1e-3)

@@ -11,6 +11,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load
 
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.data import open_dataset
@@ -135,7 +136,11 @@ def test_an_overflow_in_16_bits_skips_the_step_and_halves_a_scale_that_a_checkpo
         assert True in taken[:4]
         halvings = [taken[: number + 1].count(False) for number in range(len(taken))]
         assert [factor for _, factor in verdicts] == [TOO_LARGE * 0.5**count for count in halvings]
-        assert said["loss_scale"] == {"factor": verdicts[3][1], "fitted": taken[3::-1].index(False)}
+        assert said["loss_scale"] == {
+            "factor": verdicts[3][1],
+            "fitted": taken[3::-1].index(False),
+            "skipped": halvings[3],
+        }
         assert_bit_for_bit(resumed, straight)
 
 
@@ -147,6 +152,20 @@ def test_a_skipped_step_leaves_the_weights(tmp_path: Path, monkeypatch: pytest.M
     assert trained
     for name in trained:
         np.testing.assert_array_equal(first.weights[name], third.weights[name])
+
+
+def test_a_skipped_step_is_none_for_the_averages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first step that is taken they are the weights themselves, before and after a resume."""
+    monkeypatch.setattr(loss_scale, "_START", TOO_LARGE)
+    straight = overflowing(ALONE, FP16, f"{tmp_path}/all")[0]
+    first = [taken for taken, _ in straight].index(True) + 1
+    assert first > 2
+    found = run_alone(FP16, f"{tmp_path}/straight", stop_at=first)
+    run_alone(FP16, f"{tmp_path}/resumed", stop_at=first - 1)
+    for run_ in (found, run_alone(FP16, f"{tmp_path}/resumed", attempt=2, stop_at=1)):
+        weights, averages = (load(run_.files[f"{kind}.safetensors"]) for kind in ("model", "ema"))
+        for name, average in averages.items():
+            np.testing.assert_array_equal(average, weights[name], err_msg=name)
 
 
 def test_bf16_trains_with_weights_of_32_bits(tmp_path: Path, two: Mapping[str, Any]) -> None:
