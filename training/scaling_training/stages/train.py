@@ -36,7 +36,8 @@ def _run(run: Run, inputs: Inputs) -> Output:
         spec=run.spec.to_json_dict(),
         storage_root=run.storage.root,
         attempt=run.attempt,
-        resume=_earlier_checkpoint(run),
+        # Files of another run are read and verified.
+        resume=run.unless_stopped(lambda: _earlier_checkpoint(run)),
     )
     output: Output = json.loads(json.dumps(outcome_to_dict(run.engine(task, run.watch))))
     return {**output, "historyRoot": run.storage.root}
