@@ -89,18 +89,28 @@ class Checkpoints:
     def latest_committed(self, *, base: CheckpointRef | None = None) -> CheckpointRef | None:
         """The newest good checkpoint of this attempt, else ``base`` or the newest good one before it, else None.
 
-        Good means: committed, of this key, and every file verified.
+        Good means: committed, of this key, and every file verified. Raises as `load_latest`.
         """
         loaded = self.load_latest(base=base)
         return loaded.ref if loaded else None
 
     def load_latest(self, *, base: CheckpointRef | None = None) -> LoadedCheckpoint | None:
-        """What `latest_committed` finds. Every file was read and verified; of a whole one the content is kept."""
+        """What `latest_committed` finds. Every file was read and verified; of a whole one the content is kept.
+
+        UserError when there is neither ``base`` nor one before it any more: to train from the start would undo work
+        that was counted on.
+        """
         own = self._newest_in(self._storage, self._attempt)
         if own is not None or base is None:
             return own
         storage = Storage(base.root) if base.root is not None else self._storage
-        return self._newest_in(storage, base.attempt, up_to=base.step, root=base.root)
+        found = self._newest_in(storage, base.attempt, up_to=base.step, root=base.root)
+        if found is None:
+            raise UserError(
+                f"checkpoint {base.folder} of {storage.url()}, from which this attempt began, is no longer there or "
+                "damaged, and so are those before it: put its files back, or train from the start in a new run"
+            )
+        return found
 
     def reference(self, step: int) -> CheckpointRef:
         """The checkpoint of this step, saved or not."""
@@ -159,15 +169,15 @@ class Checkpoints:
                 kept += 1
             else:
                 self._delete(folder)
-        for attempt in _attempts_below(self._storage, self._attempt):
-            if attempt not in self._pruned:
+        for attempt in attempts_of(self._storage):
+            if attempt < self._attempt and attempt not in self._pruned:
                 kept += self._retain_earlier(attempt, room=self._keep - kept, best_folder=best_folder)
 
     def _retain_earlier(self, attempt: int, *, room: int, best_folder: str | None) -> int:
         """Keep the newest ``room`` of an earlier attempt; how many of this work are left."""
         left = 0
         for _, folder in _steps(self._storage, attempt):
-            key = self._committed_key(folder)
+            key = _committed_key(self._storage, folder)
             if key is not None and key != self._key:
                 continue  # another model's or data set's: not ours to delete
             if folder == best_folder or (key is not None and left < room):
@@ -177,13 +187,6 @@ class Checkpoints:
         if not left:
             self._pruned.add(attempt)
         return left
-
-    def _committed_key(self, folder: str) -> str | None:
-        """The key of a committed checkpoint; None for what nobody could resume from."""
-        try:
-            return Manifest.from_bytes(self._storage.read(f"{folder}/{MANIFEST}")).key
-        except (FileNotFoundError, DamagedError):
-            return None
 
     def _delete(self, folder: str) -> None:
         # The manifest goes first: a deletion cut short leaves an uncommitted folder, not a damaged one.
@@ -246,6 +249,30 @@ def load_checkpoint(storage: Storage, ref: CheckpointRef, *, key: str | None = N
     return replace(opened, kept=kept)
 
 
+def newest_key(storage: Storage) -> str | None:
+    """The key of the newest committed checkpoint of a run, whatever its work; None when none was ever committed."""
+    for attempt in attempts_of(storage):
+        for _, folder in _steps(storage, attempt):
+            key = _committed_key(storage, folder)
+            if key is not None:
+                return key
+    return None
+
+
+def attempts_of(storage: Storage) -> list[int]:
+    """Attempts that have a folder for checkpoints, newest first."""
+    numbers = (name.removeprefix("attempt-") for name in storage.names(FOLDER) if name.startswith("attempt-"))
+    return sorted((int(number) for number in numbers if number.isdigit()), reverse=True)
+
+
+def _committed_key(storage: Storage, folder: str) -> str | None:
+    """The key of a committed checkpoint; None for what nobody could resume from."""
+    try:
+        return Manifest.from_bytes(storage.read(f"{folder}/{MANIFEST}")).key
+    except (FileNotFoundError, DamagedError):
+        return None
+
+
 def _steps(storage: Storage, attempt: int) -> Iterator[tuple[int, str]]:
     """Steps and folders of an attempt's checkpoints, newest first, committed or not."""
     folder = f"{FOLDER}/attempt-{attempt:04d}"
@@ -253,9 +280,3 @@ def _steps(storage: Storage, attempt: int) -> Iterator[tuple[int, str]]:
         prefix, _, number = name.partition("-")
         if prefix == "step" and number.isdigit():
             yield int(number), f"{folder}/{name}"
-
-
-def _attempts_below(storage: Storage, attempt: int) -> list[int]:
-    """Attempts before this one that have a folder, newest first."""
-    numbers = (name.removeprefix("attempt-") for name in storage.names(FOLDER) if name.startswith("attempt-"))
-    return sorted((int(number) for number in numbers if number.isdigit() and int(number) < attempt), reverse=True)

@@ -148,6 +148,8 @@ def divided(
     whole = parts["train"]
     if len(class_names) < 2:
         raise UserError(f"dataset {name} has {len(class_names)} class ({', '.join(class_names)}); two are needed")
+    for part, samples in parts.items():  # before the split, which draws a stream for each class
+        check_range(samples.labels, class_names, part=part, name=name)
     chosen_seed = (split.seed if split else 0) if seed is None else seed
     pieces = stratified_split(whole.labels, fractions, seed=chosen_seed, class_names=class_names)
     splits = {
@@ -170,18 +172,22 @@ def divided(
 
 
 def check_classes(labels: NDArray[np.int64], class_names: tuple[str, ...], *, part: str, name: str) -> None:
-    """UserError unless each class has a sample in this part, and each label a class."""
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(class_names):
-        raise UserError(
-            f"dataset {name}: labels of {part} run from {labels.min()} to {labels.max()}, but there are "
-            f"{len(class_names)} classes; number the classes from 0"
-        )
+    """UserError unless each class has a sample in this part; labels are those of `check_range`."""
     counts = np.bincount(labels, minlength=len(class_names))
     missing = [class_names[index] for index in np.flatnonzero(counts == 0)[:5]]
     if missing:
         raise UserError(
             f"dataset {name}: {part} has no sample of class {', '.join(missing)}; add some, or remove the class "
             "from the other parts"
+        )
+
+
+def check_range(labels: NDArray[np.int64], class_names: tuple[str, ...], *, part: str, name: str) -> None:
+    """UserError unless each label is the number of a class."""
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(class_names):
+        raise UserError(
+            f"dataset {name}: labels of {part} run from {labels.min()} to {labels.max()}, but there are "
+            f"{len(class_names)} classes; number the classes from 0"
         )
 
 

@@ -7,7 +7,7 @@ error of the program, then a lost part of the parameter server, then a lost proc
 A loss is not the program's fault and is met by a restart as often as it happens, as long as training gets
 further in between: groups that die again and again before they are past the furthest step so far will not live the
 next time either. An error of the program or of memory counts until a new checkpoint is committed, because it is likely
-to come back at the same place.
+to come back at the same place; an error of the program that has come back there, word for word, is final.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Cause:
 
     kind: Kind
     sentence: str
+    may_pass: bool = False  # an error of the program that comes from outside it: of storage, or of the network
 
 
 # How many failures in a row, without anything gained in between, end the attempt. Room is the operator's
@@ -129,7 +130,7 @@ def cause_of(error: BaseException, *, rank: int | None = None) -> Cause:
         return Cause(Kind.LOST, f"{who} stopped answering")
     if any(sign.lower() in text.lower() for sign in _ECHOES):
         return Cause(Kind.ECHO, f"{who} lost its connection to another one")
-    return Cause(Kind.PROGRAM, f"{name} in {who}: {_last_line(text)}")
+    return Cause(Kind.PROGRAM, f"{name} in {who}: {_last_line(text)}", may_pass=isinstance(error, OSError))
 
 
 def most_telling(causes: Iterable[Cause]) -> Cause:
@@ -145,6 +146,7 @@ class RestartBudget:
         self._furthest = 0
         self._checkpoint: str | None = None
         self._trained = False
+        self._last: tuple[str, int] | None = None
 
     def judged(self, cause: Cause, *, start: int, step: int) -> Cause:
         """The cause in the light of what was before: data that were never there are the user's mistake."""
@@ -168,6 +170,10 @@ class RestartBudget:
         self._furthest = max(step, self._furthest)
         gained = gained_steps if cause.kind in _LOSSES else gained_checkpoint
         self._in_a_row = 1 if gained else self._in_a_row + 1
+        last, self._last = self._last, (cause.sentence, step)
+        if cause.kind is Kind.PROGRAM and not cause.may_pass and self._last == last:
+            # The very same error at the very same step: it follows from the program, and would come a third time.
+            return False
         return self._in_a_row < limit
 
     @property

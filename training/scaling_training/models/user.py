@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from scaling_api.spec import ModelSpec
 from scaling_training.data.batches import Batch
 from scaling_training.errors import UserError
 from scaling_training.factory import call, resolve
+from scaling_training.models.dropout import keyed
 from scaling_training.models.task import METHODS, ClassificationTask, Task
 
 _FIELD = "model.factory"
@@ -49,29 +51,76 @@ def task_from(spec: ModelSpec, *, facts: Mapping[str, Any]) -> Task:
 
 
 def check_task(task: Task, batch: Batch, *, classes: int, field: str = "model") -> None:
-    """Run the task once on a few real samples, in evaluation mode and without gradients.
+    """Run the task on a few real samples: once as an evaluation does, and once as a training step does.
 
-    UserError when it cannot take them, when its output is not one score for each class, or when its loss is not
-    one number. ``field`` is the spec's field that the sentence blames.
+    UserError when it cannot take them, when its output is not one score for each class, when its loss is not one
+    number, or when no gradient comes back from that. The model is left as it was. ``field`` is the spec's field that
+    the sentence blames.
     """
-    model = task.model
-    was_training = model.training
+    device = batch.inputs.device
     try:
-        with torch.no_grad():
-            output = model.eval()(*task.inputs(batch))
-            _check_scores(task, output, batch, classes, field)
-            loss = task.loss_sum(output, batch)
-    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+        with _as_it_was(task.model, device):
+            with torch.no_grad():
+                output = task.model.eval()(*task.inputs(batch))
+                _check_scores(task, output, batch, classes, field)
+                _check_loss(task.loss_sum(output, batch), field)
+            if device.type != "meta":  # made from a name: the backward pass is torch's own
+                _check_step(task, batch, field)
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
         told = " ".join(str(error).split())
         shape = tuple(batch.inputs.shape[1:])
         raise UserError(
             f"{field}: the task cannot compute its loss on samples of the data set (shape {shape}, "
             f"{batch.inputs.dtype}): {type(error).__name__}: {told}"
         ) from error
-    finally:
-        model.train(was_training)
+
+
+def _check_loss(loss: object, field: str) -> None:
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
         raise UserError(f"{field}: loss_sum must return a tensor of one element, not {_article(loss)}")
+
+
+def _check_step(task: Task, batch: Batch, field: str) -> None:
+    with keyed(task.model.train(), batch.keys):
+        output = task.model(*task.inputs(batch))
+    loss = task.loss_sum(output, batch)
+    _check_loss(loss, field)
+    trained = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
+    if not trained:
+        return
+    if not loss.requires_grad:
+        raise UserError(
+            f"{field}: the loss depends on no weight of the model, so nothing can be trained: the output or the loss is "
+            "detached, or computed under torch.no_grad"
+        )
+    try:
+        # One gradient goes back through all the layers, and takes no memory for those of the others.
+        torch.autograd.grad(loss, trained[0], allow_unused=True)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        told = " ".join(str(error).split())
+        raise UserError(
+            f"{field}: the task's loss cannot be taken back through the model: {type(error).__name__}: {told}"
+        ) from error
+
+
+@contextmanager
+def _as_it_was(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Modes, buffers (the statistics of batch norm) and torch's random numbers are put back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
 
 
 def _check_scores(task: Task, output: Any, batch: Batch, classes: int, field: str) -> None:

@@ -24,7 +24,8 @@ def _depends_on(run: Run) -> Mapping[str, Any]:
 def _run(run: Run, inputs: Inputs) -> Output:
     from scaling_training.data.analysis import analyse
 
-    analysis = analyse(run.dataset)
+    dataset = run.dataset
+    analysis = run.unless_stopped(lambda: analyse(dataset))
     output: Output = {"analysis": ANALYSIS_JSON, "found": analysis.to_json()}
     _write(run, output)
     for sentence in analysis.warnings:

@@ -17,6 +17,7 @@ from scaling_training.data.dataset import Dataset
 from scaling_training.engine.run import Watch
 from scaling_training.engine.worker import WorkerTask
 from scaling_training.ledger import Output
+from scaling_training.stages.stopping import Result, unless_stopped
 from scaling_training.storage import Storage
 from scaling_training.train.types import TrainOutcome
 
@@ -45,12 +46,17 @@ class Run:
         """The data, opened when a stage first needs it."""
         from scaling_training.data import open_dataset
 
-        return open_dataset(self.spec.dataset)
+        return self.unless_stopped(lambda: open_dataset(self.spec.dataset))
 
     @property
     def data_fingerprint(self) -> str:
         """A hash of the data and its split."""
-        return self.dataset.fingerprint
+        dataset = self.dataset
+        return self.unless_stopped(lambda: dataset.fingerprint)
+
+    def unless_stopped(self, work: Callable[[], Result]) -> Result:
+        """What ``work`` returns; StoppedError when a stop is requested meanwhile. See `stages.stopping`."""
+        return unless_stopped(work, self.watch.stop_requested)
 
 
 Inputs = Mapping[str, Output]

@@ -24,8 +24,8 @@ def _run(run: Run, inputs: Inputs) -> Output:
     checkpoint = best_checkpoint(inputs["train"])
     # Opened once: to list a data set's files, or to call the user's function, may take long.
     on = functools.partial(evaluate, run.spec, storage=run.storage, checkpoint=checkpoint, dataset=run.dataset)
-    test = on(split="test", access=TestAccess("evaluate"))
-    validation = on(split="validation")
+    test = run.unless_stopped(lambda: on(split="test", access=TestAccess("evaluate")))
+    validation = run.unless_stopped(lambda: on(split="validation"))
     return {"checkpoint": checkpoint.to_dict(), "test": test.to_dict(), "validation": validation.to_dict()}
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from scaling_training.checkpoint import CheckpointRef, Checkpoints
-from scaling_training.checkpoint.key import checkpoint_key
+from scaling_training.checkpoint.checkpoints import attempts_of, newest_key
+from scaling_training.checkpoint.key import checkpoint_key, difference, key_of, key_parts, note_work, noted_work
 from scaling_training.checkpoint.manifest import MANIFEST
 from scaling_training.engine.worker import WorkerTask
+from scaling_training.errors import UserError
 from scaling_training.ledger import Output
 from scaling_training.stages.base import Inputs, Run, Stage
 from scaling_training.storage import Storage
 from scaling_training.train.check import check_training
 from scaling_training.train.types import outcome_to_dict
+
+log = logging.getLogger(__name__)
 
 
 def best_checkpoint(output: Output) -> CheckpointRef:
@@ -24,44 +29,60 @@ def best_checkpoint(output: Output) -> CheckpointRef:
 
 
 def _depends_on(run: Run) -> Mapping[str, Any]:
-    return {"key": _key(run)}
-
-
-def _key(run: Run) -> str:
-    return checkpoint_key(run.spec, run.data_fingerprint)
+    return {"key": checkpoint_key(run.spec, run.data_fingerprint)}
 
 
 def _run(run: Run, inputs: Inputs) -> Output:
     check_training(run.spec, run.dataset)
-    task = WorkerTask(
-        spec=run.spec.to_json_dict(),
-        storage_root=run.storage.root,
-        attempt=run.attempt,
-        resume=_earlier_checkpoint(run),
-    )
+    work = key_parts(run.spec, run.data_fingerprint)
+    # Files of another run are read and verified.
+    resume = run.unless_stopped(lambda: _earlier_checkpoint(run, work))
+    note_work(run.storage, work)
+    task = WorkerTask(spec=run.spec.to_json_dict(), storage_root=run.storage.root, attempt=run.attempt, resume=resume)
     output: Output = json.loads(json.dumps(outcome_to_dict(run.engine(task, run.watch))))
     return {**output, "historyRoot": run.storage.root}
 
 
-def _earlier_checkpoint(run: Run) -> CheckpointRef | None:
-    """The newest checkpoint of the run that resumeFrom names, unless this run has some of its own."""
-    if run.previous is None or _newest(run.storage, _key(run)) is not None:
+def _earlier_checkpoint(run: Run, work: Mapping[str, Any]) -> CheckpointRef | None:
+    """The newest checkpoint of the run that resumeFrom names, unless this run has some of its own.
+
+    UserError when that run has checkpoints but none that fits: whoever names it does not want to train from the start.
+    """
+    if _newest(run.storage, key_of(work)) is not None:
         return None
-    found = _newest(run.previous, _key(run))
-    return replace(found, root=found.root or run.previous.root) if found else None
+    if run.previous is None:
+        key = newest_key(run.storage)
+        if key is not None:
+            log.warning("Training starts anew: %s", _misfit(run.storage, key, work))
+        return None
+    found = _newest(run.previous, key_of(work))
+    if found is not None:
+        return replace(found, root=found.root or run.previous.root)
+    key = newest_key(run.previous)
+    if key is None:
+        log.warning("Training starts anew: %s, which resumeFrom names, has no checkpoint", run.previous.url())
+        return None
+    raise UserError(
+        f"spec.storage.resumeFrom: {_misfit(run.previous, key, work)}; make these alike to go on from there, or leave "
+        "resumeFrom out to train from the start"
+    )
+
+
+def _misfit(storage: Storage, key: str, work: Mapping[str, Any]) -> str:
+    """Why no checkpoint there can be gone on from, in words; ``key`` is the newest one's."""
+    if key == key_of(work):
+        return f"all checkpoints in {storage.url()} are damaged; the log says which file is"
+    there = noted_work(storage, key)
+    what = difference(there, work) if there else "the model, dataset or training section, or what they name"
+    return f"the checkpoints in {storage.url()} are of other work: {what}{'' if there else ' has changed'}"
 
 
 def _newest(storage: Storage, key: str) -> CheckpointRef | None:
-    for attempt in reversed(_attempts(storage)):
+    for attempt in attempts_of(storage):
         found = Checkpoints(storage, attempt=attempt, key=key).latest_committed()
         if found is not None:
             return found
     return None
-
-
-def _attempts(storage: Storage) -> list[int]:
-    folders = storage.names("checkpoints")
-    return sorted(int(name.removeprefix("attempt-")) for name in folders if name.removeprefix("attempt-").isdigit())
 
 
 def _reuse(run: Run, output: Output, root: str | None) -> Output | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from scaling_training.checkpoint import CheckpointRef, Checkpoints, DamagedError, load_checkpoint
+from scaling_training.errors import UserError
 from scaling_training.storage import Storage
 
 FILES = {"model.safetensors": b"weights" * 10, "training.pt": b"state"}
@@ -215,6 +216,17 @@ def test_a_damaged_base_gives_way_to_the_one_before_it(storage: Storage) -> None
     base = saved(checkpoints(storage, attempt=1), 20)
     truncate(storage, base.folder)
     assert checkpoints(storage, attempt=2).latest_committed(base=base) == before
+
+
+def test_a_base_that_cannot_be_had_any_more_is_not_forgotten(storage: Storage) -> None:
+    base = saved(checkpoints(storage), 20)
+    assert checkpoints(storage, attempt=2).base() == base
+    truncate(storage, base.folder)
+    restarted = checkpoints(storage, attempt=2)
+    with pytest.raises(UserError, match=r"step-00000020 of .*, from which this attempt began, is no longer there"):
+        restarted.load_latest(base=restarted.base())
+    own = saved(restarted, 30)
+    assert restarted.latest_committed(base=restarted.base()) == own
 
 
 def test_a_checkpoint_of_other_work_is_not_resumed_from(storage: Storage) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from scaling_api.spec import CodeSpec, WeightsSpec
-from scaling_training.checkpoint.key import checkpoint_key
+from scaling_training.checkpoint.key import checkpoint_key, difference, key_of, key_parts, note_work, noted_work
+from scaling_training.storage import Storage
 from tests.unit.scaling_training.builders import a_spec
 
 
@@ -17,6 +18,8 @@ from tests.unit.scaling_training.builders import a_spec
         pytest.param({"checkpoint": {"keep": 9}}, True, id="more checkpoints: the same work"),
         pytest.param({"accumulation": 4}, True, id="more micro-batches: the same work"),
         pytest.param({"activationCheckpointing": True}, True, id="activations computed again: the same work"),
+        pytest.param({"compile": True}, True, id="compiled: the same work"),
+        pytest.param({"deterministic": True}, True, id="other kernels: the same work"),
         pytest.param({"epochs": 3}, False, id="more epochs: another schedule"),
         pytest.param({"seed": 1}, False, id="another seed"),
         pytest.param({"optimizer": {"name": "sgd"}}, False, id="another optimizer"),
@@ -46,3 +49,33 @@ def test_other_code_or_weights_in_the_same_place_are_other_work(tmp_path: Path) 
         keys.append(checkpoint_key(spec.model_copy(update={"model": model}), "data"))
     keys += [checkpoint_key(spec.model_copy(update={"code": CodeSpec(uri=str(folder))}), "data") for folder in folders]
     assert len({checkpoint_key(spec, "data"), *keys}) == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        pytest.param({"epochs": 3}, "training.epochs is 2 there and 3 here", id="a number"),
+        pytest.param(
+            {"earlyStopping": {"patience": 4}},
+            "training.earlyStopping.patience is absent there and 4 here",
+            id="a section that was not there",
+        ),
+        pytest.param({"parallelism": {"batchNorm": "sync"}}, "training.parallelism.batchNorm is", id="batch norm"),
+    ],
+)
+def test_what_differs_is_named(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    there, here = key_parts(a_spec(), "data"), key_parts(a_spec(**change), "data")
+    note_work(storage, there)
+    noted = noted_work(storage, key_of(there))
+    assert noted == there
+    assert said in difference(noted, here)
+    assert noted_work(storage, key_of(here)) is None
+
+
+def test_a_hash_is_not_read_out_and_few_of_many_differences_are_named() -> None:
+    assert (
+        difference(key_parts(a_spec(), "a"), key_parts(a_spec(), "b")) == "the content of the data set is another one"
+    )
+    changed = a_spec(seed=1, epochs=9, clipNorm=1.0, labelSmoothing=0.1, batchSize=9)
+    assert difference(key_parts(a_spec(), "a"), key_parts(changed, "a")).endswith(", 2 more")

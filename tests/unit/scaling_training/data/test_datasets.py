@@ -159,6 +159,15 @@ def high_labels() -> Any:
     return {**in_parts(), "classes": ["even"]}
 
 
+def negative_labels() -> Any:
+    images, labels = arrays()
+    return images, labels * 2 - 1
+
+
+def labels_without_a_name() -> Any:
+    return {**in_parts(), "validation": (arrays()[0], arrays()[1] + 1)}
+
+
 def other_shapes() -> Any:
     return {"train": arrays(), "validation": arrays(side=9)}
 
@@ -220,6 +229,8 @@ def test_numbers_that_are_no_pixels_are_taken_as_they_are() -> None:
         pytest.param(no_train, "returned a mapping with training; it must return", id="no training part"),
         pytest.param(wrong_labels, r"returned train with inputs uint8\[5, 8, 8\] and labels int64\[4\]", id="lengths"),
         pytest.param(high_labels, "has 1 class", id="too few names"),
+        pytest.param(negative_labels, "labels of train run from -1 to 1, .*number the classes from 0", id="negative"),
+        pytest.param(labels_without_a_name, "labels of validation run from 1 to 2, but there are 2", id="no name"),
         pytest.param(other_shapes, "samples differ in shape", id="shapes"),
         pytest.param(no_pairs, r"an item of train is not \(input, label\)", id="no pairs"),
     ],

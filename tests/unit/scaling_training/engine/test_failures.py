@@ -195,6 +195,26 @@ def test_a_new_checkpoint_forgives_bugs() -> None:
 
 
 @pytest.mark.parametrize(
+    ("error", "step", "again"),
+    [
+        pytest.param(KeyError("a"), 7, False, id="the same error at the same step: nothing else will come"),
+        pytest.param(KeyError("b"), 7, True, id="another error"),
+        pytest.param(KeyError("a"), 8, True, id="the same error at another step"),
+    ],
+)
+def test_a_bug_that_comes_back_word_for_word_is_final(error: Exception, step: int, again: bool) -> None:
+    budget = RestartBudget()
+    assert budget.spend(cause_of(KeyError("a"), rank=0), start=5, step=7, checkpoint="step-5")
+    assert budget.spend(cause_of(error, rank=0), start=5, step=step, checkpoint="step-5") is again
+
+
+def test_storage_that_fails_twice_alike_may_be_back_the_next_time() -> None:
+    budget = RestartBudget()
+    gone = cause_of(OSError(5, "Input/output error"), rank=0)
+    assert [budget.spend(gone, start=5, step=7, checkpoint="step-5") for _ in range(3)] == [True, True, False]
+
+
+@pytest.mark.parametrize(
     ("cause", "failures", "sentence", "reason"),
     [
         pytest.param(BUG, 1, "training failed: bug", Failure.DRIVER_FAILED, id="once"),

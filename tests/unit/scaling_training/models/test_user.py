@@ -142,6 +142,66 @@ def test_a_check_leaves_mode_and_statistics_as_they_were() -> None:
     assert model.get_buffer("0.running_mean").tolist() == [0] * 5
 
 
+class Detached(nn.Linear):
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return super().forward(values).detach()
+
+
+class FailsInTraining(nn.Linear):
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            raise AssertionError("no such branch")
+        return super().forward(values)
+
+
+class OverwritesWhatTheGradientNeeds(nn.Linear):
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        scores = super().forward(values).exp()
+        return scores.add_(1.0)
+
+
+@pytest.mark.parametrize(
+    ("layer", "sentence"),
+    [
+        pytest.param(Detached, "the loss depends on no weight of the model, so nothing can be trained", id="detached"),
+        pytest.param(
+            FailsInTraining, "cannot compute its loss on .*: AssertionError: no such branch", id="training mode"
+        ),
+        pytest.param(
+            OverwritesWhatTheGradientNeeds,
+            "cannot be taken back through the model: RuntimeError: one of",
+            id="backward",
+        ),
+    ],
+)
+def test_a_model_that_fails_in_its_first_step_is_refused_before_it(layer: type[nn.Linear], sentence: str) -> None:
+    with pytest.raises(UserError, match=f"model.factory: .*{sentence}"):
+        check_task(ClassificationTask(layer(5, 3), 3), _BATCH, classes=3, field="model.factory")
+
+
+def test_a_check_changes_nothing() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 3))
+    model[0].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+
+    class Noisy(nn.Sequential):
+        def forward(self, values: torch.Tensor) -> torch.Tensor:
+            scores: torch.Tensor = super().forward(values + torch.rand(5))
+            return scores
+
+    noisy = Noisy(*model)
+    noisy.training = False
+    check_task(ClassificationTask(noisy, 3), _BATCH, classes=3)
+
+    assert [module.training for module in noisy.modules()] == [False, False, True]
+    assert all(torch.equal(before[name], value) for name, value in noisy.state_dict().items())
+    assert all(parameter.grad is None for parameter in noisy.parameters())
+    assert torch.equal(torch.rand(3), expected)
+
+
 def test_a_description_counts_parameters_and_operations() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 64, 3))
     model[0].requires_grad_(False)

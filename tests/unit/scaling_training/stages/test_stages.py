@@ -104,6 +104,34 @@ def test_an_unfinished_training_of_another_run_is_gone_on_with(finished: Path, t
     assert resume.root == str(unfinished)
 
 
+def test_a_run_that_fits_no_checkpoint_of_the_one_it_resumes_from_is_told_what_differs(
+    finished: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        UserError, match=r"resumeFrom: the checkpoints in .* are of other work: training.epochs is 2 there and 4 here;"
+    ):
+        go(tmp_path / "run", previous=finished, spec=a_spec(epochs=4))
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_a_run_resumes_from_no_checkpoint_where_there_never_was_one(
+    finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed/attempts").symlink_to(finished / "attempts")
+    states, _ = go(tmp_path / "run", previous=tmp_path / "killed", spec=a_spec(epochs=1))
+    assert states["train"] == "Succeeded"
+    assert "killed, which resumeFrom names, has no checkpoint" in caplog.text
+
+
+def test_an_edit_that_trains_anew_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    go(tmp_path, spec=a_spec(epochs=1))
+    assert "anew" not in caplog.text
+    go(tmp_path, spec=a_spec(epochs=1, seed=1), attempt=2)
+    assert "Training starts anew: the checkpoints in" in caplog.text
+    assert "training.seed is 0 there and 1 here" in caplog.text
+
+
 def test_a_run_goes_on_with_its_own_checkpoints_first(finished: Path, tmp_path: Path) -> None:
     go(tmp_path / "run", spec=a_spec())
     (tmp_path / "run/ledger/attempt-0001/train.json").unlink()
