@@ -11,6 +11,7 @@ weights, optimizer and curves must be the undisturbed run's. All bit for bit.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import time
@@ -57,10 +58,7 @@ class Case:
     @property
     def workers(self) -> int:
         """Processes."""
-        size = 1
-        for axis in self.mesh.values():
-            size *= axis
-        return size
+        return math.prod(self.mesh.values())
 
     @property
     def spec(self) -> ScalingJobSpec:
@@ -198,18 +196,20 @@ def _noting(take: Callable[..., Any], note: int) -> Callable[..., Any]:
 def _wait_for_a_moment(running: Running, chance: random.Random, expected: Straight, log: Path, base: int) -> None:
     """Anywhere in the start, or anywhere after any of the steps that are left."""
     if chance.random() < _IN_THE_START:
-        time.sleep(chance.uniform(0, expected.start_s))
+        wait_for_a_step(running, log, 1, within_s=chance.uniform(0, expected.start_s))
         return
     last = len(expected.losses)
-    wait_for_a_step(running, log, base + 1 + int(chance.random() * max(last - base - 1, 0)))
+    step = base + 1 + int(chance.random() * max(last - base - 1, 0))
+    wait_for_a_step(running, log, step)
     # A validation and a save come between two steps as well.
-    time.sleep(chance.uniform(0, 2 * expected.steps_s / last))
+    wait_for_a_step(running, log, step + 2, within_s=chance.uniform(0, 2 * expected.steps_s / last))
 
 
-def wait_for_a_step(running: Running, log: Path, step: int) -> None:
-    """Until rank 0 has noted it, or has ended."""
+def wait_for_a_step(running: Running, log: Path, step: int, *, within_s: float = math.inf) -> None:
+    """Until rank 0 has noted it, or has ended, or for so long."""
     note = log.with_name(f"{log.name}-0")
-    while not running.pipes[0].poll(_LOOK_S):
+    end = time.monotonic() + within_s
+    while time.monotonic() < end and not running.pipes[0].poll(_LOOK_S):
         if note.exists() and any(taken >= step for taken, _ in _noted(note)):
             return
 
