@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from scaling_api.driver import RAY_RESOURCE_SLOT
@@ -55,14 +55,14 @@ class Processes:
     def take(self, count: int) -> list[tuple[Any, Any]]:
         """Actor and metadata of ``count`` that have answered, on few nodes; the others are ended.
 
-        Raises RayActorError when too many have ended instead; the others wait on.
+        Raises RayError, of one of them, when too many have ended or found no node instead; the others wait on.
         """
         found: list[tuple[Process, Any]] = []
-        error: RayActorError | None = None
+        error: RayError | None = None
         for process in self._done(0):
             try:
                 found.append((process, ray.get(process.metadata)))
-            except RayActorError as ended:
+            except RayError as ended:
                 self._waiting.remove(process)
                 error = ended
         if error is not None and len(found) < count:

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 from ray.train import RunConfig, ScalingConfig
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
@@ -115,7 +115,7 @@ class InProcessWorkerGroup(WorkerGroup):  # type: ignore[misc]
     ) -> list[Worker]:
         try:
             taken = self._processes.take(num_workers)
-        except RayActorError as error:
+        except RayError as error:
             raise WorkerGroupStartupFailedError("a training process was lost in its start") from error
         workers = [Worker(actor, metadata, resources_per_worker) for actor, metadata in taken]
         ranked: list[Worker] = WorkerGroup._assign_worker_ranks(workers)
