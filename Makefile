@@ -12,7 +12,7 @@ SOURCES := api operator training cli
 # fighting over few cores; a user's own setting wins.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test lint unit local cluster requirements generate bench-operator bench-startup bench-apply bench-recovery bench-training bench-loader bench-checkpoint bench-auto bench-scaling bench-update bench-demo soak-kill clean
+.PHONY: help setup demo test lint unit local cluster requirements generate bench-operator bench-startup bench-apply bench-recovery bench-elastic bench-training bench-loader bench-checkpoint bench-auto bench-scaling bench-update bench-demo soak-kill clean
 
 help:  ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -72,6 +72,9 @@ bench-apply: setup  ## Measure from `kubectl apply` to the first optimizer step 
 
 bench-recovery: setup  ## Measure from a worker's loss to the first step after it on the test cluster.
 	$(BIN)/python -m bench.bench_recovery
+
+bench-elastic: setup  ## Measure how fast an elastic job goes on with fewer workers, and grows again.
+	$(BIN)/python -m bench.bench_elastic
 
 bench-demo: setup  ## Measure the demo with three seeds: accuracy, first step, time in all.
 	$(BIN)/python -m bench.bench_demo

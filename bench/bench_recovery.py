@@ -2,8 +2,8 @@
 
 Two worker pods train; one of them is lost in one of three ways: deleted, as a drained node does it; killed, all
 its processes at once and without SIGTERM; frozen, all its processes stopped, so that its connections stay open
-and nothing answers. The time ends with the first step of the restarted training, which the driver notes. What is
-lost of the training is told in optimizer steps by the checkpoint that it goes on from.
+and nothing answers. The time ends with the first step of the restarted training, which the driver notes, as it does the
+phases before. What is lost of the training is told in optimizer steps by the checkpoint that it goes on from.
 
     python -m bench.bench_recovery [--runs 3] [--faults deleted killed frozen]
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -29,14 +30,26 @@ def main() -> int:
     parser.add_argument("--faults", nargs="+", choices=[*FAULTS], default=[*FAULTS])
     arguments = parser.parse_args()
     seconds: dict[str, list[float]] = {}
+    phases: dict[str, list[dict[str, float]]] = {}
     with bench_cluster("bench-recovery") as bench:
         for run in range(arguments.runs):
             for fault in arguments.faults:
-                took = _run(bench, f"{fault}{run}", FAULTS[fault])
-                sys.stderr.write(f"{fault}: {took:.1f} s\n")
+                passed = _run(bench, f"{fault}{run}", FAULTS[fault])
+                took = passed["first step"]
+                sys.stderr.write(f"{fault}: {took:.1f} s, {passed}, load {os.getloadavg()[0]:.1f}\n")
                 seconds.setdefault(fault, []).append(round(took, 1))
-    median = {fault: statistics.median(values) for fault, values in seconds.items()}
-    print(json.dumps({"bench": "recovery", "runs": arguments.runs, "medianSeconds": median, "all": seconds}))
+                phases.setdefault(fault, []).append(passed)
+    result = {
+        "bench": "recovery",
+        "runs": arguments.runs,
+        "medianSeconds": {fault: statistics.median(values) for fault, values in seconds.items()},
+        "all": seconds,
+        "medianPhases": {
+            fault: {phase: round(statistics.median(one[phase] for one in several), 1) for phase in PHASES}
+            for fault, several in phases.items()
+        },
+    }
+    print(json.dumps(result))
     return 0
 
 
@@ -63,11 +76,24 @@ def _signal_all(bench: Bench, pod: str, signal: str) -> None:
 FAULTS: Mapping[str, Callable[[Bench, str], None]] = {"deleted": _deleted, "killed": _killed, "frozen": _frozen}
 
 
-def _run(bench: Bench, name: str, fault: Callable[[Bench, str], None]) -> float:
+# From the loss to each of these points, as the driver names them.
+PHASES: Mapping[str, str] = {
+    "noticed": "lossNoticed",
+    "all processes there": "groupStarting2",
+    "process group": "joined2",
+    "first step": "firstStep2",
+}
+# What the driver imports beside the first epoch would take CPU from the restart, as it does in no later loss.
+SETTLED_S = 20.0
+
+
+def _run(bench: Bench, name: str, fault: Callable[[Bench, str], None]) -> dict[str, float]:
+    """Seconds from the loss to the end of each phase."""
     # Long enough that it is not over before the fault; saved often enough that a step soon counts.
     run_folder = bench.apply(name, epochs=200, checkpoint={"everyEpochs": 1, "everySteps": 10})
     wait_until(lambda: timeline(run_folder, "firstStep"), timeout_s=180, interval_s=0.1)
     wait_until(lambda: list(run_folder.glob("checkpoints/*/*/MANIFEST.json")), timeout_s=120)
+    time.sleep(SETTLED_S)
     pod = names.worker_pod(name, 1, WorkerSlot("cpu", 1), 0)
     lost = time.time()
     fault(bench, pod)
@@ -78,7 +104,7 @@ def _run(bench: Bench, name: str, fault: Callable[[Bench, str], None]) -> float:
 
     marks = wait_until(again, timeout_s=180, interval_s=0.2)
     bench.delete(name)
-    return marks["firstStep2"] - lost
+    return {phase: round(marks[mark] - lost, 2) for phase, mark in PHASES.items()}
 
 
 if __name__ == "__main__":

@@ -34,14 +34,17 @@ class Bench:
     access: Access
     storage: Path
 
-    def apply(self, name: str, **training: Any) -> Path:
-        """Apply examples/mnist.yaml under this name, with changes of its training section; its run folder."""
+    def apply(self, name: str, *, least: int = 2, **training: Any) -> Path:
+        """Apply examples/mnist.yaml under this name, with changes of its training section; its run folder.
+
+        There are two workers, and no fewer than ``least``.
+        """
         job: Object = yaml.safe_load((ROOT / "examples" / "mnist.yaml").read_text())
         job["metadata"]["name"] = name
         job["spec"]["training"] |= training
         job["spec"]["cluster"] = {
             "head": {"resources": RESOURCES},
-            "workers": [{"name": "cpu", "min": 2, "max": 2, "resources": RESOURCES}],
+            "workers": [{"name": "cpu", "min": least, "max": 2, "resources": RESOURCES}],
         }
         self.access.kubectl("-n", NAMESPACE, "apply", "-f", "-", stdin=json.dumps(job))
         applied = self.access.client.get(JOBS, name, NAMESPACE)

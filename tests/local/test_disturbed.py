@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -93,3 +95,29 @@ def test_a_stuck_training_process_is_found_named_and_replaced(straight: Finished
     # The one that waited for it tells where; the stopped one cannot.
     assert sum("train_step" in text for text in texts) == 1
     assert sum("there are no stacks" in text for text in texts) == 1
+
+
+def test_a_machine_without_cpu_to_spare_raises_no_alarm(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    # Far more epochs than the test waits for.
+    job = runs.manifest(tmp_path, epochs=20_000)
+    started = runs.start(str(job), "--run-dir", str(folder), folder=folder)
+    started.wait_until(lambda: len(started.checkpoints()) >= 2)
+    trainers = runs.training_processes(started.process.pid)
+    # Ray gives training processes the lowest priority but four: beside these they get 2 % of the CPU.
+    greedy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
+    try:
+        # Longer than any silence that is tolerated, and than a step may take.
+        time.sleep(45)
+    finally:
+        for process in greedy:
+            process.kill()
+            process.wait()
+    reached = started.checkpoints()[-1]
+    started.wait_until(lambda: started.checkpoints()[-1] > reached)
+    assert runs.training_processes(started.process.pid) == trainers, "nobody was taken for stuck"
+    assert not (folder / "hangs").exists()
+    runs.interrupt(started)
+    stopped = started.wait(240)
+    assert stopped.code == 130, stopped.err
+    assert "restarting" not in stopped.err

@@ -4,6 +4,8 @@ A process needs seconds until torch is imported, and a group starts when all its
 a new pod has come up. So a process is started on each slot as soon as it is there, and a group is made of processes
 that have answered. They hold their slots, and nobody else asks for slots on our Ray cluster, so that no placement
 group has to reserve them.
+
+This module is what a new process imports first, so it takes no more of Ray Train than it needs.
 """
 
 from __future__ import annotations
@@ -14,10 +16,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
+from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from scaling_api.driver import RAY_RESOURCE_SLOT
+from scaling_training.train import preload
+
+
+class TrainingProcess(RayTrainWorker):  # type: ignore[misc]
+    """Begins to import torch while Ray still makes its rounds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        preload.begin(preload.OPTIMIZER_MODULES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +67,14 @@ class Processes:
     def take(self, count: int) -> list[tuple[Any, Any]]:
         """Actor and metadata of ``count`` that have answered, on few nodes; the others are ended.
 
-        Raises RayActorError when too many have ended instead; the others wait on.
+        Raises RayError, of one of them, when too many have ended or found no node instead; the others wait on.
         """
         found: list[tuple[Process, Any]] = []
-        error: RayActorError | None = None
+        error: RayError | None = None
         for process in self._done(0):
             try:
                 found.append((process, ray.get(process.metadata)))
-            except RayActorError as ended:
+            except RayError as ended:
                 self._waiting.remove(process)
                 error = ended
         if error is not None and len(found) < count:

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 from ray.train import RunConfig, ScalingConfig
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
@@ -33,7 +33,6 @@ from ray.train.v2._internal.execution.failure_handling import FailurePolicy
 from ray.train.v2._internal.execution.scaling_policy import ScalingPolicy
 from ray.train.v2._internal.execution.worker_group import (
     PlacementGroupHandle,
-    RayTrainWorker,
     Worker,
     WorkerGroup,
     WorkerGroupContext,
@@ -42,18 +41,9 @@ from ray.train.v2._internal.util import bundle_to_remote_args
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from scaling_training.engine.backend import ProcessGroupConfig
-from scaling_training.engine.processes import Processes
-from scaling_training.train import preload
+from scaling_training.engine.processes import Processes, TrainingProcess
 
 _LEFT_OUT = (PlacementGroupCleanerCallback, DatasetsCallback)
-
-
-class TrainingProcess(RayTrainWorker):  # type: ignore[misc]
-    """Begins to import torch while Ray still makes its rounds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        preload.begin(preload.OPTIMIZER_MODULES)
 
 
 class NoPlacementGroup(PlacementGroupHandle):  # type: ignore[misc]
@@ -115,7 +105,7 @@ class InProcessWorkerGroup(WorkerGroup):  # type: ignore[misc]
     ) -> list[Worker]:
         try:
             taken = self._processes.take(num_workers)
-        except RayActorError as error:
+        except RayError as error:
             raise WorkerGroupStartupFailedError("a training process was lost in its start") from error
         workers = [Worker(actor, metadata, resources_per_worker) for actor, metadata in taken]
         ranked: list[Worker] = WorkerGroup._assign_worker_ranks(workers)

@@ -1,0 +1,91 @@
+"""How fast an elastic job goes on with fewer workers, and grows again, on the tests' own cluster.
+
+Two worker pods train, one is enough. One is deleted while a quota keeps its successor from being created: the time
+ends with the first step of the one that is left. Then the quota goes: the times end with the successor's readiness,
+and with the first step of both.
+
+    python -m bench.bench_elastic [--runs 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from bench.on_cluster import JOBS, NAMESPACE, Bench, bench_cluster, moment, timeline
+from scaling_api import names
+from scaling_api.names import WorkerSlot
+from scaling_training.engine.run import GROW_INTERVAL_S
+from tests.cluster.kube.client import Object, wait_until
+
+QUOTA = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few"}, "spec": {"hard": {"pods": "2"}}}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--runs", type=int, default=3)
+    arguments = parser.parse_args()
+    measured: list[dict[str, float]] = []
+    with bench_cluster("bench-elastic") as bench:
+        for run in range(arguments.runs):
+            measured.append(_run(bench, f"elastic{run}"))
+            sys.stderr.write(f"{measured[-1]}, load {os.getloadavg()[0]:.1f}\n")
+    medians = {name: statistics.median(one[name] for one in measured) for name in measured[0]}
+    print(json.dumps({"bench": "elastic", "runs": arguments.runs, "medianSeconds": medians, "all": measured}))
+    return 0
+
+
+def _run(bench: Bench, name: str) -> dict[str, float]:
+    folder = bench.apply(name, least=1, epochs=2000, parallelism={}, checkpoint={"everyEpochs": 1, "everySteps": 10})
+    _wait_workers(bench, name, 2)
+    # What the driver imports beside the first epoch is imported.
+    time.sleep(20)
+    bench.access.client.create(QUOTA, NAMESPACE)
+    wait_until(lambda: bench.access.client.get("resourcequotas", "few", NAMESPACE)["status"].get("hard"), timeout_s=60)
+    lost = time.time()
+    bench.access.client.delete("pods", names.worker_pod(name, 1, WorkerSlot("cpu", 1), 0), NAMESPACE)
+    _wait_workers(bench, name, 1)
+    fewer = _latest_first_step(folder) - lost
+    # A group that has just started does not grow yet.
+    time.sleep(GROW_INTERVAL_S)
+    lifted = time.time()
+    bench.access.client.delete("resourcequotas", "few", NAMESPACE)
+    _wait_workers(bench, name, 2)
+    more = _latest_first_step(folder) - lifted
+    pod = bench.access.client.get("pods", names.worker_pod(name, 1, WorkerSlot("cpu", 1), 1), NAMESPACE)
+    created, ready = moment(pod["metadata"]["creationTimestamp"]), _ready_at(pod)
+    bench.delete(name)
+    return {
+        "lost to first step of one": round(fewer, 1),
+        "quota gone to pod created": round(created - lifted, 1),
+        "pod created to ready": round(ready - created, 1),
+        "pod ready to first step of both": round(lifted + more - ready, 1),
+    }
+
+
+def _wait_workers(bench: Bench, name: str, count: int) -> None:
+    def trains() -> bool:
+        assert not bench.has_failed(name)
+        progress: Object = bench.access.client.get(JOBS, name, NAMESPACE).get("status", {}).get("progress") or {}
+        return progress.get("workers") == count
+
+    wait_until(trains, timeout_s=300, interval_s=0.5)
+
+
+def _latest_first_step(folder: Path) -> float:
+    marks = timeline(folder, "firstStep") or {}
+    return max(at for name, at in marks.items() if name.startswith("firstStep"))
+
+
+def _ready_at(pod: Object) -> float:
+    ready = next(entry for entry in pod["status"]["conditions"] if entry["type"] == "Ready")
+    return moment(ready["lastTransitionTime"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
