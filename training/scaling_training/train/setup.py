@@ -20,6 +20,7 @@ from scaling_training.data.feed import Feed
 from scaling_training.data.order import DataOrder
 from scaling_training.evaluate.metrics import Objective
 from scaling_training.models.job import job_task
+from scaling_training.models.pooling import steady_pooling
 from scaling_training.models.task import Task
 from scaling_training.models.user import check_task
 from scaling_training.optim import build_optimizer, global_batch_size
@@ -88,6 +89,8 @@ def set_up(
     fixed = not training.parallelism.auto
     mesh = Mesh.of(training.parallelism, world, batch_size=batch_size) if fixed else None
     task = job_task(spec, dataset, device=world.device)
+    if training.deterministic:
+        steady_pooling(task.model)
     if spec.model.factory is not None:
         check_task(task, validation_feed.get(0, np.arange(2)), classes=len(dataset.class_names), field="model.factory")
 
