@@ -183,15 +183,23 @@ def _measure_links(world: World) -> tuple[float, float]:
 
 
 def _memory(world: World) -> float:
-    """Bytes that the process may fill: the device's, or its share of what the machine or its container has."""
-    if world.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(world.device)
-        return float(free)
+    """Bytes that a process may fill, where that is least: its device's, or its share of what the machine has."""
+    own = _gpu_memory(world.device) if world.device.type == "cuda" else _machine_memory() / _neighbours(world)
+    return -_slowest(-own, world)
+
+
+def _gpu_memory(device: torch.device) -> float:
+    """What is free, and what this process has taken: the model is planned for, and what is cached comes free."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return float(free + torch.cuda.memory_reserved(device))
+
+
+def _machine_memory() -> float:
+    """The machine's, or what its container was granted."""
     limit = Path("/sys/fs/cgroup/memory.max")
     granted = limit.read_text().strip() if limit.is_file() else "max"
     whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    available = whole if granted == "max" else min(whole, int(granted))
-    return -_slowest(-available / _neighbours(world), world)
+    return float(whole if granted == "max" else min(whole, int(granted)))
 
 
 def _neighbours(world: World) -> int:

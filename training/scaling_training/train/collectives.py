@@ -9,6 +9,9 @@ from torch.distributed.tensor import DTensor
 from scaling_training.parallel.mesh import Mesh
 from scaling_training.train.types import World
 
+# Of what is broadcast as bytes: a checkpoint's files may be larger than what is free on a GPU.
+PIECE_BYTES = 64 * 2**20
+
 
 class PendingSum:
     """A sum over all ranks that is under way."""
@@ -47,15 +50,21 @@ def broadcast_buffers(mesh: Mesh, model: torch.nn.Module) -> None:
 
 
 def broadcast_bytes(world: World, data: bytes | None) -> bytes:
-    """Rank 0's ``data`` on every rank; the others pass None."""
+    """Rank 0's ``data`` on every rank; the others pass None. On the device there is no more than a piece at a time."""
     if world.size == 1:
         assert data is not None
         return data
     length = torch.tensor([len(data or b"")], dtype=torch.int64, device=world.device)
     dist.broadcast(length, src=0)
-    content = torch.empty(int(length.item()), dtype=torch.uint8, device=world.device)
-    if data:
-        content.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
-    if len(content):
-        dist.broadcast(content, src=0)
-    return content.cpu().numpy().tobytes()
+    size = int(length.item())
+    received = bytearray(0 if world.is_first else size)
+    piece = torch.empty(min(size, PIECE_BYTES), dtype=torch.uint8, device=world.device)
+    for start in range(0, size, PIECE_BYTES):
+        stop = min(start + PIECE_BYTES, size)
+        part = piece[: stop - start]
+        if data is not None:
+            part.copy_(torch.frombuffer(bytearray(data[start:stop]), dtype=torch.uint8))
+        dist.broadcast(part, src=0)
+        if data is None:
+            torch.frombuffer(received, dtype=torch.uint8, count=stop - start, offset=start).copy_(part)
+    return data if data is not None else bytes(received)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ from scaling_training.data import Dataset, open_dataset
 from scaling_training.data.batches import Batch
 from scaling_training.data.feed import Feed
 from scaling_training.data.order import DataOrder
-from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import Objective
 from scaling_training.models.job import job_task
+from scaling_training.models.pooling import steady_pooling
 from scaling_training.models.task import Task
 from scaling_training.models.user import check_task
 from scaling_training.optim import build_optimizer, global_batch_size
@@ -31,7 +30,7 @@ from scaling_training.parallel import Mesh
 from scaling_training.parallel.mesh import Layout
 from scaling_training.parallel.replica import Replica, alone, parallelize
 from scaling_training.train import preload
-from scaling_training.train.compilation import Compilation
+from scaling_training.train.compilation import Compilation, check_compiler
 from scaling_training.train.compile_cache import remove_unfinished_builds
 from scaling_training.train.early_stopping import objective_of
 from scaling_training.train.types import World
@@ -90,6 +89,8 @@ def set_up(
     fixed = not training.parallelism.auto
     mesh = Mesh.of(training.parallelism, world, batch_size=batch_size) if fixed else None
     task = job_task(spec, dataset, device=world.device)
+    if training.deterministic:
+        steady_pooling(task.model)
     if spec.model.factory is not None:
         check_task(task, validation_feed.get(0, np.arange(2)), classes=len(dataset.class_names), field="model.factory")
 
@@ -168,12 +169,5 @@ def _choose_kernels(training: TrainingSpec, device: torch.device) -> None:
         # Read when cuBLAS is first used; without it torch refuses its matrix products.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    if training.compile and device.type == "cpu" and not _has_compiler():
-        raise UserError(
-            "training.compile needs a C++ compiler on machines without a GPU, and none is there; "
-            "install g++ or set training.compile to false"
-        )
-
-
-def _has_compiler() -> bool:
-    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++") if name)
+    if training.compile:
+        check_compiler(device.type)

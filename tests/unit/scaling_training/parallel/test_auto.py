@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from scaling_api.model import FreezeSpec
 from scaling_training.data.batches import Batch
 from scaling_training.optim import build_optimizer
+from scaling_training.parallel import auto
 from scaling_training.parallel.auto import choose_mesh, kept_tensors, measured_samples
 from scaling_training.parallel.costs import Memory
 from scaling_training.parallel.planner import Choice
@@ -114,6 +116,25 @@ def test_what_is_frozen_or_computed_again_takes_less() -> None:
     thawed = needed(FreezeSpec(layers="blocks", until_epoch=1), epochs=2)
     assert thawed == whole
     assert needed(activationCheckpointing=True).activations < 0.7 * whole.activations
+
+
+def test_what_the_measuring_left_in_the_cache_of_a_gpu_is_no_memory_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 80 units the model takes 10; the steps that were timed leave 60 with torch's allocator."""
+    found = []
+    for free, reserved in ((70, 10), (20, 60)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 80))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device, reserved=reserved: reserved)
+        found.append(auto._memory(World(0, 1, torch.device("cuda", 0))))
+    assert found == [80, 80]
+
+
+def _memory_of_uneven_machines(world: World) -> float:
+    with patch.object(auto, "_machine_memory", lambda: 100.0 - 40 * world.rank):
+        return auto._memory(world)
+
+
+def test_the_memory_is_that_of_the_process_with_least() -> None:
+    assert in_world(2, _memory_of_uneven_machines) == [30.0, 30.0]
 
 
 def test_one_process_has_no_choice() -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import random
 import signal
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from scaling_api.spec import ScalingJobSpec
@@ -20,7 +23,7 @@ from scaling_training.models.task import ClassificationTask
 from scaling_training.optim import build_optimizer
 from scaling_training.parallel.replica import parallelize
 from scaling_training.storage import Storage
-from scaling_training.train import TrainOutcome, World
+from scaling_training.train import TrainOutcome, World, collectives
 from scaling_training.train.collectives import broadcast_bytes
 from scaling_training.train.history import parse_rows
 from scaling_training.train.loop import train
@@ -187,6 +190,25 @@ def exchange(world: World, content: bytes) -> bytes:
 @pytest.mark.parametrize("content", [b"", b"x", b"some bytes" * 1000], ids=len)
 def test_bytes_reach_every_process(content: bytes) -> None:
     assert in_world(2, exchange, content) == [content, content]
+
+
+def exchange_in_pieces(world: World, content: bytes) -> tuple[bytes, list[int]]:
+    """What arrived, and the bytes of each tensor that was broadcast."""
+    sent = []
+    broadcast = dist.broadcast
+
+    def noting(tensor: torch.Tensor, **named: Any) -> None:
+        sent.append(tensor.nbytes)
+        broadcast(tensor, **named)
+
+    with patch.object(dist, "broadcast", noting), patch.object(collectives, "PIECE_BYTES", 1000):
+        return exchange(world, content), sent
+
+
+def test_much_is_sent_in_pieces_so_that_it_never_lies_on_the_device_as_a_whole() -> None:
+    content = random.Random(1).randbytes(2500)
+    # First of all how much there is.
+    assert in_world(2, exchange_in_pieces, content) == [(content, [8, 1000, 1000, 500])] * 2
 
 
 def _trained_by_itself(world: World, root: Path) -> tuple[int, str]:
