@@ -146,6 +146,8 @@ def _result(settings: Settings, records: Mapping[str, Record]) -> dict[str, Any]
         "job": settings.job.metadata.name,
         "attempt": settings.attempt,
         "metrics": report["metrics"],
+        # Samples that could not be read, of the last epoch and of the evaluations.
+        "skipped": report["skipped"],
         "artifacts": {**artifacts, "result": storage.url(RESULT)},
         "stages": [
             {
