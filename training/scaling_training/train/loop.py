@@ -18,9 +18,7 @@ import torch
 
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.checkpoint import CheckpointRef
-from scaling_training.checkpoint.key import checkpoint_key
 from scaling_training.checkpoint.state import Position, Trained
-from scaling_training.data import Dataset
 from scaling_training.data.batches import Batch
 from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import Metrics, validation_key
@@ -69,8 +67,7 @@ def train(
     a checkpoint that does not fit the model.
     """
 
-    def earlier(dataset: Dataset) -> Layout | None:
-        key = checkpoint_key(spec, dataset.fingerprint)
+    def earlier(key: str) -> Layout | None:
         return earlier_layout(storage, world=world, attempt=attempt, key=key, resume=resume)
 
     setup = set_up(spec, world, earlier=earlier)
@@ -85,7 +82,7 @@ def train(
         world=world,
         storage=storage,
         attempt=attempt,
-        key=checkpoint_key(spec, setup.dataset.fingerprint),
+        key=setup.key,
         keep=spec.training.checkpoint.keep,
         objective=setup.objective,
     )

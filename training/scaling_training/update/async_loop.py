@@ -26,7 +26,6 @@ import torch
 
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.checkpoint import CheckpointRef
-from scaling_training.checkpoint.key import checkpoint_key
 from scaling_training.checkpoint.state import Position, Trained
 from scaling_training.data.batches import Batch
 from scaling_training.data.feed import Request
@@ -80,7 +79,7 @@ def train_async(
         world=world,
         storage=storage,
         attempt=attempt,
-        key=checkpoint_key(spec, setup.dataset.fingerprint),
+        key=setup.key,
         keep=spec.training.checkpoint.keep,
         objective=setup.objective,
     )
