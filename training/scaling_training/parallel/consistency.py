@@ -104,11 +104,11 @@ def digest(values: torch.Tensor) -> torch.Tensor:
 def _chunks(values: torch.Tensor) -> Iterator[torch.Tensor]:
     """The numbers in the order of their indices, flat; a tensor in another order (channels-last) is copied in parts."""
     if values.is_contiguous():
-        yield from values.view(-1).split(_CHUNK)
+        yield from torch.split(values.view(-1), _CHUNK)
         return
     rows = max(1, _CHUNK * len(values) // max(1, values.numel()))
-    for part in values.split(rows):
-        yield from part.contiguous().view(-1).split(_CHUNK)
+    for part in torch.split(values, rows):
+        yield from torch.split(part.contiguous().view(-1), _CHUNK)
 
 
 def _wrapped(number: int) -> int:
