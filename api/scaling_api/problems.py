@@ -14,6 +14,8 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
+from scaling_api.redaction import redacted
+
 Path = tuple[str | int, ...]
 
 
@@ -53,7 +55,7 @@ def shown(value: Any) -> str:
         case bool():
             return str(value).lower()
         case str():
-            return f"the text {json.dumps(_short(value), ensure_ascii=False)}"
+            return f"the text {json.dumps(_short(redacted(value)), ensure_ascii=False)}"
         case int() | float():
             return f"the number {value}"
         case Mapping():

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from scaling_api.redaction import redacted
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -158,7 +160,7 @@ def _result(result: Mapping[str, Any]) -> RenderableType:
     for name, value in (result.get("metrics") or {}).items():
         table.add_row(f"[dim]test {name}[/]", f"{value:.4f}")
     for artifact in result.get("artifacts") or []:
-        table.add_row(f"[dim]{artifact.get('name')}[/]", _plain(artifact.get("uri", "")))
+        table.add_row(f"[dim]{artifact.get('name')}[/]", _plain(redacted(artifact.get("uri", ""))))
     return table
 
 

@@ -26,6 +26,8 @@ def test_a_run_leaves_a_good_model_its_metrics_and_its_curves(straight: Finished
         "report": "Succeeded",
     }
     assert [row["epoch"] for row in straight.curves] == list(range(1, 31))
+    assert result["skipped"] == {"training": 0, "validation": 0, "test": 0}
+    assert {"model", "curves", "metrics", "analysis", "result"} <= set(result["artifacts"])
     for uri in result["artifacts"].values():
         assert Path(uri).exists(), uri
     assert (straight.folder / "curves.png").read_bytes().startswith(b"\x89PNG")

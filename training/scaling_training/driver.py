@@ -25,6 +25,7 @@ from typing import Any
 from scaling_api import driver as contract
 from scaling_api.driver import ExitCode, Termination
 from scaling_api.reasons import Failure
+from scaling_api.redaction import redacted
 from scaling_api.spec import ScalingJob
 from scaling_api.status import Artifact, Result
 from scaling_training.code import install
@@ -80,6 +81,9 @@ def drive(settings: Settings, shows: Sequence[ShowMaker]) -> Ending:
     Each of ``shows`` is made with the progress and with a function to call when it hears that this driver may
     have been superseded.
     """
+    if logging.lastResort is not None:
+        # What Python logs with where nobody set up anything, as on a terminal.
+        logging.lastResort.setFormatter(Redacting("%(message)s"))
     stop = _Stop()
     model = ProgressModel(settings.job.metadata.name, settings.attempt, [stage.name for stage in STAGES])
     previous = _previous(settings)
@@ -141,12 +145,14 @@ def _write_timeline(storage: Storage, attempt: int, timeline: Timeline) -> None:
 def _result(settings: Settings, records: Mapping[str, Record]) -> dict[str, Any]:
     """What result.json holds; artifacts by their full address."""
     report, train, storage = records["report"].output, records["train"].output, settings.storage
-    artifacts = {name: storage.url(path) for name, path in report["artifacts"].items()}
+    artifacts = {name: redacted(storage.url(path)) for name, path in report["artifacts"].items()}
     return {
         "job": settings.job.metadata.name,
         "attempt": settings.attempt,
         "metrics": report["metrics"],
-        "artifacts": {**artifacts, "result": storage.url(RESULT)},
+        # Samples that could not be read, of the last epoch and of the evaluations.
+        "skipped": report["skipped"],
+        "artifacts": {**artifacts, "result": redacted(storage.url(RESULT))},
         "stages": [
             {
                 "name": name,
@@ -176,7 +182,7 @@ def _status_result(result: Mapping[str, Any], storage: Storage) -> Result:
 
 
 def _size(storage: Storage, uri: str) -> int | None:
-    name = uri.removeprefix(storage.url()).lstrip("/")
+    name = uri.removeprefix(redacted(storage.url())).lstrip("/")
     files = [f"{name}/{file}" for file in storage.names(name)] or [name]
     try:
         return sum(storage.size(file) for file in files)
@@ -225,7 +231,7 @@ def _ending(run: Callable[[], Ending], stop: _Stop) -> Ending:
 
 
 def _badly(code: int, reason: Failure, message: str) -> Ending:
-    return Ending(code, Termination(reason=reason, message=message[:_MESSAGE_LIMIT]))
+    return Ending(code, Termination(reason=reason, message=redacted(message)[:_MESSAGE_LIMIT]))
 
 
 def _confirm_superseded(ledger: Ledger, stop: _Stop) -> None:
@@ -284,9 +290,19 @@ def settings_from_environment(environment: Mapping[str, str]) -> Settings:
     )
 
 
+class Redacting(logging.Formatter):
+    """Shows URIs without their secrets, in tracebacks as well."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, or lines, of a record."""
+        return redacted(super().format(record))
+
+
 def main() -> int:
     """Entry point of the head pod's driver container."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Redacting("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
         settings = settings_from_environment(os.environ)
         ending = drive(settings, _shows(os.environ))

@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from scaling_api.redaction import redacted
 from scaling_training.errors import UserError
 
 # What provides each scheme's driver, for the sentence that a user sees when it is missing.
@@ -49,7 +50,7 @@ class Storage:
         return (Storage, (self.root,))
 
     def __repr__(self) -> str:
-        return f"Storage({self.root!r})"
+        return f"Storage({redacted(self.root)!r})"
 
     def read(self, name: str) -> bytes:
         """The whole file."""

@@ -12,6 +12,7 @@ import json
 
 from scaling_api.driver import CONTAINER_DRIVER, CONTAINER_RAY, ExitCode
 from scaling_api.reasons import Failure
+from scaling_api.redaction import redacted
 
 from .clock import to_rfc3339
 from .types import ContainerView, PodView, Trouble
@@ -164,7 +165,7 @@ def _own_word(main: ContainerView) -> Trouble | None:
 def _last_words(message: str) -> str:
     """The end of a termination message, which without JSON is the end of a log."""
     lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
-    return " | ".join(lines[-_LAST_LINES:])[-_LAST_CHARACTERS:]
+    return redacted(" | ".join(lines[-_LAST_LINES:]))[-_LAST_CHARACTERS:]
 
 
 def _ray_restarted(head: PodView) -> Trouble | None:

@@ -98,6 +98,7 @@ def test_a_run_on_one_machine_needs_neither_storage_nor_workers() -> None:
         ({"kind": "ScalingJob", "metadata": {"name": "a"}}, "apiVersion", "write scaling.dev/v1alpha1"),
         (minimal() | {"apiVersion": "scaling.dev/v1"}, "apiVersion", "must be scaling.dev/v1alpha1"),
         (minimal() | {"kind": "Job"}, "kind", 'must be ScalingJob, not the text "Job"'),
+        (minimal() | {"kind": "https://me:pass@h"}, "kind", 'not the text "https://***@h"'),
         (minimal() | {"metadata": None}, "metadata", "it holds the name of the job"),
         (minimal() | {"metadata": "mnist"}, "metadata", "must be a mapping"),
         (minimal() | {"metadata": {}}, "metadata.name", "is required"),

@@ -117,6 +117,12 @@ def test_the_picture_shows_the_result() -> None:
     assert "/scaling/[x]/model" in text
 
 
+def test_the_picture_shows_no_secret_of_a_uri() -> None:
+    artifacts = [{"name": "model", "uri": "https://me:pass@store/model?sig=abc"}]
+    text = drawn(a_job(phase="Succeeded", result={"metrics": {}, "artifacts": artifacts}))
+    assert "https://***@store/model?sig=***" in text
+
+
 def test_the_picture_of_a_job_without_status() -> None:
     assert "not seen by an operator yet" in drawn(a_job())
 

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from scaling_api.driver import ENV_ATTEMPT, ENV_RUN_DIR, ENV_SPEC, ENV_STORAGE_ROOT, ExitCode
 from scaling_api.reasons import Failure
+from scaling_api.redaction import redacted
 from scaling_api.spec import ScalingJob
 from scaling_training import driver
 from scaling_training.driver import Ending, Settings, drive, settings_from_environment
@@ -18,6 +21,7 @@ from scaling_training.engine.run import StoppedError, Watch
 from scaling_training.engine.worker import WorkerTask
 from scaling_training.errors import UserError
 from scaling_training.ledger import Ledger, SupersededError
+from scaling_training.progress import ProgressModel
 from scaling_training.storage import Storage
 from scaling_training.train.types import TrainOutcome
 from tests.unit.scaling_training.builders import a_spec
@@ -34,7 +38,9 @@ def a_job() -> ScalingJob:
     )
 
 
-def end_with(error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ending:
+def end_with(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shows: Sequence[driver.ShowMaker] = ()
+) -> Ending:
     """What the driver makes of an error that training raises."""
 
     class Failing:
@@ -45,7 +51,7 @@ def end_with(error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPat
             raise error
 
     monkeypatch.setattr(driver, "RayEngine", Failing)
-    return drive(Settings(a_job(), Storage(str(tmp_path)), attempt=1), shows=[])
+    return drive(Settings(a_job(), Storage(str(tmp_path)), attempt=1), shows=shows)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +75,56 @@ def test_every_end_has_an_exit_code_and_a_sentence(
     assert ending.termination is not None
     assert ending.termination.reason == reason
     assert words in ending.termination.message
+
+
+SECRET, SHOWN = "https://me:pass@store/a?sig=abc", "https://***@store/a?sig=***"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [UserError(f"weights {SECRET} are gone"), EngineError(f"weights {SECRET} are gone"), OSError(f"GET {SECRET}")],
+    ids=["a user's mistake", "the engine", "a store's driver"],
+)
+def test_no_secret_of_a_uri_gets_into_message_ledger_or_log(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shows: list[ProgressModel] = []
+    record = logging.LogRecord("driver", logging.ERROR, "", 0, "failed", None, None)
+
+    class Kept:
+        def start(self) -> None: ...
+        def close(self) -> None: ...
+
+    def keep(model: ProgressModel, on_refused: object) -> Kept:
+        shows.append(model)
+        return Kept()
+
+    ending = end_with(error, tmp_path, monkeypatch, shows=[keep])
+    assert ending.termination is not None
+    assert SHOWN in ending.termination.message
+    (train,) = [stage for stage in shows[0].snapshot().stages if stage.name == "train"]
+    assert SHOWN in str(train.message)
+    written = (tmp_path / "ledger/attempt-0001/train.json").read_text()
+    assert SHOWN in written
+    assert "pass" not in written.replace("passed", "")
+    record.exc_info = (type(error), error, None)
+    assert SHOWN in driver.Redacting("%(message)s").format(record)
+
+
+def test_what_is_waited_for_is_said_without_secrets() -> None:
+    model = ProgressModel("job", 1, ["train"])
+    model.say(f"restarting: {SECRET} does not answer")
+    assert model.snapshot().message == f"restarting: {SHOWN} does not answer"
+
+
+def test_artifacts_are_named_without_secrets_and_have_their_size(tmp_path: Path) -> None:
+    storage = Storage(f"memory://me:pass@{tmp_path.name}/run")
+    storage.write("metrics.json", b"{}")
+    assert "pass" not in repr(storage)
+    result = {"metrics": {"test": {}}, "artifacts": {"metrics": redacted(storage.url("metrics.json"))}}
+    (artifact,) = driver._status_result(result, storage).artifacts
+    assert artifact.uri == f"memory://***@{tmp_path.name}/run/metrics.json"
+    assert artifact.size_bytes == 2
 
 
 def test_a_second_driver_of_an_attempt_is_turned_away(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ class Position:
     cursor: int = 0  # samples consumed by all processes since the run began
     step: int = 0  # optimizer steps done
     epoch_loss_sum: float = 0.0  # over the samples of the epoch under way
+    epoch_skipped: int = 0  # of those samples, how many could not be read and were replaced
     seconds: float = 0.0  # spent training
     best_metrics: dict[str, float] = field(default_factory=dict)  # of the best checkpoint; empty before there is one
     loss_scale: dict[str, float] = field(default_factory=dict)  # LossScale.state(); empty but for fp16

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from enum import Enum
 
+from scaling_api.redaction import redacted
 from scaling_training.errors import UserError
 
 
 class DataLostError(Exception):
     """The place where the data lies, which was there before, does not answer."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))
 
 
 class MissingPlaceError(UserError):

@@ -76,6 +76,7 @@ class Feed:
         self._prefetch = prefetch
         self._skip = unreadable == "skip"
         self._unreadable: dict[str, str] = {}
+        self.skipped = 0  # how often a sample of a batch was replaced or left out, in this process
         self._mean = self._std = torch.empty(0)
         if normalisation is not None:
             channels = (1, -1, 1, 1)
@@ -147,7 +148,7 @@ class Feed:
 
     def _batch(self, reading: Reading, raw: Raw) -> Batch:
         if raw.unreadable:
-            self._note(raw)
+            self._note(raw, own=len(reading.request.indices))
         epoch, indices = reading.request.epoch, reading.request.indices
         everything = indices if reading.pairs is None else reading.pairs.indices
         inputs = self._inputs(torch.as_tensor(raw.values), epoch, everything)
@@ -167,12 +168,14 @@ class Feed:
             images = self._augmentation.apply(images, epoch, indices)
         return images.sub_(self._mean).div_(self._std)
 
-    def _note(self, raw: Raw) -> None:
+    def _note(self, raw: Raw, *, own: int) -> None:
         if not self._skip:
             name, reason = next(iter(raw.unreadable.values()))
             raise UserError(
                 f"dataset: {name} cannot be read ({reason}); mend or remove it, or set dataset.unreadable to skip"
             )
+        # What follows a batch's own samples are partners for mixing, which are some other batch's own.
+        self.skipped += sum(position < own for position in raw.unreadable)
         for name, reason in raw.unreadable.values():
             if name not in self._unreadable:
                 self._unreadable[name] = reason

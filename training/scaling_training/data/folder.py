@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from scaling_api.redaction import redacted
 from scaling_api.spec import DatasetSpec
 from scaling_training.data.dataset import Dataset, divided
 from scaling_training.data.decode import SUFFIXES
@@ -51,7 +52,7 @@ def open_image_folder(spec: DatasetSpec) -> Dataset:
     parts: dict[str, Samples] = {part: _files(spec, place, classes, class_names) for part, classes in folders.items()}
     return divided(
         spec,
-        name=f"image-folder {spec.uri}",
+        name=f"image-folder {redacted(spec.uri)}",
         class_names=class_names,
         parts=parts,
         fingerprint=lambda: _fingerprint(spec, place, entries),

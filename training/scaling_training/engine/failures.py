@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from scaling_api.reasons import Failure
+from scaling_api.redaction import redacted
 from scaling_training.data.errors import DataLostError, Ended, LoaderError, MissingPlaceError
 from scaling_training.errors import UserError
 from scaling_training.update.errors import ServerLostError
@@ -193,4 +194,4 @@ def final_sentence(cause: Cause, failures: int) -> tuple[str, Failure]:
 
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:400] if lines else "no message"
+    return redacted(lines[-1])[:400] if lines else "no message"

@@ -150,10 +150,10 @@ class CoordinatorActor:
                 await self._changed.wait()
             return answer
 
-    async def push(self, worker: Worker, lease: int, loss_sum: float) -> Pushed | Answer:
+    async def push(self, worker: Worker, lease: int, loss_sum: float, skipped: int) -> Pushed | Answer:
         """Have applied what was staged, or FENCED."""
         async with self._changed:
-            while (answer := self._opened.push(worker, lease, loss_sum)) is Answer.WAIT:
+            while (answer := self._opened.push(worker, lease, loss_sum, skipped)) is Answer.WAIT:
                 await self._changed.wait()
             self._changed.notify_all()
             return answer
@@ -259,12 +259,14 @@ class RayServer:
                 pulled[index] = self._get(actor.pull.remote(version))
         return pulled
 
-    def push(self, worker: Worker, lease: Lease, parts: Sequence[tuple[Vector, Vector]], loss_sum: float) -> Pushed:
+    def push(
+        self, worker: Worker, lease: Lease, parts: Sequence[tuple[Vector, Vector]], loss_sum: float, skipped: int = 0
+    ) -> Pushed:
         """Stage at every shard, then have it applied."""
         self._get(
             [actor.stage.remote(worker, lease.number, *part) for actor, part in zip(self._shards, parts, strict=True)]
         )
-        answer = self._get(self._coordinator.push.remote(worker, lease.number, loss_sum))
+        answer = self._get(self._coordinator.push.remote(worker, lease.number, loss_sum, skipped))
         if answer is Answer.FENCED:
             raise FencedError("another group of workers has taken this one's place")
         assert isinstance(answer, Pushed)

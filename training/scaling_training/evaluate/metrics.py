@@ -28,6 +28,7 @@ class Metrics:
     objective: Objective
     # What is more than a number, as JSON: for classification averages, per_class, confusion, calibration.
     tables: Mapping[str, Any] = field(default_factory=dict)
+    skipped: int = 0  # samples that could not be read, and are not among ``samples``
 
     def scalars(self) -> dict[str, float]:
         """The numbers by name."""
@@ -35,7 +36,7 @@ class Metrics:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, the numbers and tables by their names side by side, as JSON."""
-        return {**self.values, "samples": self.samples, **self.tables}
+        return {**self.values, "samples": self.samples, "skipped": self.skipped, **self.tables}
 
 
 def validation_key(metric: str) -> str:

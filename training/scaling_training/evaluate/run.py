@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from scaling_api.spec import ScalingJobSpec
@@ -49,4 +50,4 @@ def evaluate(
         ) from error
     feed = dataset.feed(samples, device=place, seed=spec.training.seed)
     tally = count(task, feed.stretch(slice(0, len(samples)), _BATCH), device=place)
-    return tally.result(dataset.class_names)
+    return replace(tally.result(dataset.class_names), skipped=feed.skipped)

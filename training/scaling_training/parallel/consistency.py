@@ -10,7 +10,7 @@ are no part of it: where batch norm is local they differ rightly.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,6 +23,7 @@ from scaling_training.parallel.mesh import AXES, Mesh, MeshShape
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _MULTIPLIER = 0x5851F42D4C957F2D  # Knuth's MMIX generator; odd, so no bit of a number is lost
+_CHUNK = 2**20  # numbers; 24 MiB of temporaries
 
 Digest = tuple[int, int]
 
@@ -82,10 +83,37 @@ def _within_stage(model: nn.Module, mesh: Mesh) -> list[Divergence]:
 
 
 def digest(values: torch.Tensor) -> torch.Tensor:
-    """Two sums over the bits of a tensor, as int64 [2]; any single change of a number changes both."""
-    bits = values.contiguous().view(-1).view(_INTEGERS[values.element_size()]).long()
-    weights = torch.arange(bits.numel(), device=bits.device).mul_(2).add_(1).mul_(_MULTIPLIER)
-    return torch.stack((bits.sum(), weights.mul_(bits).sum()))
+    """Two sums over the bits of a tensor, as int64 [2]; any single change of a number changes both.
+
+    Some numbers at a time, so that a tensor of any size takes the same few megabytes besides its own.
+    """
+    weights = torch.arange(min(_CHUNK, values.numel()), device=values.device).mul_(2).add_(1).mul_(_MULTIPLIER)
+    plain = torch.zeros((), dtype=torch.int64, device=values.device)
+    weighted = torch.zeros_like(plain)
+    start = 0
+    for chunk in _chunks(values):
+        bits = chunk.view(_INTEGERS[chunk.element_size()]).long()
+        total = bits.sum()
+        plain += total
+        # The weight of position p is (2 p + 1) m: that within the chunk, and 2 m for each position before it.
+        weighted += weights[: len(bits)].mul(bits).sum() + total * _wrapped(2 * start * _MULTIPLIER)
+        start += len(bits)
+    return torch.stack((plain, weighted))
+
+
+def _chunks(values: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The numbers in the order of their indices, flat; a tensor in another order (channels-last) is copied in parts."""
+    if values.is_contiguous():
+        yield from torch.split(values.view(-1), _CHUNK)
+        return
+    rows = max(1, _CHUNK * len(values) // max(1, values.numel()))
+    for part in torch.split(values, rows):
+        yield from torch.split(part.contiguous().view(-1), _CHUNK)
+
+
+def _wrapped(number: int) -> int:
+    """Modulo 2^64, as int64 counts."""
+    return (number + 2**63) % 2**64 - 2**63
 
 
 def divided_axes(parameter: torch.Tensor) -> frozenset[str]:

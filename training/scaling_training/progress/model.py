@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from scaling_api.driver import ProgressReport
+from scaling_api.redaction import redacted
 from scaling_api.status import Progress, Result, StageStatus
 from scaling_training.clock import duration, utc
 from scaling_training.train.types import TrainingProgress
@@ -175,6 +176,7 @@ class ProgressModel:
 
     def say(self, message: str) -> None:
         """What is waited for, or went wrong and is being mended; empty when all is well."""
+        message = redacted(message)
         current = self._snapshot.current
         if message == self._snapshot.message:
             return

@@ -11,7 +11,13 @@ if TYPE_CHECKING:
 
 # What the metrics are called where it is not their name.
 _LABELS = {"f1": "F1", "top5Accuracy": "top-5 accuracy", "calibrationError": "calibration error"}
-_PLACES = (("model", "model"), ("curves", "curves"), ("metrics", "metrics"), ("result", "result"))
+_PLACES = (
+    ("model", "model"),
+    ("curves", "curves"),
+    ("metrics", "metrics"),
+    ("analysis", "analysis"),
+    ("result", "result"),
+)
 
 
 def print_summary(console: Console, result: Mapping[str, Any]) -> None:
@@ -25,8 +31,13 @@ def print_summary(console: Console, result: Mapping[str, Any]) -> None:
         metrics.add_column(split, justify="right")
     for key in result["metrics"][splits[0]] if splits else ():
         metrics.add_row(_LABELS.get(key, key), *(f"{result['metrics'][split][key]:.4f}" for split in splits))
+    skipped = result["skipped"]
+    if any(skipped.values()):
+        metrics.add_row("unreadable samples", *(str(skipped[split]) for split in splits))
     console.print()
     console.print(metrics)
+    if skipped["training"]:
+        console.print(f"In training {skipped['training']} unreadable samples were replaced in the last epoch.")
     console.print()
     for key, label in _PLACES:
         if key in result["artifacts"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from scaling_api.redaction import redacted
 from scaling_training.clock import utc
 from scaling_training.engine.run import StoppedError
 from scaling_training.ledger import Ledger, Output, Record, digest
@@ -61,8 +62,9 @@ def _run(
     except StoppedError:
         raise
     except Exception as error:
-        progress.stage_ended(stage.name, "Failed", message=str(error) or type(error).__name__)
-        ledger.write(Record(stage.name, key, "Failed", started_at, utc(), {}, message=str(error)))
+        message = redacted(str(error)) or type(error).__name__
+        progress.stage_ended(stage.name, "Failed", message=message)
+        ledger.write(Record(stage.name, key, "Failed", started_at, utc(), {}, message=message))
         raise
     record = Record(stage.name, key, "Succeeded", started_at, utc(), output)
     ledger.write(record)

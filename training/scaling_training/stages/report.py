@@ -11,6 +11,7 @@ from scaling_training.evaluate import overfitting_onset
 from scaling_training.ledger import Output
 from scaling_training.report.artifact import write_model
 from scaling_training.report.curves import curves_json, curves_png
+from scaling_training.stages.analyze import ANALYSIS_JSON
 from scaling_training.stages.base import Inputs, Run, Stage
 from scaling_training.stages.train import best_checkpoint
 from scaling_training.storage import Storage
@@ -56,6 +57,11 @@ def _run(run: Run, inputs: Inputs) -> Output:
             "curves": CURVES_PNG,
             "curvesData": CURVES_JSON,
             "metrics": METRICS_JSON,
+            "analysis": ANALYSIS_JSON,
+        },
+        "skipped": {
+            "training": rows[-1].get("skippedSamples", 0) if rows else 0,
+            **{split: found["skipped"] for split, found in splits.items()},
         },
     }
 
@@ -82,8 +88,8 @@ def _reuse(run: Run, output: Output, root: str | None) -> Output | None:
 STAGE = Stage(
     name="report",
     summary="write model, curves and metrics",
-    inputs=("train", "evaluate"),
-    version=2,
+    inputs=("analyze", "train", "evaluate"),
+    version=3,
     depends_on=_depends_on,
     run=_run,
     reuse=_reuse,

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict
 
+import torch
+
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.checkpoint import CheckpointRef
-from scaling_training.checkpoint.key import checkpoint_key
 from scaling_training.checkpoint.state import Position, Trained
-from scaling_training.data import Dataset
 from scaling_training.data.batches import Batch
 from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import Metrics, validation_key
@@ -28,7 +28,7 @@ from scaling_training.parallel.consistency import ReplicasDifferError, check_rep
 from scaling_training.parallel.mesh import Layout
 from scaling_training.storage import Storage
 from scaling_training.train.account import Account, Observer, Stopwatch, agreed
-from scaling_training.train.collectives import broadcast_bytes
+from scaling_training.train.collectives import broadcast_bytes, sum_in_place
 from scaling_training.train.early_stopping import should_stop
 from scaling_training.train.heartbeat import Beat, Phase, silent
 from scaling_training.train.history import Row, history_name
@@ -67,8 +67,7 @@ def train(
     a checkpoint that does not fit the model.
     """
 
-    def earlier(dataset: Dataset) -> Layout | None:
-        key = checkpoint_key(spec, dataset.fingerprint)
+    def earlier(key: str) -> Layout | None:
         return earlier_layout(storage, world=world, attempt=attempt, key=key, resume=resume)
 
     setup = set_up(spec, world, earlier=earlier)
@@ -83,7 +82,7 @@ def train(
         world=world,
         storage=storage,
         attempt=attempt,
-        key=checkpoint_key(spec, setup.dataset.fingerprint),
+        key=setup.key,
         keep=spec.training.checkpoint.keep,
         objective=setup.objective,
     )
@@ -113,6 +112,7 @@ class _Loop:
         self.account = Account(setup, keeper, observer)
         self._stop_requested = stop_requested
         self._beat = beat
+        self._skipped = setup.training.skipped  # what the position has taken in of this process's count
         # Time counts from here; what earlier attempts spent is in the position.
         self._watch = Stopwatch()
 
@@ -196,13 +196,14 @@ class _Loop:
         self._beat(Phase.VALIDATION, position.step)
         self._check_replicas()
         metrics = validate(setup)
+        self._count_skipped()
         position.seconds += self._watch.lap_s()
         row = self._agree_on_row(metrics)
         if not math.isfinite(row.get("valLoss", 0.0)):
             # The last step spoilt the weights; the checkpoint before it is better than one with these.
             raise self._diverged(f"validation loss became {row['valLoss']} after", position.step, self.epochs_done)
         self.keeper.add_row(row)
-        position.epoch_loss_sum = 0.0
+        position.epoch_loss_sum, position.epoch_skipped = 0.0, 0
         self.account.closed(row)
         due = self.epochs_done % setup.spec.training.checkpoint.every_epochs == 0
         if due or self._finished:
@@ -221,6 +222,8 @@ class _Loop:
                 "trainLoss": position.epoch_loss_sum / len(setup.training),
                 "learningRate": setup.optimizer.param_groups[0]["lr"],
             }
+            if setup.spec.dataset.unreadable == "skip":
+                row["skippedSamples"] = position.epoch_skipped
             row |= {validation_key(name): value for name, value in metrics.scalars().items()}
             row["seconds"] = round(position.seconds, 3)
             made = json.dumps(row).encode()
@@ -280,11 +283,24 @@ class _Loop:
         """Begin a checkpoint. Every rank takes part."""
         self._beat(Phase.SAVE, self.position.step)
         self.position.seconds += self._watch.lap_s()
+        self._count_skipped()
         self.position.loss_scale = self.setup.loss_scale.state()
         self.keeper.save(self.position, epoch=self.epochs_done, metrics=metrics.scalars() if metrics else None)
         if self.setup.world.is_first:
             self.account.metrics["saveBlockedSeconds"] = self.keeper.blocked_s
             self._report()
+
+    def _count_skipped(self) -> None:
+        """Add up over the processes what was skipped since the last time; a collective operation."""
+        setup = self.setup
+        if setup.spec.dataset.unreadable != "skip":
+            return
+        before, self._skipped = self._skipped, setup.training.skipped
+        # Ranks that share a batch rank read the same samples.
+        mine = self._skipped - before if setup.mesh.is_batch_leader else 0
+        total = torch.tensor(mine, dtype=torch.int64, device=setup.world.device)
+        sum_in_place(setup.world, total)
+        self.position.epoch_skipped += int(total.item())
 
     def _report(self) -> None:
         account, position = self.account, self.position

@@ -26,7 +26,6 @@ import torch
 
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.checkpoint import CheckpointRef
-from scaling_training.checkpoint.key import checkpoint_key
 from scaling_training.checkpoint.state import Position, Trained
 from scaling_training.data.batches import Batch
 from scaling_training.data.feed import Request
@@ -80,7 +79,7 @@ def train_async(
         world=world,
         storage=storage,
         attempt=attempt,
-        key=checkpoint_key(spec, setup.dataset.fingerprint),
+        key=setup.key,
         keep=spec.training.checkpoint.keep,
         objective=setup.objective,
     )
@@ -212,6 +211,7 @@ class _Worker:
         setup.optimizer.zero_grad()
         loss_sum = torch.zeros((), dtype=torch.float64, device=setup.world.device)
         self.data_wait_s = 0.0
+        skipped = setup.training.skipped
         asked = time.monotonic()
         self._beat(Phase.DATA, lease.version)
         for batch in self._data.of(lease):
@@ -231,7 +231,7 @@ class _Worker:
         if (limit := setup.spec.training.clip_norm) is not None:
             clip_gradients(setup.parameters, limit)
         parts = [(view.gradients(), view.buffer_values()) for view in self._views]
-        return self._server.push(self.identity, lease, parts, value)
+        return self._server.push(self.identity, lease, parts, value, setup.training.skipped - skipped)
 
 
 class _Leader:
@@ -308,6 +308,8 @@ class _Leader:
             "stalenessMean": tally.staleness_sum / tally.pushes,
             "stalenessMax": tally.staleness_max,
         }
+        if setup.spec.dataset.unreadable == "skip":
+            row["skippedSamples"] = tally.skipped
         row |= {validation_key(name): value for name, value in metrics.items()}
         row["seconds"] = round(self.position.seconds, 3)
         self.keeper.add_row(row)

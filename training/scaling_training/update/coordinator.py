@@ -94,9 +94,9 @@ class Coordinator:
             return self._closings[0]
         return self._ledger.lease(worker)
 
-    def push(self, worker: Worker, lease: int, loss_sum: float) -> Pushed | Answer:
+    def push(self, worker: Worker, lease: int, loss_sum: float, skipped: int = 0) -> Pushed | Answer:
         """Apply what the worker has staged for this lease, unless it has to wait or does not count."""
-        ticket = self._ledger.push(worker, lease, loss_sum)
+        ticket = self._ledger.push(worker, lease, loss_sum, skipped)
         if isinstance(ticket, Answer):
             return ticket
         self._loss_sum += loss_sum

@@ -88,6 +88,7 @@ class EpochTally:
     pushes: int = 0
     staleness_sum: int = 0
     staleness_max: int = 0
+    skipped: int = 0  # samples that could not be read and were replaced
 
 
 class SampleLedger:
@@ -177,10 +178,10 @@ class SampleLedger:
         self._leases[worker] = lease
         return lease
 
-    def push(self, worker: Worker, number: int, loss_sum: float) -> Ticket | Answer:
+    def push(self, worker: Worker, number: int, loss_sum: float, skipped: int = 0) -> Ticket | Answer:
         """Accept the gradient of a lease, unless it has to wait or does not count.
 
-        ``loss_sum`` is the sum of the losses over the samples of the lease.
+        ``loss_sum`` is the sum of the losses over the samples of the lease, of which ``skipped`` were replaced.
         """
         lease = self._leases.get(worker)
         if lease is None or lease.number != number or not self._counts(worker):
@@ -206,6 +207,7 @@ class SampleLedger:
         tally = self._tallies.setdefault(lease.stretch.start // self._samples, EpochTally())
         tally.samples += ticket.samples
         tally.loss_sum += loss_sum
+        tally.skipped += skipped
         tally.pushes += 1
         tally.staleness_sum += staleness
         tally.staleness_max = max(tally.staleness_max, staleness)
@@ -254,6 +256,7 @@ class SampleLedger:
                     tally.pushes,
                     tally.staleness_sum,
                     tally.staleness_max,
+                    tally.skipped,
                 ]
                 for epoch, tally in self._tallies.items()
                 if epoch >= closed

@@ -44,8 +44,13 @@ class Server(Protocol):
     def pull(self, version: int) -> Sequence[tuple[Vector, Vector]]:
         """Of each shard parameters and buffers, of this version or a later one."""
 
-    def push(self, worker: Worker, lease: Lease, parts: Sequence[tuple[Vector, Vector]], loss_sum: float) -> Pushed:
-        """Apply what a lease came to: of each shard the mean gradient and the buffers; the sum of the losses."""
+    def push(
+        self, worker: Worker, lease: Lease, parts: Sequence[tuple[Vector, Vector]], loss_sum: float, skipped: int = 0
+    ) -> Pushed:
+        """Apply what a lease came to: of each shard the mean gradient and the buffers; the sum of the losses.
+
+        ``skipped`` of the samples could not be read and were replaced.
+        """
 
     def close_epoch(self, row: Row) -> None:
         """The epoch that `next` gave was validated. Rank 0."""
@@ -111,13 +116,15 @@ class LocalServer:
         with self._changed:
             return [shard.pull() for shard in self._shards]
 
-    def push(self, worker: Worker, lease: Lease, parts: Sequence[tuple[Vector, Vector]], loss_sum: float) -> Pushed:
+    def push(
+        self, worker: Worker, lease: Lease, parts: Sequence[tuple[Vector, Vector]], loss_sum: float, skipped: int = 0
+    ) -> Pushed:
         """Stage, then have it applied."""
         with self._changed:
             for shard, part in zip(self._shards, parts, strict=True):
                 shard.stage(worker, lease.number, *part)
             while True:
-                answer = self._coordinator.push(worker, lease.number, loss_sum)
+                answer = self._coordinator.push(worker, lease.number, loss_sum, skipped)
                 if not isinstance(answer, Answer):
                     self._changed.notify_all()
                     return answer

@@ -50,6 +50,15 @@ _TOLD = json.dumps({"reason": "OutOfMemory", "message": "Ray killed rank 1; lowe
             id="of a log the end is shown",
         ),
         pytest.param(
+            head(
+                phase="Failed",
+                driver=ended(CONTAINER_DRIVER, 1, message="OSError: GET https://me:pass@h/a?sig=abc failed"),
+            ),
+            Failure.DRIVER_FAILED,
+            "OSError: GET https://***@h/a?sig=*** failed;",
+            id="of URIs in it no secret is shown",
+        ),
+        pytest.param(
             head(phase="Failed", driver=ended(CONTAINER_DRIVER, ExitCode.STOPPED)),
             Failure.STOPPED,
             "asked to stop",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scaling_api.spec import DatasetSpec
 from scaling_training.data import TestAccess, open_dataset
 from scaling_training.data import folder as folder_module
 from scaling_training.data.decode import decode
@@ -234,3 +235,8 @@ def test_a_class_without_a_readable_file_is_named(tmp_path: Path) -> None:
     train = open_dataset(folder_spec(tmp_path)).train
     with pytest.raises(UserError, match="none of the 7 samples of the class of rose/"):
         train.read(np.flatnonzero(train.labels == 1)[:1])
+
+
+def test_a_sentence_about_a_place_shows_no_secret() -> None:
+    with pytest.raises(UserError, match=r"dataset.uri memory://\*\*\*@nowhere/a does not exist"):
+        open_dataset(DatasetSpec.model_validate({"name": "image-folder", "uri": "memory://me:pass@nowhere/a"}))

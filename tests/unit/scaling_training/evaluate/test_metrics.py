@@ -5,7 +5,7 @@ from scaling_training.evaluate import Metrics, Objective, validation_key
 
 def test_another_tasks_metrics_need_no_classes() -> None:
     metrics = Metrics({"loss": 2.0, "perplexity": 7.4}, 10, Objective("perplexity", "min"))
-    assert metrics.to_dict() == {"loss": 2.0, "perplexity": 7.4, "samples": 10}
+    assert metrics.to_dict() == {"loss": 2.0, "perplexity": 7.4, "samples": 10, "skipped": 0}
 
 
 def test_the_direction_belongs_to_the_metric() -> None:

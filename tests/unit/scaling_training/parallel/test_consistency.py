@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scaling_api.parallelism import Parallelism
-from scaling_training.parallel import Mesh, MeshShape
+from scaling_training.parallel import Mesh, MeshShape, consistency
 from scaling_training.parallel.consistency import (
     Divergence,
     ReplicasDifferError,
@@ -31,6 +31,21 @@ def test_a_digest_sees_a_change_of_one_bit_and_of_the_order(dtype: torch.dtype) 
     assert not torch.equal(digest(values), digest(changed))
     assert not torch.equal(digest(values), digest(swapped))
     assert torch.equal(digest(values), digest(values.t().contiguous().t()))
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (7, 100), (64, 4, 5, 3), (1, 1000)])
+@pytest.mark.parametrize("chunk", [1, 13, 64, 2**20])
+def test_a_digest_in_chunks_is_that_of_the_whole(
+    shape: tuple[int, ...], chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consistency, "_CHUNK", chunk)
+    values = torch.randn(shape)
+    bits = values.reshape(-1).view(torch.int32).tolist()
+    sums = (sum(bits), sum((2 * place + 1) * consistency._MULTIPLIER * value for place, value in enumerate(bits)))
+    wanted = [(number + 2**63) % 2**64 - 2**63 for number in sums]
+    assert digest(values).tolist() == wanted
+    if len(shape) == 4:
+        assert digest(values.contiguous(memory_format=torch.channels_last)).tolist() == wanted
 
 
 def test_a_digest_tells_zeros_of_either_sign() -> None:

@@ -18,6 +18,8 @@ import torch.distributed as dist
 from torch import nn
 
 from scaling_api.spec import ScalingJobSpec
+from scaling_training.checkpoint.key import checkpoint_key
+from scaling_training.data import open_dataset
 from scaling_training.errors import UserError
 from scaling_training.models.task import ClassificationTask
 from scaling_training.optim import build_optimizer
@@ -230,3 +232,14 @@ def test_a_mesh_that_is_chosen_trains(tmp_path: Path) -> None:
     assert steps_taken == 3
     assert other == (steps_taken, shape)
     assert shape in {"data 2", "fsdp 2", "tensor 2"}
+
+
+def keyed(world: World) -> tuple[str, bool]:
+    """The key, and whether this rank hashed the data for it."""
+    setup = set_up(a_spec(), world)
+    return setup.key, "fingerprint" in vars(setup.dataset)
+
+
+def test_one_rank_hashes_the_data_for_the_key_of_all() -> None:
+    expected = checkpoint_key(a_spec(), open_dataset(a_spec().dataset).fingerprint)
+    assert in_world(2, keyed) == [(expected, True), (expected, False)]
