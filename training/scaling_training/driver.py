@@ -120,14 +120,22 @@ def _run(settings: Settings, ledger: Ledger, model: ProgressModel, stop: _Stop, 
             preload.begin(preload.METRICS_MODULES)
             _write_timeline(storage, attempt, timeline)
 
+    engine = RayEngine(settings.job.spec, settings.ray_address)
     run = Run(
         job=settings.job.metadata.name,
         spec=settings.job.spec,
         storage=storage,
         attempt=attempt,
         previous=previous,
-        engine=RayEngine(settings.job.spec, settings.ray_address),
-        watch=Watch(progress=progress, say=model.say, mark=timeline.mark, stop_requested=stop.requested.is_set),
+        engine=engine,
+        watch=Watch(
+            progress=progress,
+            say=model.say,
+            mark=timeline.mark,
+            stop_requested=stop.requested.is_set,
+            share=model.share,
+        ),
+        workers_evaluate=engine.evaluate if settings.ray_address is not None else None,
     )
     records = run_stages(STAGES, run, ledger, model)
     timeline.mark("stagesDone")

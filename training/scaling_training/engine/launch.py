@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from typing import Any
 from scaling_api.driver import RAY_RESOURCE_SLOT
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.engine import session
-from scaling_training.engine.run import Watch, run_training
-from scaling_training.engine.sizing import plan_workers, unused_gpus
+from scaling_training.engine.run import Watch, run_evaluation, run_training
+from scaling_training.engine.sizing import Sizing, plan_workers, unused_gpus
 from scaling_training.engine.worker import WorkerTask
 from scaling_training.train.types import TrainOutcome
 from scaling_training.update.modes import update_mode
@@ -23,6 +24,16 @@ log = logging.getLogger(__name__)
 
 # What Ray Train takes 2 s to import. That runs on a thread, beside Ray's own start.
 _MODULES = ("scaling_training.engine.trainer", "scaling_training.engine.policies", "scaling_training.engine.supervisor")
+
+
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    """What a group of processes on a connected Ray needs."""
+
+    sizing: Sizing
+    resources: dict[str, float]
+    scratch: str
+    unused: str | None  # a sentence about GPUs that are not used
 
 
 class RayEngine:
@@ -34,6 +45,31 @@ class RayEngine:
 
     def __call__(self, task: WorkerTask, watch: Watch) -> TrainOutcome:
         """Train; see `run_training` for what is raised."""
+        with self._connected(watch) as connection, self._server() as server:
+            watch.say("; ".join(filter(None, ("starting the training processes", connection.unused))))
+            return run_training(
+                replace(task, server=server, gpus=connection.sizing.gpus_per_worker),
+                sizing=connection.sizing,
+                resources=connection.resources,
+                scratch=connection.scratch,
+                watch=watch,
+            )
+
+    def evaluate(self, task: WorkerTask, watch: Watch) -> dict[str, Any]:
+        """Evaluate on the slots that are there; see `run_evaluation`."""
+        with self._connected(watch) as connection:
+            watch.say("starting the processes that evaluate")
+            return run_evaluation(
+                replace(task, gpus=connection.sizing.gpus_per_worker),
+                # Each has the whole model, so any number will do.
+                sizing=replace(connection.sizing, least=1, wanted=1, group=1),
+                resources=connection.resources,
+                scratch=connection.scratch,
+                watch=watch,
+            )
+
+    @contextmanager
+    def _connected(self, watch: Watch) -> Iterator[_Connection]:
         session.tune_environment()
         local = self._address is None
         here = session.local_gpus() if local else 0
@@ -59,10 +95,7 @@ class RayEngine:
             imports.join()
             session.silence_logs()
             watch.mark("trainImported")
-            watch.say("; ".join(filter(None, ("starting the training processes", unused))))
-            with self._server() as server:
-                served = replace(task, server=server, gpus=sizing.gpus_per_worker)
-                return run_training(served, sizing=sizing, resources=resources, scratch=str(scratch), watch=watch)
+            yield _Connection(sizing, resources, str(scratch), unused)
 
     def _server(self) -> AbstractContextManager[Any]:
         if not update_mode(self._spec).parameter_server:

@@ -45,6 +45,7 @@ class Watch:
     say: Callable[[str], None]  # one sentence on what is waited for or went wrong; "" when all is well
     mark: Callable[..., None]  # a point in time was passed: its name and, unless it is now, Unix time
     stop_requested: Callable[[], bool]
+    share: Callable[[float], None] = lambda share: None  # how much of a stage other than training is done, 0 to 1
 
 
 def run_training(
@@ -58,12 +59,26 @@ def run_training(
     budget, mark = RestartBudget(), Marks(watch.mark)
     while True:
         group = _Group(task, sizing, resources, scratch, watch, budget, mark)
-        outcome = group.run()
+        outcome = outcome_from_dict(group.run())
         if not outcome.stopped:
             return outcome
         if watch.stop_requested():
             raise StoppedError
         log.info("Starting the training processes anew: there is room for more")
+
+
+def run_evaluation(
+    task: WorkerTask, *, sizing: Sizing, resources: dict[str, float], scratch: str, watch: Watch
+) -> dict[str, Any]:
+    """Evaluate on as many processes as there are slots; the metrics of each split. A lost process means to begin anew.
+
+    Raises what `run_training` does.
+    """
+    found = _FixedGroup(task, sizing, resources, scratch, watch, RestartBudget(), Marks(watch.mark)).run()
+    if found["stopped"]:
+        raise StoppedError
+    metrics: dict[str, Any] = found["metrics"]
+    return metrics
 
 
 def save_stacks(storage: Storage, attempt: int, why: str, stacks: Mapping[int, str]) -> str:
@@ -123,8 +138,8 @@ class _Group:
         self._value: dict[str, Any] | None = None
         self._error: BaseException | None = None
 
-    def run(self) -> TrainOutcome:
-        """Until the controller ends or a stop can wait no longer."""
+    def run(self) -> dict[str, Any]:
+        """What the first process returned, once the controller ends; StoppedError when a stop can wait no longer."""
         thread = threading.Thread(target=self._fit, name="ray-train", daemon=True)
         thread.start()
         stopped_at: float | None = None
@@ -144,7 +159,7 @@ class _Group:
                     self._supervisor.request_stop()
         return self._outcome()
 
-    def _outcome(self) -> TrainOutcome:
+    def _outcome(self) -> dict[str, Any]:
         final = self._failures.final if self._failures else None
         if final is not None and final.kind is Kind.USER:
             raise UserError(final.sentence)
@@ -157,7 +172,7 @@ class _Group:
             raise EngineError(f"Ray Train failed: {type(self._error).__name__}: {self._error}") from self._error
         if self._value is None:
             raise EngineError("Ray Train ended without an outcome")
-        return outcome_from_dict(self._value)
+        return self._value
 
     def _fit(self) -> None:
         try:
@@ -232,3 +247,10 @@ class _Group:
         from scaling_training.engine.processes import slots_by_node
 
         return min(sum(slots_by_node().values()), self._sizing.most) > workers
+
+
+class _FixedGroup(_Group):
+    """One that stays as large as it was started."""
+
+    def _may_grow(self, now: float) -> bool:
+        return False

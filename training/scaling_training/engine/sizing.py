@@ -48,7 +48,7 @@ def plan_workers(spec: ScalingJobSpec, *, on_cluster: bool, local_gpus: int) -> 
     if not on_cluster:
         count = fixed or whole(local_gpus)
         return Sizing(count, count, count, 1 if local_gpus >= count else 0, group_size)
-    gpus = 1 if groups and all(_has_gpus(group) for group in groups) else 0
+    gpus = 1 if groups and all(has_gpus(group) for group in groups) else 0
     if fixed is not None:
         return Sizing(fixed, fixed, fixed, gpus, group_size)
     least = whole(sum(group.min * group.slots for group in groups))
@@ -68,16 +68,17 @@ def unused_gpus(spec: ScalingJobSpec, sizing: Sizing, *, on_cluster: bool, local
             f"lower training.parallelism to use them"
         )
     groups = spec.cluster.workers
-    having = [group.name for group in groups if _has_gpus(group)]
+    having = [group.name for group in groups if has_gpus(group)]
     if not having:
         return None
-    lacking = [group.name for group in groups if not _has_gpus(group)]
+    lacking = [group.name for group in groups if not has_gpus(group)]
     return (
         f"training runs on CPUs: all processes compute alike, and of cluster.workers {', '.join(having)} has GPUs and "
         f"{', '.join(lacking)} has none; give all groups GPUs, or take those without out"
     )
 
 
-def _has_gpus(group: WorkerGroup) -> bool:
+def has_gpus(group: WorkerGroup) -> bool:
+    """Whether each pod of the group has a GPU."""
     asked = {**group.resources.requests, **group.resources.limits}
     return any(name.endswith("gpu") and amount not in ("0", "") for name, amount in asked.items())

@@ -8,9 +8,20 @@ from typing import Any
 
 from scaling_training.checkpoint import CheckpointRef
 from scaling_training.clock import process_started_at
+from scaling_training.data.access import TestAccess
 from scaling_training.engine import mailbox
 from scaling_training.engine.device import device_for
-from scaling_training.train.types import TrainingProgress, outcome_to_dict
+from scaling_training.train.types import TrainingProgress, World, outcome_to_dict
+
+_SHARES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What to evaluate; the token opens the test split."""
+
+    checkpoint: CheckpointRef
+    access: TestAccess
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,22 +34,21 @@ class WorkerTask:
     resume: CheckpointRef | None
     gpus: int = 0  # that each process was given
     server: Any = None  # handles of the parameter server, for an update mode that needs one
+    evaluation: Evaluation | None = None  # instead of training
 
 
 def run(task: WorkerTask) -> dict[str, Any]:
-    """Train as the rank that Ray gave this process; returns the outcome as plain values."""
+    """Train, or evaluate, as the rank that Ray gave this process; returns the outcome as plain values."""
+    if task.evaluation is not None:
+        return _evaluate(task, task.evaluation)
     mailbox.mark("workerStarted", process_started_at())
     mailbox.mark("trainCalled", time.time())
 
-    import ray.train
-
     from scaling_api.spec import ScalingJobSpec
     from scaling_training.storage import Storage
-    from scaling_training.train.types import World
     from scaling_training.update.modes import update_mode
 
     spec = ScalingJobSpec.model_validate(task.spec)
-    context = ray.train.get_context()
     train = update_mode(spec).load()
     mailbox.mark("loopImported", time.time())
     outcome = train(
@@ -46,13 +56,54 @@ def run(task: WorkerTask) -> dict[str, Any]:
         server=task.server,
         storage=Storage(task.storage_root),
         attempt=task.attempt,
-        world=World(rank=context.get_world_rank(), size=context.get_world_size(), device=device_for(task.gpus)),
+        world=_world(task),
         observer=_observe,
         stop_requested=mailbox.stop_requested,
         resume=task.resume,
         beat=mailbox.beat,
     )
     return outcome_to_dict(outcome)
+
+
+def _evaluate(task: WorkerTask, evaluation: Evaluation) -> dict[str, Any]:
+    """The metrics of each split, and whether a stop came before them."""
+    from scaling_api.spec import ScalingJobSpec
+    from scaling_training.code import install
+    from scaling_training.data import open_dataset
+    from scaling_training.evaluate.run import measure
+    from scaling_training.storage import Storage
+
+    spec, world = ScalingJobSpec.model_validate(task.spec), _world(task)
+    if spec.code is not None:
+        install(spec.code)
+
+    def share_done(share: float) -> None:
+        # The engine counts in steps what a group has gained before it was lost.
+        step = round(share * _SHARES)
+        mailbox.post(TrainingProgress(epoch=0, epochs=1, step=step, steps=_SHARES, workers=world.size))
+
+    share_done(0.0)
+    dataset = open_dataset(spec.dataset)
+    found = measure(
+        spec,
+        {"test": dataset.open_test(evaluation.access), "validation": dataset.validation},
+        dataset=dataset,
+        storage=Storage(task.storage_root),
+        checkpoint=evaluation.checkpoint,
+        world=world,
+        share_done=share_done,
+        stop_requested=mailbox.stop_requested,
+        beat=mailbox.beat,
+    )
+    metrics = {} if found is None else {split: metrics.to_dict() for split, metrics in found.items()}
+    return {"stopped": found is None, "metrics": metrics}
+
+
+def _world(task: WorkerTask) -> World:
+    import ray.train
+
+    context = ray.train.get_context()
+    return World(rank=context.get_world_rank(), size=context.get_world_size(), device=device_for(task.gpus))
 
 
 def _observe(progress: TrainingProgress) -> None:

@@ -1,18 +1,29 @@
-"""Evaluating a checkpoint on a split, in one process, batch by batch."""
+"""Evaluating a checkpoint on splits, batch by batch, by one process or by several that share the samples.
+
+The model is whole on every process. Each counts its share of the samples and the sums are added up, so the numbers are
+those of one process, whatever the shares. Nobody waits for another before the end: how many batches a share has does
+not matter.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Literal
 
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.checkpoint import CheckpointRef, DamagedError
 from scaling_training.data import Dataset, TestAccess, open_dataset
+from scaling_training.data.batches import Batch
+from scaling_training.data.order import rank_slice
+from scaling_training.data.samples import Samples
 from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import Metrics
 from scaling_training.storage import Storage
+from scaling_training.train.heartbeat import Beat, Phase, silent
+from scaling_training.train.types import World
 
-_BATCH = 256
+_BATCH = 256  # samples per process; a matter of memory only
 
 
 def evaluate(
@@ -34,20 +45,93 @@ def evaluate(
         raise PermissionError("the test split opens only with a TestAccess, which evaluate and report hold")
     import torch
 
+    dataset = dataset or open_dataset(spec.dataset)
+    samples = dataset.open_test(access) if access is not None and split == "test" else dataset.validation
+    world = World(rank=0, size=1, device=torch.device(device))
+    found = measure(spec, {split: samples}, dataset=dataset, storage=storage, checkpoint=checkpoint, world=world)
+    assert found is not None, "nobody asked for a stop"
+    return found[split]
+
+
+def measure(
+    spec: ScalingJobSpec,
+    splits: Mapping[str, Samples],
+    *,
+    dataset: Dataset,
+    storage: Storage,
+    checkpoint: CheckpointRef,
+    world: World,
+    share_done: Callable[[float], None] = lambda share: None,
+    stop_requested: Callable[[], bool] = lambda: False,
+    beat: Beat = silent,
+) -> dict[str, Metrics] | None:
+    """Metrics of the checkpoint's model on each of the splits of ``dataset``, on every rank alike.
+
+    Every rank must call it. ``share_done`` hears after each batch how much of this rank's work is done, from 0 to 1.
+    None after a stop, which counts for all ranks as soon as it reaches one. UserError as for `evaluate`.
+    """
+    import torch
+
     from scaling_training.checkpoint.weights import load_weights, weights_file
     from scaling_training.evaluate.tally import count
     from scaling_training.models.job import job_task
+    from scaling_training.train.collectives import broadcast_bytes, sum_in_place
 
-    dataset = dataset or open_dataset(spec.dataset)
-    samples = dataset.open_test(access) if access is not None and split == "test" else dataset.validation
-    place = torch.device(device)
-    task = job_task(spec, dataset, device=place, initial_weights=False)
+    task = job_task(spec, dataset, device=world.device, initial_weights=False)
     try:
-        load_weights(weights_file(storage, checkpoint), task.model)
+        # Read by one process, as when training is resumed.
+        weights = broadcast_bytes(world, weights_file(storage, checkpoint) if world.is_first else None)
     except DamagedError as error:
         raise UserError(
             f"checkpoint {checkpoint.folder} cannot be evaluated: {error}; delete it and run the training again"
         ) from error
-    feed = dataset.feed(samples, device=place, seed=spec.training.seed)
-    tally = count(task, feed.stretch(slice(0, len(samples)), _BATCH), device=place)
-    return replace(tally.result(dataset.class_names), skipped=feed.skipped)
+    load_weights(weights, task.model)
+    del weights
+
+    # All ranks count the batches of the longest share, so that a watchdog can compare them.
+    lengths = {name: -(-len(rank_range(samples, world, rank=0)) // _BATCH) for name, samples in splits.items()}
+    total, step, stopped = sum(lengths.values()), 0, False
+
+    def watched(batches: Iterator[Batch]) -> Iterator[Batch]:
+        nonlocal step, stopped
+        for batch in batches:
+            if stop_requested():
+                stopped = True
+                return
+            beat(Phase.STEP, step)
+            yield batch
+            step += 1
+            share_done(step / total)
+            beat(Phase.DATA, step)
+
+    tallies, unreadable, before = {}, dict.fromkeys(splits, 0), 0
+    for name, samples in splits.items():
+        if stopped:
+            break
+        share = rank_range(samples, world, rank=world.rank)
+        feed = dataset.feed(samples, device=world.device, seed=spec.training.seed)
+        beat(Phase.DATA, step)
+        batches = watched(feed.stretch(slice(share.start, share.stop), _BATCH))
+        tallies[name] = count(task, batches, device=world.device)
+        unreadable[name] = feed.skipped
+        step = before = before + lengths[name]
+    beat(Phase.STEP, step)
+    met = torch.tensor([float(stopped), *unreadable.values()], dtype=torch.float64, device=world.device)
+    sum_in_place(world, met)
+    stops, *skipped = met.tolist()
+    if stops:
+        return None
+    for tally in tallies.values():
+        for sums in tally.tensors():
+            sum_in_place(world, sums)
+    beat(Phase.END, step)
+    return {
+        name: replace(tally.result(dataset.class_names), skipped=int(left_out))
+        for (name, tally), left_out in zip(tallies.items(), skipped, strict=True)
+    }
+
+
+def rank_range(samples: Samples, world: World, *, rank: int) -> range:
+    """The samples that a rank counts."""
+    share = rank_slice(len(samples), rank, world.size)
+    return range(share.start, share.stop)

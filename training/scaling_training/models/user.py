@@ -92,8 +92,8 @@ def _check_step(task: Task, batch: Batch, field: str) -> None:
         return
     if not loss.requires_grad:
         raise UserError(
-            f"{field}: the loss depends on no weight of the model, so nothing can be trained: the output or the loss is "
-            "detached, or computed under torch.no_grad"
+            f"{field}: the loss depends on no weight of the model, so nothing can be trained: the output or the loss "
+            "is detached, or computed under torch.no_grad"
         )
     try:
         # One gradient goes back through all the layers, and takes no memory for those of the others.

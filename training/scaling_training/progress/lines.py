@@ -44,6 +44,11 @@ class LineShow(ThreadedShow):
             self._message = snapshot.message
             if self._message:
                 self._line(self._message)
+        current = snapshot.current
+        if current is not None and current.state == "Running" and current.share is not None:
+            if time.monotonic() - self._wrote_at >= self._interval_s:
+                self._line(f"stage {current.name}: {100.0 * current.share:.0f}% done")
+            return
         training = snapshot.training
         if training is None or self._stages.get("train") != "Running" or training.first_step_at is None:
             return

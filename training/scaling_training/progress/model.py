@@ -28,6 +28,7 @@ class Stage:
     started_at: str | None = None
     finished_at: str | None = None
     message: str = ""
+    share: float | None = None  # how much of it is done, 0 to 1; of training the snapshot says more
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +88,9 @@ class Snapshot:
         first_step_at = None if self.first_step_at is None else utc(self.first_step_at)
         if stage.name != "train" or self.training is None:
             done = stage.state in ("Succeeded", "Reused")
-            percent = 100.0 if done else 0.0
-            summary = "done" if done and self.ended else stage.name if done or at_work else "stopped"
+            percent = 100.0 if done else round(100.0 * (stage.share or 0.0), 2)
+            far = f" {percent:.0f}%" if stage.share is not None and not done else ""
+            summary = "done" if done and self.ended else f"{stage.name}{far}" if done or at_work else "stopped"
             return Progress(
                 stage=stage.name, percent=percent, summary=summary, first_step_at=first_step_at, updated_at=now
             )
@@ -147,7 +149,7 @@ class ProgressModel:
 
     def stage_started(self, name: str) -> None:
         """A stage is at work."""
-        self._set_stage(name, state="Running", started_at=utc(), finished_at=None, message="")
+        self._set_stage(name, state="Running", started_at=utc(), finished_at=None, message="", share=None)
 
     def stage_ended(
         self, name: str, state: StageState, *, message: str = "", started_at: str = "", finished_at: str = ""
@@ -174,6 +176,12 @@ class ProgressModel:
             accuracy=self._snapshot.accuracy if accuracy is None else accuracy,
         )
 
+    def share(self, done: float) -> None:
+        """So much of the stage at work is done, from 0 to 1; for stages other than training."""
+        current = self._snapshot.current
+        if current is not None and current.state == "Running":
+            self._set_stage(current.name, landmark=False, share=done)
+
     def say(self, message: str) -> None:
         """What is waited for, or went wrong and is being mended; empty when all is well."""
         message = redacted(message)
@@ -194,12 +202,12 @@ class ProgressModel:
             accuracy=self._snapshot.accuracy if accuracy is None else accuracy,
         )
 
-    def _set_stage(self, name: str, **changes: object) -> None:
+    def _set_stage(self, name: str, *, landmark: bool = True, **changes: object) -> None:
         stages = tuple(
             replace(stage, **changes) if stage.name == name else stage  # type: ignore[arg-type]
             for stage in self._snapshot.stages
         )
-        self._change(landmark=True, stages=stages)
+        self._change(landmark=landmark, stages=stages)
 
     def _change(self, *, landmark: bool, **changes: object) -> None:
         with self._changed:

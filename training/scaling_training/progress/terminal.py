@@ -61,6 +61,8 @@ def _detail(stage: Stage, snapshot: Snapshot, elapsed_s: float) -> str:
     if stage.name != "train" or training is None or training.first_step_at is None:
         if stage.state != "Running":
             return ""
+        if stage.share is not None:
+            return f"{_bar(100.0 * stage.share)} {100.0 * stage.share:3.0f}%{_trouble(snapshot)}"
         return (
             f"[dim]{_plain(snapshot.message) or 'starting' if stage.name == 'train' else ''}  {duration(elapsed_s)}[/]"
         )
@@ -77,8 +79,11 @@ def _detail(stage: Stage, snapshot: Snapshot, elapsed_s: float) -> str:
     if training.eta_s:
         first.append(f"{duration(training.eta_s)} left")
     second = "  ".join([f"step {training.step}/{training.steps}", *scores])
-    trouble = f"\n[yellow]{_plain(snapshot.message)}[/]" if snapshot.message else ""
-    return f"{'  '.join(first)}\n[dim]{second}[/]{trouble}"
+    return f"{'  '.join(first)}\n[dim]{second}[/]{_trouble(snapshot)}"
+
+
+def _trouble(snapshot: Snapshot) -> str:
+    return f"\n[yellow]{_plain(snapshot.message)}[/]" if snapshot.message else ""
 
 
 def _bar(percent: float) -> str:

@@ -40,6 +40,8 @@ class Run:
     previous: Storage | None  # the run folder that resumeFrom names
     engine: Engine
     watch: Watch
+    # Evaluates on the training workers, metrics by split; None: they are on this very machine.
+    workers_evaluate: Callable[[WorkerTask, Watch], Output] | None = None
 
     @cached_property
     def dataset(self) -> Dataset:

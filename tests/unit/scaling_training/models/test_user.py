@@ -156,8 +156,7 @@ class FailsInTraining(nn.Linear):
 
 class OverwritesWhatTheGradientNeeds(nn.Linear):
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        scores = super().forward(values).exp()
-        return scores.add_(1.0)
+        return super().forward(values).exp().add_(1.0)
 
 
 @pytest.mark.parametrize(
@@ -187,17 +186,21 @@ def test_a_check_changes_nothing() -> None:
     expected = torch.rand(3)
     torch.manual_seed(3)
 
-    class Noisy(nn.Sequential):
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = model
+            self.training = False
+
         def forward(self, values: torch.Tensor) -> torch.Tensor:
-            scores: torch.Tensor = super().forward(values + torch.rand(5))
+            scores: torch.Tensor = self.layers(values + torch.rand(5))
             return scores
 
-    noisy = Noisy(*model)
-    noisy.training = False
+    noisy = Noisy()
     check_task(ClassificationTask(noisy, 3), _BATCH, classes=3)
 
-    assert [module.training for module in noisy.modules()] == [False, False, True]
-    assert all(torch.equal(before[name], value) for name, value in noisy.state_dict().items())
+    assert [module.training for module in noisy.modules()] == [False, True, False, True]
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in noisy.parameters())
     assert torch.equal(torch.rand(3), expected)
 

@@ -55,6 +55,18 @@ def test_one_line_per_stage_epoch_and_message_but_not_per_step() -> None:
     ]
 
 
+def test_an_evaluation_has_a_line_every_interval() -> None:
+    model = ProgressModel("job", 1, ["train", "evaluate"])
+    lines: list[str] = []
+    show = LineShow(model, lines.append, interval_s=0.0)
+    model.training(training(3, 30))
+    model.stage_started("evaluate")
+    for share in (0.25, 0.376):
+        model.share(share)
+        show._show(model.snapshot())
+    assert lines == ["stage evaluate begins", "stage evaluate: 25% done", "stage evaluate: 38% done"]
+
+
 def test_a_line_at_least_every_interval() -> None:
     model = ProgressModel("job", 1, ["train"])
     lines: list[str] = []

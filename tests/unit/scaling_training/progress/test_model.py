@@ -44,6 +44,24 @@ def test_training_shows_as_percent_eta_and_summary() -> None:
     assert report.stages[0].started_at
 
 
+def test_a_stage_other_than_training_shows_how_much_of_it_is_done() -> None:
+    progress = model()
+    progress.training(training())
+    progress.stage_started("evaluate")
+    landmark = progress.snapshot().landmark
+    progress.share(0.376)
+    report = progress.snapshot().report()
+    assert report.progress is not None
+    assert (report.progress.stage, report.progress.percent) == ("evaluate", 37.6)
+    assert report.progress.summary == "evaluate 38%"
+    assert progress.snapshot().landmark == landmark, "no batch is worth a report of its own"
+    progress.stage_ended("evaluate", "Succeeded")
+    progress.share(0.9)
+    report = progress.snapshot().report()
+    assert report.progress is not None
+    assert (report.progress.percent, report.progress.summary) == (100.0, "evaluate")
+
+
 def test_a_stage_that_fails_has_no_time_left() -> None:
     progress = model()
     progress.stage_started("train")

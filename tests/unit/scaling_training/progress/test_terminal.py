@@ -46,6 +46,13 @@ def test_training_has_a_bar_with_step_speed_time_left_and_accuracy() -> None:
         assert part in text
 
 
+def test_an_evaluation_has_a_bar() -> None:
+    model = ProgressModel("job", 1, ["train", "evaluate"])
+    model.stage_started("evaluate")
+    model.share(0.376)
+    assert "▸ evaluate ━━━━━━━━━━━━━━━━━━━━  38%" in drawn(model)
+
+
 def test_a_failed_stage_shows_its_sentence_and_a_reused_one_why() -> None:
     model = ProgressModel("job", 1, ["train", "evaluate"])
     model.stage_ended("train", "Reused")
