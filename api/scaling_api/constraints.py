@@ -15,6 +15,8 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from scaling_api.redaction import redacted
+
 VALIDATIONS = "x-kubernetes-validations"
 LIST_TYPE = "x-kubernetes-list-type"
 LIST_KEYS = "x-kubernetes-list-map-keys"
@@ -48,7 +50,7 @@ class Pattern:
 
         def check(value: str) -> str:
             if compiled.fullmatch(value) is None:
-                raise PydanticCustomError("pattern", "{sentence}", {"sentence": self.message(value)})
+                raise PydanticCustomError("pattern", "{sentence}", {"sentence": self.message(redacted(value))})
             return value
 
         return core_schema.no_info_after_validator_function(check, handler(source))

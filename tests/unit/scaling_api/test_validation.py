@@ -169,3 +169,10 @@ def test_nothing_in_a_manifest_makes_the_check_fail(path: str, value: Any) -> No
     put(path, value)(manifest)
     for problem in check(manifest):
         assert str(problem)
+
+
+def test_a_refused_place_is_shown_without_its_password() -> None:
+    manifest = minimal()
+    manifest["spec"]["dataset"] = {"name": "image-folder", "uri": "https://me:pass@host/a"}
+    (problem,) = check(manifest)
+    assert problem.message.startswith('"https://***@host/a" is not a place of data')

@@ -239,4 +239,4 @@ def test_a_class_without_a_readable_file_is_named(tmp_path: Path) -> None:
 
 def test_a_sentence_about_a_place_shows_no_secret() -> None:
     with pytest.raises(UserError, match=r"dataset.uri memory://\*\*\*@nowhere/a does not exist"):
-        open_dataset(DatasetSpec.model_validate({"name": "image-folder", "uri": "memory://me:pass@nowhere/a"}))
+        open_dataset(DatasetSpec.model_validate({"name": "image-folder", "uri": "memory://token@nowhere/a"}))
