@@ -5,12 +5,16 @@ few steps within the same processes, so that what else the machine does meets al
 median of its turns.
 
     python -m bench.bench_auto [--model small-cnn] [--batch 128] [--side 28] [--workers 4] [--turns 15]
+
+``--model dense`` is a chain of wide linear layers, which with few samples per step has more to send of gradients than
+of activations.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -23,12 +27,13 @@ from contextlib import AbstractContextManager
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from scaling_api.spec import ModelSpec, ScalingJobSpec
 from scaling_training.data.batches import Batch
 from scaling_training.models import build_task
 from scaling_training.models.dropout import keyed
-from scaling_training.models.task import Task
+from scaling_training.models.task import ClassificationTask, Task
 from scaling_training.parallel import Mesh, MeshShape
 from scaling_training.parallel.auto import choose_mesh
 from scaling_training.parallel.planner import Choice
@@ -36,6 +41,7 @@ from scaling_training.parallel.replica import parallelize
 from scaling_training.train import World
 
 CLASSES = 10
+HIDDEN, LAYERS = 2048, 4  # of the dense chain
 STEPS = 4  # of a turn
 TARGET = 0.10  # how far the choice may be from the best
 
@@ -140,7 +146,9 @@ def _turn(
 def _spec(options: argparse.Namespace) -> ScalingJobSpec:
     return ScalingJobSpec.model_validate(
         {
-            "model": {"name": options.model},
+            "model": {"factory": f"bench.bench_auto:{dense.__name__}"}
+            if options.model == "dense"
+            else {"name": options.model},
             "dataset": {"name": "mnist-5k"},
             "training": {
                 "epochs": 1,
@@ -152,7 +160,16 @@ def _spec(options: argparse.Namespace) -> ScalingJobSpec:
     )
 
 
+def dense(pixels: int) -> ClassificationTask:
+    """Linear layers one after the other."""
+    sizes = [pixels, *[HIDDEN] * LAYERS]
+    hidden = [layer for pair in itertools.pairwise(sizes) for layer in (nn.Linear(*pair), nn.ReLU())]
+    return ClassificationTask(nn.Sequential(nn.Flatten(), *hidden, nn.Linear(HIDDEN, CLASSES)), CLASSES)
+
+
 def _task(options: argparse.Namespace) -> Task:
+    if options.model == "dense":
+        return dense(options.side**2)
     task: Task = build_task(
         ModelSpec(name=options.model), input_shape=(1, options.side, options.side), classes=CLASSES, seed=0
     )
