@@ -250,7 +250,7 @@ def test_names_that_a_user_may_choose_fit(run_job: RunJob, cluster: Access, name
 
 
 @pytest.mark.parametrize(
-    "training",
+    ("training", "workers_evaluate"),
     [
         pytest.param(
             {
@@ -259,16 +259,26 @@ def test_names_that_a_user_may_choose_fit(run_job: RunJob, cluster: Access, name
                 "clipNorm": 1.0,
                 "ema": {"decay": 0.9},
             },
+            True,
             id="sharded",
         ),
-        pytest.param({"update": {"mode": "async", "maxStaleness": 4}}, id="async"),
+        pytest.param({"update": {"mode": "async", "maxStaleness": 4}}, False, id="async"),
     ],
 )
 def test_other_ways_to_train_over_two_pods(
-    run_job: RunJob, training: dict[str, object], request: pytest.FixtureRequest
+    run_job: RunJob,
+    cluster: Access,
+    namespace: str,
+    training: dict[str, object],
+    workers_evaluate: bool,
+    request: pytest.FixtureRequest,
 ) -> None:
-    job = run_job(request.node.callspec.id, dataset="digits", epochs=6, batch_size=32, training=training)
+    name = request.node.callspec.id
+    keep = {"cleanPodPolicy": "None"}
+    job = run_job(name, dataset="digits", epochs=6, batch_size=32, training=training, run_policy=keep)
     done = job.wait_succeeded()
+    said = cluster.kubectl("-n", namespace, "logs", f"{name}-1-head", "-c", "driver")
+    assert ("starting the processes that evaluate" in said) == workers_evaluate
     assert done["status"]["result"]["metrics"]["accuracy"] > 0.9
     assert done["status"].get("failures", 0) == 0
     assert _epochs(job.curve()) == [1, 2, 3, 4, 5, 6]
