@@ -36,7 +36,7 @@ LOCAL = {"mode": "local", "steps": 2}
 class Rooted(ClassificationTask):
     """Adds to the loss of one step a root of zero, which is 0 and has no derivative; on the last rank alone."""
 
-    steps = count(1)  # of this process
+    steps = count(0)  # of this process; the check of the factory before training is number 0
 
     def loss_sum(self, output: torch.Tensor, batch: Batch) -> torch.Tensor:
         loss = ClassificationTask.loss_sum(self, output, batch)
