@@ -15,9 +15,10 @@ import statistics
 import sys
 import time
 
-from bench.on_cluster import JOBS, NAMESPACE, Bench, bench_cluster, moment, timeline
+from bench.on_cluster import NAMESPACE, Bench, bench_cluster, moment, timeline
 from scaling_api import names
 from tests.cluster.kube.client import Object, wait_until
+from tests.cluster.scenarios.jobs import JOBS
 
 
 def main() -> int:

@@ -17,13 +17,12 @@ import sys
 import time
 from pathlib import Path
 
-from bench.on_cluster import JOBS, NAMESPACE, Bench, bench_cluster, moment, timeline
+from bench.on_cluster import NAMESPACE, Bench, bench_cluster, moment, timeline
 from scaling_api import names
 from scaling_api.names import WorkerSlot
 from scaling_training.engine.run import GROW_INTERVAL_S
 from tests.cluster.kube.client import Object, wait_until
-
-QUOTA = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few"}, "spec": {"hard": {"pods": "2"}}}
+from tests.cluster.scenarios.jobs import JOBS, QUOTA, allow_pods
 
 
 def main() -> int:
@@ -45,8 +44,7 @@ def _run(bench: Bench, name: str) -> dict[str, float]:
     _wait_workers(bench, name, 2)
     # What the driver imports beside the first epoch is imported.
     time.sleep(20)
-    bench.access.client.create(QUOTA, NAMESPACE)
-    wait_until(lambda: bench.access.client.get("resourcequotas", "few", NAMESPACE)["status"].get("hard"), timeout_s=60)
+    allow_pods(bench.access.client, NAMESPACE, 2)
     lost = time.time()
     bench.access.client.delete("pods", names.worker_pod(name, 1, WorkerSlot("cpu", 1), 0), NAMESPACE)
     _wait_workers(bench, name, 1)
@@ -54,7 +52,7 @@ def _run(bench: Bench, name: str) -> dict[str, float]:
     # A group that has just started does not grow yet.
     time.sleep(GROW_INTERVAL_S)
     lifted = time.time()
-    bench.access.client.delete("resourcequotas", "few", NAMESPACE)
+    bench.access.client.delete("resourcequotas", QUOTA, NAMESPACE)
     _wait_workers(bench, name, 2)
     both = _first_step_after(folder, lifted)
     pod = bench.access.client.get("pods", names.worker_pod(name, 1, WorkerSlot("cpu", 1), 1), NAMESPACE)

@@ -19,12 +19,10 @@ from tests.cluster.kube.access import Access
 from tests.cluster.kube.binaries import ensure_binaries
 from tests.cluster.kube.client import Object, condition_status, wait_until
 from tests.cluster.kube.storage import create_claim
+from tests.cluster.scenarios.jobs import JOBS, RESOURCES
 
 ROOT = Path(__file__).resolve().parents[1]
-JOBS = "scalingjobs.scaling.dev"
 NAMESPACE = "bench"
-# The node is this machine: what the pods ask for must fit beside each other, what they may use is all of it.
-RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "3Gi"}}
 
 
 @dataclass(frozen=True)

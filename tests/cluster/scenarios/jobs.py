@@ -13,6 +13,7 @@ from scaling_api import API_VERSION, GROUP, KIND, PLURAL
 from tests.cluster.kube.client import Client, Object, Objects, condition_status, wait_until
 
 JOBS = f"{PLURAL}.{GROUP}"
+QUOTA = "few"
 
 # Small requests: the test node has the machine's real and few CPUs.
 RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "3Gi"}}
@@ -127,6 +128,11 @@ class Job:
 
         return wait_until(found, timeout_s=timeout_s)
 
+    def base_of(self, attempt: int) -> str:
+        """The name of the checkpoint's folder that an attempt started from."""
+        recorded = json.loads((self.run_folder / f"checkpoints/attempt-{attempt:04d}/BASE.json").read_text())
+        return Path(recorded["base"]["folder"]).name
+
     def curve(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = json.loads((self.run_folder / "curves.json").read_text())
         return rows
@@ -150,3 +156,10 @@ class Job:
             for kind in kinds
             for item in self.client.list(kind, self.namespace, labels=selector)
         ]
+
+
+def allow_pods(client: Client, namespace: str, count: int) -> None:
+    """Make a quota of so many pods; returns when it is in force."""
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": QUOTA}}
+    client.create({**quota, "spec": {"hard": {"pods": str(count)}}}, namespace)
+    wait_until(lambda: client.get("resourcequotas", QUOTA, namespace)["status"].get("hard"))

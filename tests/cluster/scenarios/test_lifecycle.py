@@ -14,7 +14,7 @@ import pytest
 from tests.cluster.kube.access import Access
 from tests.cluster.kube.client import Object, condition_status, wait_until
 from tests.cluster.scenarios.conftest import Operator, RunJob
-from tests.cluster.scenarios.jobs import JOBS, Job
+from tests.cluster.scenarios.jobs import JOBS, QUOTA, Job, allow_pods
 
 pytestmark = pytest.mark.usefixtures("simulated_nodes")
 
@@ -133,17 +133,15 @@ def test_what_no_node_can_hold_is_said_with_the_schedulers_words(simulate: RunJo
 
 
 def test_a_quota_shows_in_the_status_and_its_end_heals(simulate: RunJob, cluster: Access, namespace: str) -> None:
-    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few"}, "spec": {"hard": {"pods": "2"}}}
-    cluster.client.create(quota, namespace)
-    wait_until(lambda: cluster.client.get("resourcequotas", "few", namespace)["status"].get("hard"), timeout_s=30)
+    allow_pods(cluster.client, namespace, 2)
     job = simulate("crowded")
 
     def refused(item: Object) -> bool:
         return any(c["reason"] == "RefusedByAPIServer" for c in item.get("status", {}).get("conditions", []))
 
     waiting = job.wait(refused, timeout_s=60)
-    assert "exceeded quota: few" in _condition(waiting, "ClusterReady")["message"]
-    cluster.client.delete("resourcequotas", "few", namespace)
+    assert f"exceeded quota: {QUOTA}" in _condition(waiting, "ClusterReady")["message"]
+    cluster.client.delete("resourcequotas", QUOTA, namespace)
     job.wait_condition("ClusterReady", timeout_s=90)
 
 

@@ -211,7 +211,7 @@ async def test_separate_clients_do_not_share_connections(server: ScriptedServer)
 
 
 class TestWatch:
-    async def watch(self, client: ApiClient, silence_s: float = 0.3) -> list[tuple[str, str]]:
+    async def watch(self, client: ApiClient, silence_s: float = 1.0) -> list[tuple[str, str]]:
         seen: list[tuple[str, str]] = []
         self.seen = seen
         async for kind, obj in client.watch(PODS, resource_version="5", timeout_s=10, silence_s=silence_s):

@@ -14,6 +14,7 @@ from prometheus_client import REGISTRY
 from scaling_operator.runtime.client import ApiClient
 from scaling_operator.runtime.leader import LeaderElector, LeadershipLostError, LeaseTiming
 from tests.unit.scaling_operator.runtime.lease_server import COLLECTION, Fault, LeaseServer
+from tests.unit.scaling_operator.runtime.scripted_server import until
 
 TIMING = LeaseTiming(lease_s=2.5, renew_deadline_s=1.5, retry_s=0.1)
 
@@ -201,7 +202,7 @@ async def test_a_lease_deleted_by_somebody_is_made_again(
     a = Contender("a", clients("a"))
     await asyncio.wait_for(a.began.wait(), 20)
     server.lease = None
-    await asyncio.sleep(0.5)
+    await until(lambda: server.lease is not None)
     assert server.holder == "a"
     assert not a.task.done()
     await a.end()

@@ -96,7 +96,7 @@ async def test_reconciles_what_is_there_and_what_comes_until_stopped(server: Scr
         await until(lambda: sorted(op.reconciled) == ["a", "b"])
         assert op.manager.is_leading
         op.manager.stop()
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 20)
         assert not op.manager.is_leading
 
 
@@ -113,7 +113,7 @@ async def test_a_signal_ends_it_gracefully(server: ScriptedServer, number: signa
         task = op.start()
         await until(lambda: op.queue.longest_work_s() > 0)
         os.kill(os.getpid(), number)
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 20)
     assert finished, "a reconcile in progress ends by itself"
 
 
@@ -126,7 +126,7 @@ async def test_a_reconcile_that_does_not_end_is_cut_off(server: ScriptedServer) 
         task = op.start()
         await until(lambda: op.queue.longest_work_s() > 0)
         op.manager.stop()
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 20)
 
 
 async def test_not_ready_and_idle_until_the_caches_are_filled(server: ScriptedServer) -> None:
@@ -134,7 +134,7 @@ async def test_not_ready_and_idle_until_the_caches_are_filled(server: ScriptedSe
     async with operator(server) as op:
         op.queue.add(Key("ns", "early"))
         task = op.start()
-        await asyncio.wait_for(op.health.started.wait(), 5)
+        await asyncio.wait_for(op.health.started.wait(), 20)
         assert await op.ready() == (503, "caches: not yet listed: pods\n")
         await asyncio.sleep(0.1)
         assert op.reconciled == []
@@ -142,16 +142,16 @@ async def test_not_ready_and_idle_until_the_caches_are_filled(server: ScriptedSe
         await until(lambda: "early" in op.reconciled)
         assert (await op.ready())[0] == 200
         op.manager.stop()
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 20)
 
 
 async def test_stopping_while_waiting_for_caches(server: ScriptedServer) -> None:
     server.on("GET", PODS, failure(403, "Forbidden"))
     async with operator(server) as op:
         task = op.start()
-        await asyncio.wait_for(op.health.started.wait(), 5)
+        await asyncio.wait_for(op.health.started.wait(), 20)
         op.manager.stop()
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 20)
 
 
 @pytest.mark.parametrize("leader_only", [False, True])
@@ -164,7 +164,7 @@ async def test_a_dead_task_ends_the_process(server: ScriptedServer, leader_only:
     async with operator(server) as op:
         op.manager.add_task("fragile", work, leader_only=leader_only)
         with pytest.raises(ExceptionGroup) as caught:
-            await asyncio.wait_for(op.manager.run(), 5)
+            await asyncio.wait_for(op.manager.run(), 20)
     assert caught.group_contains(ValueError if dies else TaskEndedError)
 
 
@@ -176,7 +176,7 @@ async def test_a_dead_watcher_ends_the_process(server: ScriptedServer) -> None:
         reflector = Reflector(op.client, PODS, Store("others"), transform=transform, timing=QUICK)
         op.manager.add_reflector(reflector)
         with pytest.raises(ExceptionGroup) as caught:
-            await asyncio.wait_for(op.manager.run(), 5)
+            await asyncio.wait_for(op.manager.run(), 20)
     assert caught.group_contains(ValueError)
 
 
@@ -208,7 +208,7 @@ async def test_metrics_have_the_names_that_dashboards_know(server: ScriptedServe
             await until(lambda: len(op.reconciled) == 2)
             _, text = await op.fetch("/metrics")
             op.manager.stop()
-            await asyncio.wait_for(task, 5)
+            await asyncio.wait_for(task, 20)
     assert [series for series in SERIES if f"\n{series}" not in text] == []
 
 
@@ -243,7 +243,7 @@ async def test_a_standby_keeps_caches_warm_and_works_only_when_leading(
             await until(lambda: sorted(op.reconciled) == ["a", "b"])
             assert started == [2], "caches are listed anew before the first reconcile"
             op.manager.stop()
-            await asyncio.wait_for(task, 5)
+            await asyncio.wait_for(task, 20)
     assert leases.holder == ""
 
 
@@ -276,7 +276,7 @@ async def test_a_lost_lease_ends_work_and_process(server: ScriptedServer, leases
             await until(lambda: len(op.store) == 2 and op.queue.longest_work_s() > 0)
             leases.overwrite(holderIdentity="usurper")
             with pytest.raises(ExceptionGroup) as caught:
-                await asyncio.wait_for(task, 5)
+                await asyncio.wait_for(task, 20)
     assert caught.group_contains(LeadershipLostError)
     assert sorted(ended) == ["a", "b"]
     assert leases.holder == "usurper"
