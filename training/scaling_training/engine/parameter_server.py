@@ -23,7 +23,7 @@ from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import OwnerDiedError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from scaling_api.spec import ScalingJobSpec
@@ -203,6 +203,9 @@ class RayServer:
         except RayActorError as error:
             names = {actor._actor_id.hex(): shard_name(number) for number, actor in enumerate(self._shards)}
             raise ServerLostError(names.get(error.actor_id or "", COORDINATOR)) from error
+        except OwnerDiedError as error:
+            # The states of a snapshot are the coordinator's until they are fetched.
+            raise ServerLostError(COORDINATOR) from error
         except RayTaskError as error:
             if isinstance(error.cause, ServerLostError):
                 raise error.cause from None
@@ -254,8 +257,13 @@ class RayServer:
         """What the shards hold."""
         pulled: list[Any] = self._get([actor.pull.remote(version) for actor in self._shards])
         for index, actor in enumerate(self._shards):
+            looked = time.monotonic()
             while pulled[index] is None:
                 time.sleep(BEHIND_S)
+                if time.monotonic() - looked > LOOK_S:
+                    # A coordinator that is lost took the commits that were on their way along.
+                    self.counts()
+                    looked = time.monotonic()
                 pulled[index] = self._get(actor.pull.remote(version))
         return pulled
 
