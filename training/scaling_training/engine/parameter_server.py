@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -35,8 +35,8 @@ from scaling_training.update.samples import Answer, Lease, Worker
 
 # A shard may be behind the coordinator for as long as a commit is on its way.
 BEHIND_S = 0.001
-# Ray needs a second or two to start a lost actor anew.
-BACK_S = 30.0
+# Ray needs a second or two to start a lost actor anew, and a machine under load many.
+BACK_S = 120.0
 LOOK_S = 0.1
 
 COORDINATOR = "the coordinator of the parameter server"
@@ -216,16 +216,20 @@ class RayServer:
         """How many."""
         return len(self._shards)
 
-    def live(self) -> bool:
-        """Whether a new group can go on from what the server holds; a coordinator on its way back is waited for."""
+    def _once_back(self, ask: Callable[[], Any]) -> Any:
+        """What the actors answer once those on their way back are there; ServerLostError after BACK_S."""
         deadline = time.monotonic() + BACK_S
         while True:
             try:
-                return bool(self._get(self._coordinator.live.remote()))
+                return self._get(ask())
             except ServerLostError:
                 if time.monotonic() > deadline:
                     raise
             time.sleep(LOOK_S)
+
+    def live(self) -> bool:
+        """Whether a new group can go on from what the server holds."""
+        return bool(self._once_back(self._coordinator.live.remote))
 
     def rows(self) -> list[Row]:
         """The rows of the curves that it knows."""
@@ -235,8 +239,8 @@ class RayServer:
     def open(self, group: Group, start: Snapshot | None, rows: Sequence[Row]) -> int:
         """Let a group take part."""
         if start is not None:
-            pairs = zip(self._shards, start.shards, strict=False)
-            self._get([actor.load.remote(state) for actor, state in pairs])
+            pairs = list(zip(self._shards, start.shards, strict=False))
+            self._once_back(lambda: [actor.load.remote(state) for actor, state in pairs])
         ledger = None if start is None else start.ledger
         return int(self._get(self._coordinator.open.remote(group, ledger, list(rows), self._shards)))
 
