@@ -3,8 +3,8 @@
     python -m tests.cluster.leader_process KUBECONFIG NAMESPACE IDENTITY
 
 While leading, it writes its identity into the ConfigMap `ledger` ten times a second. It reports on stdout, a JSON
-object per line with the machine-wide monotonic time: `leading`, `wrote`, `ended`. SIGTERM ends it in good order;
-without the lease it exits with 3.
+object per line with the machine-wide monotonic time: `contending`, `leading`, `writing`, `wrote`, `ended`. SIGTERM
+ends it in good order; without the lease it exits with 3.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ async def contend(kubeconfig: str, namespace: str, identity: str) -> int:
             report("leading")
             try:
                 while not stop.is_set():
+                    report("writing")
                     try:
                         await guarded.patch(ledger, {"data": {"writer": identity}})
                         report("wrote")
@@ -50,6 +51,7 @@ async def contend(kubeconfig: str, namespace: str, identity: str) -> int:
             finally:
                 report("ended")
 
+        report("contending")
         try:
             await elector.run(work)
         except LeadershipLostError:
