@@ -15,16 +15,21 @@ from pathlib import Path
 
 # Ray gets this long to end by itself after its driver has gone.
 GRACE_S = 0.5
-LIMIT_S = 10
-# Neither names nor environments are of use: Ray's processes overwrite both with their titles.
+# How long a loaded machine may take to look through its processes.
+LIMIT_S = 60
+# Neither names nor environments are of use: Ray's processes overwrite both with their titles. One that starts another
+# while it is looked for may be missed, so this goes on until nobody is left.
 _SCRIPT = """
 read -r _
 sleep "$2"
-for process in /proc/[0-9]*; do
+left() {
   # The driver has files open there, too; it may live on.
-  if [ "$process" != "/proc/$3" ] && ls -l "$process/fd" 2>/dev/null | grep -qF -- "-> $1/"; then
-    kill -KILL "${process#/proc/}" 2>/dev/null
-  fi
+  find /proc/[0-9]*/fd -mindepth 1 -printf '%h -> %l\\n' 2>/dev/null |
+    grep -F -- "-> $1/" | cut -d/ -f3 | sort -u | grep -vx -- "$2"
+}
+while processes=$(left "$1" "$3"); do
+  kill -KILL $processes 2>/dev/null
+  sleep 0.1
 done
 rm -rf "$1"
 """
@@ -50,3 +55,4 @@ def reaped(folder: Path) -> Iterator[None]:
             reaper.wait(LIMIT_S)
         except subprocess.TimeoutExpired:
             reaper.kill()
+            reaper.wait()

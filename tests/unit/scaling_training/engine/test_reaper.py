@@ -21,8 +21,12 @@ with reaped(folder):
 """
 
 
+# What has to happen happens within this, however busy the machine is.
+LIMIT_S = 60
+
+
 def gone(pid: int) -> bool:
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -44,12 +48,13 @@ def test_what_was_started_in_the_folder_ends_with_the_block_and_we_do_not(tmp_pa
         with open(elsewhere / "log", "w") as log:
             other = subprocess.Popen(["sleep", "300"], stdout=log)
     try:
-        assert ours.wait(5) == -9
+        assert ours.wait(LIMIT_S) == -9
         assert other.poll() is None
         assert not folder.exists()
     finally:
-        other.kill()
-        other.wait()
+        for process in (ours, other):
+            process.kill()
+            process.wait()
 
 
 def test_what_was_started_in_the_folder_ends_with_a_killed_process(tmp_path: Path) -> None:
@@ -62,7 +67,7 @@ def test_what_was_started_in_the_folder_ends_with_a_killed_process(tmp_path: Pat
         child = int(process.stdout.readline())
         process.kill()
     assert gone(child)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + LIMIT_S
     while folder.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not folder.exists()
