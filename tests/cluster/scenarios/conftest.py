@@ -49,14 +49,18 @@ class Operator:
                 and item["status"].get("availableReplicas", 0) == replicas
                 and item["status"].get("replicas", 0) == replicas
             ),
-            timeout_s=90,
+            timeout_s=150,
         )
 
-    def leader(self) -> str:
-        """The name of the pod that holds the lease."""
-        lease = self._access.client.get("leases.coordination.k8s.io", "scaling-operator", OPERATOR_NAMESPACE)
-        identity: str = lease["spec"]["holderIdentity"]
-        return identity.split("_")[0]
+    def wait_leader(self) -> str:
+        """The name of the pod that holds the lease, once that is one that lives."""
+
+        def leads() -> str | None:
+            lease = self._access.client.find("leases.coordination.k8s.io", "scaling-operator", OPERATOR_NAMESPACE)
+            holder: str = (lease or {}).get("spec", {}).get("holderIdentity") or ""
+            return next((name for name in self.living() if name == holder.split("_")[0]), None)
+
+        return wait_until(leads)
 
     def delete_pod(self, name: str, *, grace_period_s: int | None = None) -> None:
         self._access.client.delete("pods", name, OPERATOR_NAMESPACE, grace_period_s=grace_period_s)

@@ -159,12 +159,12 @@ def test_the_second_operator_takes_over_from_the_first(simulate: RunJob, operato
     pods = before.pod_uids()
     operator.scale(2)
     try:
-        first = operator.leader()
+        first = operator.wait_leader()
         operator.delete_pod(first, grace_period_s=0)  # it cannot give its lease back
 
         after = simulate("after")
         after.wait_condition("ClusterReady", timeout_s=90)
-        assert operator.leader() != first
+        assert operator.wait_leader() != first
         assert before.pod_uids() == pods, "a running job does not notice"
         _end_driver(before, 1, code=0)
         before.wait_condition("Succeeded", timeout_s=60)
@@ -173,4 +173,4 @@ def test_the_second_operator_takes_over_from_the_first(simulate: RunJob, operato
         assert condition_status(after.read(), "Failed") is None
     finally:
         operator.scale(1)
-        wait_until(lambda: operator.leader() in operator.living(), timeout_s=60)
+        operator.wait_leader()
