@@ -78,6 +78,7 @@ class LeaderElector:
 
     `client` should be one of its own (`ApiClient.separate`), so that renewals never wait behind other
     requests. `identity` must be unique per process. `on_stuck` ends the process when cancelled work goes on.
+    `clock` gives seconds that never go back.
     """
 
     def __init__(
@@ -89,12 +90,14 @@ class LeaderElector:
         identity: str | None = None,
         timing: LeaseTiming | None = None,
         on_stuck: Callable[[], Any] = exit_now,
+        clock: Callable[[], float] = _now,
     ) -> None:
         self.name = name
         self.identity = identity or f"{socket.gethostname()}_{uuid.uuid4()}"
         self._client = client
         self._timing = timing or LeaseTiming()
         self._on_stuck = on_stuck
+        self._clock = clock
         self._collection = resource_path("coordination.k8s.io/v1", "leases", namespace)
         self._path = f"{self._collection}/{name}"
         self._namespace = namespace
@@ -108,7 +111,7 @@ class LeaderElector:
     @property
     def is_leading(self) -> bool:
         """Whether this process holds a lease that has not run out by its own clock."""
-        return self._expires_at is not None and _now() < self._expires_at
+        return self._expires_at is not None and self._clock() < self._expires_at
 
     def check(self) -> None:
         """Raise LeadershipLostError unless leading; made for `ApiClient.guarded`."""
@@ -150,7 +153,7 @@ class LeaderElector:
         if work_task.done():
             return
         work_task.cancel()
-        remaining_s = self._expires_at - _now() if self._expires_at is not None else 0.0
+        remaining_s = self._expires_at - self._clock() if self._expires_at is not None else 0.0
         done, _ = await asyncio.wait({work_task}, timeout=max(MIN_STOP_S, remaining_s))
         if not done:
             logger.critical("work goes on although the lease has run out: ending the process")
@@ -185,7 +188,7 @@ class LeaderElector:
         # Our own name under a lease that we do not hold: a write of ours whose answer got lost.
         if holder and holder != self.identity:
             duration_s = float(spec.get("leaseDurationSeconds") or self._timing.lease_s)
-            if _now() - self._seen_at < duration_s:
+            if self._clock() - self._seen_at < duration_s:
                 return False, holder
         return await self._write(lease), self.identity
 
@@ -224,7 +227,7 @@ class LeaderElector:
 
     async def _write(self, current: Object | None) -> bool:
         """Write our name into the lease that `current` showed; False if somebody else was faster."""
-        sent_at = _now()
+        sent_at = self._clock()
         body = self._body(current)
         try:
             if current is None:
@@ -275,13 +278,13 @@ class LeaderElector:
         version = lease["metadata"]["resourceVersion"]
         if version != self._seen_version:
             self._seen_version = version
-            self._seen_at = _now()
+            self._seen_at = self._clock()
 
     def _deadline(self) -> float:
-        """The renew deadline on the event loop's clock, which may differ from `time.monotonic` in tests."""
+        """The renew deadline on the event loop's clock."""
         assert self._expires_at is not None
         timing = self._timing
-        remaining_s = self._expires_at - _now() - (timing.lease_s - timing.renew_deadline_s)
+        remaining_s = self._expires_at - self._clock() - (timing.lease_s - timing.renew_deadline_s)
         return asyncio.get_running_loop().time() + remaining_s
 
 

@@ -1,73 +1,61 @@
-"""All times are real but short; what is asserted is order and safety, with wide margins for slow machines."""
+"""The times are client-go's and virtual, so that nothing but the elector decides how long anything takes."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
 
-from scaling_operator.runtime.client import ApiClient
 from scaling_operator.runtime.leader import LeaderElector, LeadershipLostError, LeaseTiming
-from tests.unit.scaling_operator.runtime.lease_server import COLLECTION, Fault, LeaseServer
-from tests.unit.scaling_operator.runtime.scripted_server import until
+from tests.unit.scaling_operator.runtime.leases import NAME, Fault, Leases
+from tests.unit.scaling_operator.runtime.virtual_time import VirtualTimeLoop, in_virtual_time
 
-TIMING = LeaseTiming(lease_s=2.5, renew_deadline_s=1.5, retry_s=0.1)
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[LeaseServer]:
-    async with LeaseServer() as server:
-        yield server
+TIMING = LeaseTiming()
+# Longer than anything that has to happen takes.
+LIMIT_S = 4 * TIMING.lease_s
 
 
-@pytest.fixture
-async def clients(server: LeaseServer) -> AsyncIterator[Callable[[str], ApiClient]]:
-    async with contextlib.AsyncExitStack() as stack:
-        opened: dict[str, ApiClient] = {}
+def now() -> float:
+    return asyncio.get_running_loop().time()
 
-        def client(name: str) -> ApiClient:
-            if name not in opened:
-                opened[name] = ApiClient(server.connection(), qps=None, request_timeout_s=30, user_agent=name)
-                stack.push_async_callback(opened[name].close)
-            return opened[name]
 
-        yield client
+def elector_of(leases: Leases, name: str, **options: Any) -> LeaderElector:
+    return LeaderElector(
+        leases.client(name), namespace="ns", name=NAME, identity=name, timing=TIMING, clock=now, **options
+    )
 
 
 class Contender:
     """An elector whose work notes when it ran, until `finish`."""
 
-    def __init__(self, name: str, client: ApiClient, **options: Any) -> None:
+    def __init__(self, leases: Leases, name: str) -> None:
         self.stuck: list[float] = []
-        self.elector = LeaderElector(
-            client,
-            namespace="ns",
-            name="operator",
-            identity=name,
-            timing=TIMING,
-            on_stuck=lambda: self.stuck.append(time.monotonic()),
-            **options,
-        )
-        self.began = asyncio.Event()
+        self.elector = elector_of(leases, name, on_stuck=lambda: self.stuck.append(now()))
         self.finish = asyncio.Event()
         self.intervals: list[tuple[float, float]] = []
+        self._began = asyncio.Event()
         self.task = asyncio.create_task(self.elector.run(self.work))
 
     async def work(self) -> None:
-        started = time.monotonic()
-        self.began.set()
+        started = now()
+        self._began.set()
         try:
             await self.finish.wait()
         finally:
-            self.intervals.append((started, time.monotonic()))
+            self.intervals.append((started, now()))
+
+    @property
+    def has_led(self) -> bool:
+        return self._began.is_set()
+
+    async def leads(self) -> None:
+        await asyncio.wait_for(self._began.wait(), LIMIT_S)
 
     async def lost(self) -> LeadershipLostError:
-        await asyncio.wait({self.task}, timeout=10)
+        await asyncio.wait({self.task}, timeout=LIMIT_S)
         error = self.task.exception()
         assert isinstance(error, LeadershipLostError)
         return error
@@ -79,206 +67,208 @@ class Contender:
 
 def status(contender: Contender) -> tuple[bool, float | None]:
     """Whether it leads, by its own word and by the metric."""
-    gauge = REGISTRY.get_sample_value("leader_election_master_status", {"name": "operator"})
+    gauge = REGISTRY.get_sample_value("leader_election_master_status", {"name": NAME})
     return contender.elector.is_leading, gauge
 
 
-async def test_a_free_lease_is_taken_renewed_and_given_back(
-    server: LeaseServer, clients: Callable[[str], ApiClient]
-) -> None:
-    a = Contender("a", clients("a"))
-    await asyncio.wait_for(a.began.wait(), 20)
-    assert server.holder == "a"
+@in_virtual_time
+async def test_a_free_lease_is_taken_renewed_and_given_back() -> None:
+    leases = Leases()
+    a = Contender(leases, "a")
+    await a.leads()
+    assert leases.holder == "a"
     assert status(a) == (True, 1)
-    await asyncio.sleep(3.5)
+    await asyncio.sleep(10 * TIMING.lease_s)
     assert not a.task.done(), "renewals must carry the lease past its duration"
     a.finish.set()
     await a.task
-    assert server.holder == ""
+    assert leases.holder == ""
     assert status(a) == (False, 0)
 
 
-@pytest.mark.parametrize("fault", ["hang", "drop", "fail"])
-async def test_work_ends_before_the_lease_does_when_the_server_fails(
-    server: LeaseServer, clients: Callable[[str], ApiClient], fault: Fault
-) -> None:
-    a = Contender("a", clients("a"))
-    await asyncio.wait_for(a.began.wait(), 20)
-    await asyncio.sleep(0.3)
-    server.faults["a"] = fault
+@pytest.mark.parametrize("fault", ["hang", "mute", "fail"])
+@in_virtual_time
+async def test_work_ends_before_the_lease_does_when_the_server_fails(fault: Fault) -> None:
+    leases = Leases()
+    a = Contender(leases, "a")
+    await a.leads()
+    await asyncio.sleep(1.0)
+    answered, _ = leases.writes[-1]
+    leases.faults["a"] = fault
     await a.lost()
-    last_write, _ = server.writes[-1]
     ((_, ended),) = a.intervals
-    assert ended < last_write + TIMING.lease_s
+    assert ended < answered + TIMING.lease_s
     assert not a.stuck
 
 
-@pytest.mark.parametrize("fault", ["hang", "drop"])
-async def test_two_never_work_at_once(server: LeaseServer, clients: Callable[[str], ApiClient], fault: Fault) -> None:
-    a = Contender("a", clients("a"))
-    await asyncio.wait_for(a.began.wait(), 20)
-    b = Contender("b", clients("b"))
-    await asyncio.sleep(0.3)
-    server.faults["a"] = fault
+@pytest.mark.parametrize("fault", ["hang", "mute", "fail"])
+@in_virtual_time
+async def test_two_never_work_at_once(fault: Fault) -> None:
+    leases = Leases()
+    a = Contender(leases, "a")
+    await a.leads()
+    b = Contender(leases, "b")
+    await asyncio.sleep(1.0)
+    leases.faults["a"] = fault
     await a.lost()
-    await asyncio.wait_for(b.began.wait(), 20)
+    await b.leads()
     b.finish.set()
     await b.task
     (_, a_ended), (b_started, _) = a.intervals[0], b.intervals[0]
     assert a_ended < b_started
 
 
-async def test_a_held_lease_is_waited_out_by_the_own_clock_alone(
-    server: LeaseServer, clients: Callable[[str], ApiClient]
-) -> None:
-    server.overwrite(holderIdentity="gone", leaseDurationSeconds=1, renewTime="1999-01-01T00:00:00.000000Z")
-    started = time.monotonic()
-    a = Contender("a", clients("a"))
-    await asyncio.wait_for(a.began.wait(), 20)
-    assert time.monotonic() - started >= 1.0
-    assert server.lease is not None
-    assert server.lease["spec"]["leaseTransitions"] == 1
+@in_virtual_time
+async def test_a_held_lease_is_waited_out_by_the_own_clock_alone() -> None:
+    leases = Leases()
+    leases.overwrite(holderIdentity="gone", leaseDurationSeconds=30, renewTime="1999-01-01T00:00:00.000000Z")
+    started = now()
+    a = Contender(leases, "a")
+    await a.leads()
+    assert 30 <= now() - started < 30 + 2 * TIMING.retry_s
+    assert leases.lease is not None
+    assert leases.lease["spec"]["leaseTransitions"] == 1
     await a.end()
 
 
-async def test_a_lease_that_changes_is_not_taken(server: LeaseServer, clients: Callable[[str], ApiClient]) -> None:
-    server.overwrite(holderIdentity="other", leaseDurationSeconds=1)
-    a = Contender("a", clients("a"))
-    for index in range(15):
-        await asyncio.sleep(0.1)
-        server.overwrite(renewTime=str(index))
-    assert not a.began.is_set()
+@in_virtual_time
+async def test_a_lease_that_changes_is_not_taken() -> None:
+    leases = Leases()
+    leases.overwrite(holderIdentity="other", leaseDurationSeconds=5)
+    a = Contender(leases, "a")
+    for index in range(60):
+        await asyncio.sleep(1.0)
+        leases.overwrite(renewTime=str(index))
+    assert not a.has_led
     await a.end()
 
 
-async def test_a_lease_given_back_is_taken_at_once(server: LeaseServer, clients: Callable[[str], ApiClient]) -> None:
-    a = Contender("a", clients("a"))
-    await asyncio.wait_for(a.began.wait(), 20)
-    b = Contender("b", clients("b"))
-    await asyncio.sleep(0.3)
+@in_virtual_time
+async def test_a_lease_given_back_is_taken_at_once() -> None:
+    leases = Leases()
+    a = Contender(leases, "a")
+    await a.leads()
+    b = Contender(leases, "b")
+    await asyncio.sleep(1.0)
     a.finish.set()
     await a.task
-    ended = time.monotonic()
-    await asyncio.wait_for(b.began.wait(), 20)
+    ended = now()
+    await b.leads()
     assert b.elector.is_leading
-    assert time.monotonic() - ended < TIMING.lease_s / 2
+    assert now() - ended < 2 * TIMING.retry_s
     await b.end()
-    assert server.holder == ""
+    assert leases.holder == ""
 
 
-async def test_work_ends_when_somebody_else_stands_in_the_lease(
-    server: LeaseServer, clients: Callable[[str], ApiClient]
-) -> None:
-    a = Contender("a", clients("a"))
-    await asyncio.wait_for(a.began.wait(), 20)
-    server.overwrite(holderIdentity="usurper")
+@in_virtual_time
+async def test_work_ends_when_somebody_else_stands_in_the_lease() -> None:
+    leases = Leases()
+    a = Contender(leases, "a")
+    await a.leads()
+    leases.overwrite(holderIdentity="usurper")
     error = await a.lost()
     assert "usurper" in str(error)
-    assert server.holder == "usurper", "a lease that is not ours is not given back"
+    assert leases.holder == "usurper", "a lease that is not ours is not given back"
 
 
-async def test_a_renewal_whose_answer_got_lost_counts(server: LeaseServer, clients: Callable[[str], ApiClient]) -> None:
-    a = Contender("a", clients("a"))
-    await asyncio.wait_for(a.began.wait(), 20)
-    server.faults["a"] = "answer lost"
-    await asyncio.sleep(2.8)
-    assert "a" not in server.faults
+@in_virtual_time
+async def test_a_renewal_whose_answer_got_lost_counts() -> None:
+    leases = Leases()
+    a = Contender(leases, "a")
+    await a.leads()
+    leases.faults["a"] = "answer lost"
+    await asyncio.sleep(2 * TIMING.lease_s)
+    assert "a" not in leases.faults
     assert not a.task.done()
     await a.end()
 
 
-async def test_an_acquisition_whose_answer_got_lost_is_found_again(
-    server: LeaseServer, clients: Callable[[str], ApiClient]
-) -> None:
-    server.faults["a"] = "answer lost"
-    a = Contender("a", clients("a"))
-    await asyncio.wait_for(a.began.wait(), 0.9 * TIMING.lease_s)
+@in_virtual_time
+async def test_an_acquisition_whose_answer_got_lost_is_found_again() -> None:
+    leases = Leases()
+    leases.faults["a"] = "answer lost"
+    started = now()
+    a = Contender(leases, "a")
+    await a.leads()
+    assert now() - started < 2 * TIMING.retry_s
     await a.end()
 
 
-async def test_a_lease_deleted_by_somebody_is_made_again(
-    server: LeaseServer, clients: Callable[[str], ApiClient]
-) -> None:
-    a = Contender("a", clients("a"))
-    await asyncio.wait_for(a.began.wait(), 20)
-    server.lease = None
-    await until(lambda: server.lease is not None)
-    assert server.holder == "a"
+@in_virtual_time
+async def test_a_lease_deleted_by_somebody_is_made_again() -> None:
+    leases = Leases()
+    a = Contender(leases, "a")
+    await a.leads()
+    leases.lease = None
+    await asyncio.sleep(2 * TIMING.retry_s)
+    assert leases.holder == "a"
     assert not a.task.done()
     await a.end()
 
 
-async def test_work_that_ignores_its_end_takes_the_process_down(
-    server: LeaseServer, clients: Callable[[str], ApiClient]
-) -> None:
-    a = Contender("a", clients("a"))
-    release = asyncio.Event()
+@in_virtual_time
+async def test_work_that_ignores_its_end_takes_the_process_down() -> None:
+    leases = Leases()
+    stuck: list[float] = []
+    began, release = asyncio.Event(), asyncio.Event()
 
     async def stubborn() -> None:
-        a.began.set()
+        began.set()
         while not release.is_set():
             with contextlib.suppress(asyncio.CancelledError):
                 await release.wait()
 
-    await a.end()
-    elector = LeaderElector(
-        clients("a"),
-        namespace="ns",
-        name="operator",
-        identity="a",
-        timing=TIMING,
-        on_stuck=lambda: a.stuck.append(time.monotonic()),
-    )
+    elector = elector_of(leases, "a", on_stuck=lambda: stuck.append(now()))
     task = asyncio.create_task(elector.run(stubborn))
-    await asyncio.wait_for(a.began.wait(), 20)
-    server.faults["a"] = "hang"
+    await asyncio.wait_for(began.wait(), LIMIT_S)
+    taken, _ = leases.writes[-1]
+    leases.faults["a"] = "hang"
     with pytest.raises(LeadershipLostError):
-        await asyncio.wait_for(task, 10)
-    assert len(a.stuck) == 1
+        await asyncio.wait_for(task, LIMIT_S)
+    assert len(stuck) == 1
+    assert stuck[0] <= taken + TIMING.lease_s
     release.set()
     await asyncio.sleep(0)
 
 
-async def test_a_process_that_was_frozen_cannot_write(server: LeaseServer, clients: Callable[[str], ApiClient]) -> None:
-    refused: list[LeadershipLostError] = []
+@in_virtual_time
+async def test_a_process_that_was_frozen_may_not_write() -> None:
+    leases = Leases()
 
     async def work() -> None:
-        client = clients("writer").guarded(elector.check)
-        # The whole loop stands still, as after SIGSTOP: no timer runs before the write is tried.
-        time.sleep(1.2 * TIMING.lease_s)  # noqa: ASYNC251
-        try:
-            await client.replace(f"{COLLECTION}/operator", {})
-        except LeadershipLostError as exc:
-            refused.append(exc)
-            raise
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        elector.check()
+        # As after SIGSTOP: no timer runs before the write is tried.
+        loop.stand_still(1.2 * TIMING.lease_s)
+        elector.check()
 
-    elector = LeaderElector(clients("a"), namespace="ns", name="operator", timing=TIMING)
-    with pytest.raises(LeadershipLostError):
+    elector = elector_of(leases, "a")
+    with pytest.raises(LeadershipLostError, match="nothing may be written"):
         await elector.run(work)
-    assert len(refused) == 1
-    assert all(client != "writer" for _, client in server.writes)
+    assert len(leases.writes) == 1, "nor is the lease given back, which may be another's"
 
 
-async def test_an_exception_of_the_work_passes_and_the_lease_is_given_back(
-    server: LeaseServer, clients: Callable[[str], ApiClient]
-) -> None:
+@in_virtual_time
+async def test_an_exception_of_the_work_passes_and_the_lease_is_given_back() -> None:
+    leases = Leases()
+
     async def work() -> None:
         raise ValueError("bug")
 
-    elector = LeaderElector(clients("a"), namespace="ns", name="operator", timing=TIMING)
     with pytest.raises(ValueError, match="bug"):
-        await elector.run(work)
-    assert server.holder == ""
+        await elector_of(leases, "a").run(work)
+    assert leases.holder == ""
 
 
-async def test_cancellation_ends_the_work_and_gives_the_lease_back(
-    server: LeaseServer, clients: Callable[[str], ApiClient]
-) -> None:
-    a = Contender("a", clients("a"))
-    await asyncio.wait_for(a.began.wait(), 20)
+@in_virtual_time
+async def test_cancellation_ends_the_work_and_gives_the_lease_back() -> None:
+    leases = Leases()
+    a = Contender(leases, "a")
+    await a.leads()
     await a.end()
     assert len(a.intervals) == 1
-    assert server.holder == ""
+    assert leases.holder == ""
 
 
 @pytest.mark.parametrize(
