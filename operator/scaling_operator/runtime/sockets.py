@@ -17,7 +17,8 @@ _IDLE_S = 30
 _INTERVAL_S = 10
 _PROBES = 3
 _UNACKNOWLEDGED_MS = 45_000
-_CLOSE_S = 1.0
+# A loop that is busy takes its time; one that is not takes a moment.
+_CLOSE_S = 10.0
 
 
 class Sockets:
@@ -37,7 +38,7 @@ class Sockets:
         return sock
 
     async def hang_up(self) -> None:
-        """End what is still open at once; returns when the event loop has closed it, after 1 s at the latest."""
+        """End what is still open at once; returns when the event loop has closed it, after 10 s at the latest."""
         left = [sock for sock in self._opened if sock.fileno() >= 0]
         for sock in left:
             # The transport owns the socket and closes it itself when it reads the end that this makes.

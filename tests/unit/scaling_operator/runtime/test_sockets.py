@@ -17,6 +17,9 @@ from scaling_operator.server.certs import Authority
 EVENT = b'{"type": "BOOKMARK", "object": {"metadata": {}}}\n'
 ANSWER = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(EVENT), EVENT)
 
+# How long a loaded machine may take to connect.
+LIMIT_S = 60
+
 
 @pytest.fixture
 def silent_server(tmp_path: Path) -> Iterator[Connection]:
@@ -28,12 +31,13 @@ def silent_server(tmp_path: Path) -> Iterator[Connection]:
     context.load_cert_chain(tmp_path / "leaf.pem")
     done = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(LIMIT_S)
 
         def serve() -> None:
             with contextlib.suppress(OSError), context.wrap_socket(listener.accept()[0], server_side=True) as peer:
                 peer.recv(65536)
                 peer.sendall(ANSWER)
-                done.wait(20)
+                done.wait()
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -48,7 +52,8 @@ async def test_no_socket_outlives_a_client_whose_watch_was_given_up(silent_serve
     watch = client.watch("/api/v1/pods", resource_version="1", timeout_s=60)
     assert await anext(watch) == ("BOOKMARK", {"metadata": {}})
     await watch.aclose()
-    opened = list(client._transport._sockets._opened)
-    assert [sock.fileno() >= 0 for sock in opened] == [True], "the server is still to say farewell"
+    # There was another where the name stands for two addresses, of which the server has one.
+    opened = [sock for sock in client._transport._sockets._opened if sock.fileno() >= 0]
+    assert len(opened) == 1, "the server is still to say farewell"
     await client.close()
-    assert [sock.fileno() for sock in opened] == [-1]
+    assert opened[0].fileno() == -1
