@@ -22,6 +22,10 @@ from cryptography.x509.oid import NameOID
 from scaling_training.progress import ProgressModel, https
 from scaling_training.progress.https import Endpoint, HttpsShow
 
+# No request takes as long, and what has to happen happens within the limit, on a loaded machine too.
+TIMEOUT_S = 30.0
+LIMIT_S = 60.0
+
 
 class Operator:
     """A server that keeps what it gets and answers as told."""
@@ -57,7 +61,7 @@ class Operator:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def wait_for(self, count: int) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + LIMIT_S
         while len(self.got) < count:
             assert time.monotonic() < deadline, self.got
             time.sleep(0.01)
@@ -100,7 +104,7 @@ def model() -> ProgressModel:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(https, "LAST_PAUSE_S", 0.01)
-    monkeypatch.setattr(https, "TIMEOUT_S", 2.0)
+    monkeypatch.setattr(https, "TIMEOUT_S", TIMEOUT_S)
 
 
 def refused_never() -> None:
@@ -167,11 +171,11 @@ def test_a_proxy_for_the_world_outside_is_not_asked(
 
 
 def test_the_last_report_is_tried_several_times(operator: Operator, model: ProgressModel) -> None:
+    operator.answers = [200, 503, 500]
     show = HttpsShow(model, operator.endpoint, refused_never, interval_s=60)
     show.start()
     model.stage_started("train")
     operator.wait_for(1)
-    operator.answers = [503, 500]
     model.finish(None)
     show.close()
     assert len(operator.got) == 4
@@ -186,7 +190,7 @@ def test_an_operator_that_is_away_disturbs_nothing(operator: Operator, model: Pr
     model.finish(None)
     began = time.monotonic()
     show.close()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < TIMEOUT_S
     assert operator.got == []
 
 
@@ -199,7 +203,7 @@ def test_a_refusal_asks_whether_this_driver_is_superseded(
     show = HttpsShow(model, operator.endpoint, refused.set, interval_s=60)
     show.start()
     model.stage_started("train")
-    assert refused.wait(5)
+    assert refused.wait(LIMIT_S)
     model.finish(None)
     show.close()
 
