@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
 import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -11,6 +11,9 @@ import pytest
 from scaling_api.spec import ScalingJob
 from scaling_operator.resources.worker import PORT_RAYLET, _wait_for, build_worker_template
 from tests.unit.scaling_operator.builders import EVERY_OPTION, job
+
+# How long a loaded machine may take.
+LIMIT_S = 60
 
 
 def template(of: ScalingJob, group: int = 0) -> dict[str, Any]:
@@ -89,29 +92,38 @@ def test_compute_threads_are_the_share_of_each_process(resources: Any, slots: in
     assert environment(template(job({"cluster": {"workers": [workers]}})))["OMP_NUM_THREADS"] == threads
 
 
-async def test_the_wait_ends_when_the_port_opens() -> None:
-    port = _free_port()
-    process = await _bash(f"echo waiting; {_wait_for('127.0.0.1', port)}; echo up")
+def test_the_wait_ends_when_the_port_opens(closed_port: socket.socket) -> None:
+    with _bash(f"echo waiting; {_wait_for(*closed_port.getsockname())}; echo up") as process:
+        assert _line(process) == "waiting"
+        closed_port.listen()
+        assert process.communicate(timeout=LIMIT_S)[0] == "up\n"
+
+
+def test_the_wait_ends_with_sigterm(closed_port: socket.socket) -> None:
+    wait = _wait_for(*closed_port.getsockname()).replace("until", "echo waiting; until")
+    with _bash(f"trap 'exit 1' TERM; {wait}") as process:
+        assert _line(process) == "waiting"
+        process.terminate()
+        assert process.wait(LIMIT_S) == 143
+
+
+@pytest.fixture
+def closed_port() -> Iterator[socket.socket]:
+    """A port that is ours and takes no connections before `listen`."""
+    with socket.socket() as ours:
+        ours.bind(("127.0.0.1", 0))
+        yield ours
+
+
+@contextmanager
+def _bash(script: str) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
-    assert await process.stdout.readline() == b"waiting\n"
-    async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", port):
-        assert (await asyncio.wait_for(process.communicate(), 10))[0] == b"up\n"
-
-
-async def test_the_wait_ends_at_once_with_sigterm() -> None:
-    process = await _bash(f"trap 'exit 1' TERM; {_wait_for('127.0.0.1', _free_port()).replace('until', 'echo; until')}")
-    assert process.stdout is not None
-    await process.stdout.readline()
-    os.kill(process.pid, signal.SIGTERM)
-    assert await asyncio.wait_for(process.wait(), 5) == 143
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-async def _bash(script: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec("bash", "-c", script, stdout=asyncio.subprocess.PIPE)
+    return process.stdout.readline().strip()
