@@ -24,12 +24,14 @@ _RAY_ENVIRONMENT = [
 # The GCS answers before the head's own raylet has registered, and until then `ray.init` fails: hence the loops.
 _COUNT_RAY_NODES = """
 import os, time, ray
-until = time.time() + 120
+until = time.time() + 600
 while not ray.is_initialized():
     try:
         ray.init(address="head:6379", log_to_driver=False)
-    except ConnectionError:
-        assert time.time() < until
+    except Exception:
+        ray.shutdown()
+        if time.time() > until:
+            raise
         time.sleep(0.5)
 alive = lambda: sum(node["Alive"] for node in ray.nodes())
 while alive() < 2 and time.time() < until:

@@ -19,7 +19,7 @@ from tests.cluster.kube.processes import SEARCH_PATH
 
 _PROGRAMS = ("containerd", "ctr", "runc", "iptables", "ip", "unshare", "nsenter")
 _CNI_PROGRAM = Path("/usr/lib/cni/ptp")
-_KUBECTL_LIMIT_S = 180.0
+_KUBECTL_LIMIT_S = 720.0
 
 
 @dataclass(frozen=True)

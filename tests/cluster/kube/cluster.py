@@ -40,7 +40,7 @@ from tests.cluster.kube.processes import (
     open_namespaces,
 )
 
-_READY_LIMIT_S = 90.0
+_READY_LIMIT_S = 360.0
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -233,7 +233,7 @@ def _answers(cluster: Cluster, path: str) -> bool:
 def _dns_ready(cluster: Cluster) -> bool:
     try:
         url = f"http://{cluster.network.node_address}:{dns.HEALTH_PORT}/ready"
-        return requests.get(url, timeout=2, proxies={"http": ""}).ok
+        return requests.get(url, timeout=10, proxies={"http": ""}).ok
     except requests.RequestException:
         return False
 

@@ -124,7 +124,7 @@ def serve(folder: Path, owner: int | None) -> None:
         if server.fileno() in ready:
             connection, _ = server.accept()
             with connection:
-                connection.settimeout(5)
+                connection.settimeout(30)
                 try:
                     _answer(connection, processes)
                 except (OSError, ValueError, KeyError) as error:

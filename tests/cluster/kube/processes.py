@@ -17,8 +17,10 @@ from typing import Any
 SEARCH_PATH = f"{os.environ.get('PATH', '/usr/bin:/bin')}:/usr/local/sbin:/usr/sbin:/sbin"
 
 _INIT = Path(__file__).with_name("init.py")
-_START_LIMIT_S = 15.0
-_STOP_LIMIT_S = 10.0
+# A loaded machine takes several times as long as a quiet one.
+_START_LIMIT_S = 60.0
+_STOP_LIMIT_S = 60.0
+_REPLY_LIMIT_S = 60.0
 
 
 class ProcessError(RuntimeError):
@@ -40,7 +42,7 @@ class Namespaces:
             raise ProcessError(f"starting {name}: {reply['error']}")
 
     def stop(self, name: str, *, with_signal: signal.Signals = signal.SIGTERM) -> None:
-        """Send the signal and wait until the process has ended; after 10 s it is killed."""
+        """Send the signal and wait until the process has ended; after a minute it is killed."""
         deadline = time.monotonic() + _STOP_LIMIT_S
         self._request(op="stop", name=name, signal=int(with_signal))
         while self.running(name):
@@ -70,7 +72,7 @@ class Namespaces:
 
     def _request(self, **request: Any) -> dict[str, Any]:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(10)
+            connection.settimeout(_REPLY_LIMIT_S)
             try:
                 connection.connect(str(self.folder / "init.sock"))
             except (FileNotFoundError, ConnectionRefusedError):

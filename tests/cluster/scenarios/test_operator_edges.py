@@ -49,7 +49,7 @@ class Driver:
             ca_cert_data=base64.b64decode(secret["data"]["ca.crt"]).decode(),
             server_hostname=HOST,
             assert_hostname=HOST,
-            timeout=10.0,
+            timeout=60.0,
             retries=False,
         )
 
