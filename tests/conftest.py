@@ -6,12 +6,13 @@ import os
 from collections.abc import Generator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 IN_CI = bool(os.environ.get("CI"))
 
-# Nothing is timed. Where CI is set, the same examples run each time: a new finding should not stop another's change.
-settings.register_profile("project", deadline=None, derandomize=IN_CI)
+# Nothing is timed, and a slow machine is no finding. Where CI is set, the same examples run each time: a new finding
+# should not stop another's change.
+settings.register_profile("project", deadline=None, derandomize=IN_CI, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("project")
 
 

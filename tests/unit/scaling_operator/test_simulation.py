@@ -6,7 +6,7 @@ watches lag and whose answers get lost. What must hold at every moment is in sim
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.scaling_operator.runtime.virtual_time import run_in_virtual_time
@@ -35,7 +35,7 @@ def test_a_job_without_troubles_succeeds_with_few_requests() -> None:
     assert ending.requests["patch", "scalingjobs"] <= 5
 
 
-@settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=120)
 @given(
     troubles=_troubles,
     seed=st.integers(0, 1000),
@@ -56,7 +56,7 @@ def test_it_always_ends_and_leaves_nothing(
     assert sum(ending.requests.values()) < 100 + 60 * len(troubles)
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=30)
 @given(troubles=_troubles, seed=st.integers(0, 1000), at_s=st.integers(0, TROUBLES_S - 1))
 def test_deletion_leaves_nothing(troubles: list[Trouble], seed: int, at_s: int) -> None:
     script = [*troubles, Trouble(at_s, "job deleted", 0)]
@@ -64,7 +64,7 @@ def test_deletion_leaves_nothing(troubles: list[Trouble], seed: int, at_s: int) 
     assert not any(ending.left.values()), ending.left
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=15)
 @given(troubles=_troubles, seed=st.integers(0, 1000))
 def test_a_finished_job_is_deleted_in_its_time(troubles: list[Trouble], seed: int) -> None:
     policy = {"backoffLimit": 2, "ttlSecondsAfterFinished": 30}
@@ -73,7 +73,7 @@ def test_a_finished_job_is_deleted_in_its_time(troubles: list[Trouble], seed: in
     assert not any(ending.left.values()), ending.left
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=15)
 @given(troubles=_troubles, seed=st.integers(0, 1000))
 def test_pods_stay_when_nothing_is_to_be_cleaned(troubles: list[Trouble], seed: int) -> None:
     policy = {"backoffLimit": 0, "cleanPodPolicy": "None"}

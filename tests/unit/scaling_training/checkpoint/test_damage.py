@@ -72,7 +72,7 @@ def _longer(content: bytes, place: float, bit: int) -> bytes:
     return content + bytes([bit])
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     number=some.integers(0, 100),
     damage=some.sampled_from((_cut, _flipped, _longer)),
