@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -61,11 +60,10 @@ def test_the_timeline_tells_the_way_to_the_first_step(straight: Finished) -> Non
     assert 0 < seconds["rayReady"] < seconds["groupStarted"] < seconds["firstStep"] < seconds["stagesDone"]
 
 
-def test_resuming_a_finished_run_is_answered_by_the_ledger_at_once(straight: Finished, tmp_path: Path) -> None:
+def test_resuming_a_finished_run_is_answered_by_the_ledger(straight: Finished, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(straight.folder, folder)
     file = runs.manifest(tmp_path)
-    began = time.monotonic()
     again = runs.run(str(file), "--resume", str(folder), folder=folder)
     # The copy has another address, so only the report, which names addresses, is made anew. No Ray is started.
     assert again.code == 0, again.err
@@ -74,7 +72,6 @@ def test_resuming_a_finished_run_is_answered_by_the_ledger_at_once(straight: Fin
     assert third.stage_states() == {"analyze": "Reused", "train": "Reused", "evaluate": "Reused", "report": "Reused"}
     assert third.result["metrics"] == straight.result["metrics"]
     assert third.result["attempt"] == 3
-    assert time.monotonic() - began < 30
     assert "starting Ray" not in again.err + third.err
 
 
