@@ -161,7 +161,7 @@ def bookmark(version: int) -> tuple[str, Object]:
     return "BOOKMARK", {"metadata": {"resourceVersion": str(version)}}
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+async def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Wait for something that no event announces, such as what the server has received."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110

@@ -16,7 +16,7 @@ async def health() -> AsyncIterator[HealthServer]:
     Counter("things_total", "Things", registry=registry).inc(3)
     server = HealthServer(host="127.0.0.1", port=0, registry=registry)
     task = asyncio.create_task(server.run())
-    await asyncio.wait_for(server.started.wait(), 5)
+    await asyncio.wait_for(server.started.wait(), 60)
     yield server
     task.cancel()
     await asyncio.wait({task})

@@ -169,7 +169,7 @@ async def test_waiting_for_a_version() -> None:
     store = Store("pods")
     store.replace([], 5)
     assert await store.wait_for_version(5, 0)
-    waiting = asyncio.create_task(store.wait_for_version(8, 5))
+    waiting = asyncio.create_task(store.wait_for_version(8, 60))
     await asyncio.sleep(0)
     store.advance(7)
     await asyncio.sleep(0)

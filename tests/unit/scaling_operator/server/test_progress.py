@@ -85,10 +85,12 @@ async def operator() -> AsyncIterator[Operator]:
     async with ScriptedServer() as api, ApiClient(api.connection()) as client:
         api.on("POST", REVIEWS, reviewed())
         api.on("PATCH", STATUS, answer(STORED))
-        endpoint = ProgressEndpoint(client, TokenReviewer(client, TOKEN_AUDIENCE), jobs=jobs, pods=pods)
+        # No time passes by the clocks that say how often a job may report and how long a token is known.
+        reviewer = TokenReviewer(client, TOKEN_AUDIENCE, clock=lambda: 1000.0)
+        endpoint = ProgressEndpoint(client, reviewer, jobs=jobs, pods=pods, clock=lambda: 1000.0)
         server = HttpsServer(endpoint.routes(), certificate.context, host="127.0.0.1", port=0)
         serving = asyncio.create_task(server.run())
-        await asyncio.wait_for(server.started.wait(), 5)
+        await asyncio.wait_for(server.started.wait(), 60)
         connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cadata=certificate.bundle))
         async with aiohttp.ClientSession(connector=connector) as session:
             yield Operator(api, jobs, pods, f"https://localhost:{server.port}", session)
