@@ -49,6 +49,7 @@ def watched(
 BEHIND = replace(STEPPING, phase=Phase.DATA)
 COMPILING = replace(STEPPING, phase=Phase.COMPILE)
 VALIDATING = replace(STEPPING, step=8, phase=Phase.VALIDATION)
+SAVING = replace(VALIDATING, phase=Phase.SAVE)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +75,12 @@ VALIDATING = replace(STEPPING, step=8, phase=Phase.VALIDATION)
             id="a validation is known to be short",
         ),
         pytest.param((replace(VALIDATING, longest_s=90.0),), (), 900.0, (0,), id="a validation is known to be long"),
+        pytest.param(
+            (replace(SAVING, longest_s=0.2), replace(STEPPING, step=8)), (), UNKNOWN_S, (0,),
+            id="a save after short validations",
+        ),
+        pytest.param((replace(SAVING, expected_s=0.5),), (), UNKNOWN_S, (0,), id="a save that is expected to be short"),
+        pytest.param((replace(SAVING, expected_s=120.0),), (), 1200.0, (0,), id="a save that is expected to be long"),
     ],
 )  # fmt: skip
 def test_what_is_stuck_is_found_when_its_limit_is_reached_and_not_before(
@@ -128,7 +135,7 @@ def test_a_step_in_between_starts_the_time_anew() -> None:
         assert dog.look(now=float(second)) == Fine()
 
 
-def test_the_pulse_tells_the_median_step_and_the_longest_pause() -> None:
+def test_the_pulse_tells_the_median_step_the_longest_validation_and_what_is_expected() -> None:
     pulse = Pulse()
     now = 0.0
     for step, seconds in enumerate([9.0, 1.0, 1.0, 1.5]):
@@ -138,6 +145,7 @@ def test_the_pulse_tells_the_median_step_and_the_longest_pause() -> None:
     pulse.beat(Phase.DATA, 4, now=now)
     assert pulse.read() == Heartbeat(4, Phase.DATA, median_step_s=1.25, longest_s=0.0)
     pulse.beat(Phase.VALIDATION, 4, now=now + 1)
-    pulse.beat(Phase.SAVE, 4, now=now + 4)
-    pulse.beat(Phase.DATA, 4, now=now + 5)
-    assert pulse.read().longest_s == 3.0
+    pulse.beat(Phase.SAVE, 4, expected_s=2.0, now=now + 4)
+    assert pulse.read() == Heartbeat(4, Phase.SAVE, median_step_s=1.25, longest_s=3.0, expected_s=2.0)
+    pulse.beat(Phase.DATA, 4, now=now + 14)
+    assert pulse.read() == Heartbeat(4, Phase.DATA, median_step_s=1.25, longest_s=3.0)
