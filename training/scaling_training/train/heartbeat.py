@@ -29,7 +29,7 @@ class Heartbeat:
 
     step: int  # optimizer steps done
     phase: Phase
-    median_step_s: float | None  # from one step to the next; None before there were two
+    median_step_s: float | None  # all micro-batches of a step together; None before there were two
     longest_s: float  # the longest validation so far; 0 before there was one
     expected_s: float = 0.0  # that the phase takes, as the process was told; 0 when it was not
 
@@ -67,10 +67,12 @@ class Pulse:
         with self._lock:
             if self._phase is Phase.VALIDATION:
                 self._longest = max(self._longest, now - self._at)
-            if phase is Phase.DATA:
-                # A step lasts from DATA to the next DATA, or to what comes between two steps.
+            if step != self._step:
+                # A step lasts from its first micro-batch's DATA to whatever comes after its last one's STEP.
                 if self._phase is Phase.STEP and self._step_began is not None:
                     self._steps.append(now - self._step_began)
+                self._step_began = None
+            if phase is Phase.DATA and self._step_began is None:
                 self._step_began = now
             self._step, self._phase, self._expected, self._at = step, phase, expected_s, now
 

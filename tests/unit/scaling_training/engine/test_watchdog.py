@@ -135,6 +135,22 @@ def test_a_step_in_between_starts_the_time_anew() -> None:
         assert dog.look(now=float(second)) == Fine()
 
 
+def test_a_step_is_all_of_its_micro_batches() -> None:
+    pulse = Pulse()
+    pulse.beat(Phase.DATA, 0, now=-500.0)
+    pulse.beat(Phase.COMPILE, 0, now=-499.0)
+    for step in range(1, 4):
+        for piece in range(30):
+            pulse.beat(Phase.DATA, step, now=step * 60.0 + piece * 2.0)
+            pulse.beat(Phase.STEP, step, now=step * 60.0 + piece * 2.0 + 0.1)
+    pulse.beat(Phase.VALIDATION, 4, now=240.0)
+    # Another pause between two steps is no part of either.
+    pulse.beat(Phase.DATA, 4, now=900.0)
+    pulse.beat(Phase.STEP, 4, now=901.0)
+    pulse.beat(Phase.DATA, 5, now=960.0)
+    assert pulse.read().median_step_s == 60.0
+
+
 def test_the_pulse_tells_the_median_step_the_longest_validation_and_what_is_expected() -> None:
     pulse = Pulse()
     now = 0.0
