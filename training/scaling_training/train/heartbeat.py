@@ -17,10 +17,11 @@ class Phase(IntEnum):
     START = 0  # builds the model, reads the checkpoint, joins the others
     VALIDATION = 1
     SAVE = 2
-    DATA = 3  # waits for the next step's samples
-    COMPILE = 4  # computes what torch.compile meets for the first time, and waits for the others
-    STEP = 5  # computes, and waits for the others
-    END = 6  # nothing is left to do
+    WAIT = 3  # waits for what the others do before there is anything for it to do
+    DATA = 4  # waits for the next step's samples
+    COMPILE = 5  # computes what torch.compile meets for the first time, and waits for the others
+    STEP = 6  # computes, and waits for the others
+    END = 7  # nothing is left to do
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,8 @@ BEHIND = replace(STEPPING, phase=Phase.DATA)
 COMPILING = replace(STEPPING, phase=Phase.COMPILE)
 VALIDATING = replace(STEPPING, step=8, phase=Phase.VALIDATION)
 SAVING = replace(VALIDATING, phase=Phase.SAVE)
+WAITING = replace(STEPPING, step=5, phase=Phase.WAIT)
+ENDED = replace(STEPPING, step=5, phase=Phase.END)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +81,15 @@ SAVING = replace(VALIDATING, phase=Phase.SAVE)
             (replace(SAVING, longest_s=0.2), replace(STEPPING, step=8)), (), UNKNOWN_S, (0,),
             id="a save after short validations",
         ),
+        pytest.param(
+            (WAITING, replace(STEPPING, median_step_s=10.0)), (), 200.0, (1,),
+            id="one has slow steps and the other waits for its work, fewer steps done",
+        ),
+        pytest.param((VALIDATING, WAITING), (), UNKNOWN_S, (0,), id="rank 0 validates, the other waits for work"),
+        pytest.param((SAVING, ENDED), (), UNKNOWN_S, (0,), id="rank 0 saves, and the other has ended"),
+        pytest.param(
+            (WAITING, replace(WAITING, step=6), ENDED), (), DATA_FLOOR_S, (0, 1), id="all wait for work"
+        ),
         pytest.param((replace(SAVING, expected_s=0.5),), (), UNKNOWN_S, (0,), id="a save that is expected to be short"),
         pytest.param((replace(SAVING, expected_s=120.0),), (), 1200.0, (0,), id="a save that is expected to be long"),
     ],
@@ -100,6 +111,11 @@ def test_what_is_stuck_is_found_when_its_limit_is_reached_and_not_before(
             (STEPPING, BEHIND), (),
             "training process 1 made no step for 180 s (waiting for the data of step 8): stopped",
             id="behind",
+        ),
+        pytest.param(
+            (WAITING, replace(WAITING, step=6)), (),
+            "training processes 0 and 1 made no step for 180 s (waiting for work after step 6): stopped",
+            id="waiting",
         ),
         pytest.param(
             (STEPPING,) * 3, (), "training processes 0, 1 and 2 made no step for 15 s (in step 8): stopped", id="all"
