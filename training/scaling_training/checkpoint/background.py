@@ -48,6 +48,7 @@ class BackgroundSaver:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self.blocked_s = 0.0  # how long the last save kept its caller
+        self.longest_s = 0.0  # the longest write so far, from its begin to its commit
 
     def save(self, tensors: Mapping[str, torch.Tensor], write: Callable[[Mapping[str, torch.Tensor]], None]) -> None:
         """Wait for the save in flight, copy the tensors, and have ``write`` called with the copies.
@@ -78,7 +79,9 @@ class BackgroundSaver:
             raise error
 
     def _run(self, write: Callable[[Mapping[str, torch.Tensor]], None], staged: Mapping[str, torch.Tensor]) -> None:
+        began = time.monotonic()
         try:
             write(staged)
         except BaseException as error:
             self._error = error
+        self.longest_s = max(self.longest_s, time.monotonic() - began)

@@ -6,8 +6,10 @@ not which. That is found in this order:
 1. A process that does not answer. The answer comes from a thread of its own, so a process that computes or waits
    for others answers; one that is stopped, swapped out or on a lost machine does not.
 2. The process that is furthest behind, by step and phase: the others wait for it in a collective. Only its own
-   phase's limit counts, so a rank 0 that validates for a minute is not taken for a hang of those who wait.
-3. When all are at the same place and none gets on, it cannot be told which one is to blame, and all are named.
+   phase's limit counts, so a rank 0 that validates for a minute is not taken for a hang of those who wait. Who says
+   itself that it waits for the others, or that it has nothing left to do, is not behind, whatever its step.
+3. When all are at the same place and none gets on, or when all wait, it cannot be told which one is to blame, and all
+   are named.
 
 No false alarms on a loaded machine: the limits are multiples of what the process itself has shown before, with
 floors far above what load does; and the watch counts its own time (`Clock`), which stands still while the watching
@@ -33,7 +35,8 @@ STEP_FLOOR_S = 15.0
 DATA_FLOOR_S = 180.0
 # The first two steps start the data's workers and fill caches; a compiler works for as long in any step.
 FIRST_STEP_S = 600.0
-# Nothing is known of how long a validation, a save or a start takes until there was one.
+# Nothing is known of how long a start takes, nor of a validation until there was one. A save says what it expects of
+# storage, which may well stall for minutes before it gets on again: so long it gets at least.
 UNKNOWN_S = 600.0
 LONGEST = 10.0
 LONG_FLOOR_S = 60.0
@@ -116,15 +119,25 @@ def decide(seen: Mapping[int, Seen], now: float) -> Fine | Stuck:
     if len(beats) < len(seen):
         # One that has never answered is still coming up, which is watched by whoever starts it.
         return Fine()
-    behind = min((beat.step, beat.phase) for beat in beats.values())
-    last = {rank: beat for rank, beat in beats.items() if (beat.step, beat.phase) == behind}
+    last = _furthest_behind({rank: beat for rank, beat in beats.items() if beat.phase is not Phase.END})
+    if not last:
+        return Fine()
     # The one that came there last decides: the others may have waited for it.
     idle_s = min(now - seen[rank].changed_at for rank in last)
     if idle_s < max(_limit(beat) for beat in last.values()):
         return Fine()
     ranks = tuple(sorted(last))
-    step, phase = behind
-    return Stuck(ranks, f"{_named(ranks)} made no step for {idle_s:.0f} s ({_where(phase, step)}): stopped")
+    where = _where(max(last.values(), key=lambda beat: beat.step))
+    return Stuck(ranks, f"{_named(ranks)} made no step for {idle_s:.0f} s ({where}): stopped")
+
+
+def _furthest_behind(beats: Mapping[int, Heartbeat]) -> Mapping[int, Heartbeat]:
+    """Those of the processes that the others wait for; all of them, if all wait."""
+    at_work = {rank: beat for rank, beat in beats.items() if beat.phase is not Phase.WAIT}
+    if not at_work:
+        return beats
+    behind = min((beat.step, beat.phase) for beat in at_work.values())
+    return {rank: beat for rank, beat in at_work.items() if (beat.step, beat.phase) == behind}
 
 
 def _silence_limit(beat: Heartbeat) -> float:
@@ -136,13 +149,15 @@ def _silence_limit(beat: Heartbeat) -> float:
 
 def _limit(beat: Heartbeat) -> float:
     """How long a process may stay in its phase, in seconds."""
-    if beat.phase is Phase.END:
-        return float("inf")
-    if beat.phase in (Phase.START, Phase.VALIDATION, Phase.SAVE):
+    if beat.phase is Phase.START:
+        return UNKNOWN_S
+    if beat.phase is Phase.VALIDATION:
         return max(LONG_FLOOR_S, LONGEST * beat.longest_s) if beat.longest_s else UNKNOWN_S
+    if beat.phase is Phase.SAVE:
+        return max(UNKNOWN_S, LONGEST * beat.expected_s)
     if beat.median_step_s is None or beat.phase is Phase.COMPILE:
         return FIRST_STEP_S
-    floor_s = DATA_FLOOR_S if beat.phase is Phase.DATA else STEP_FLOOR_S
+    floor_s = DATA_FLOOR_S if beat.phase in (Phase.WAIT, Phase.DATA) else STEP_FLOOR_S
     return max(floor_s, STEPS * beat.median_step_s)
 
 
@@ -152,14 +167,16 @@ def _named(ranks: tuple[int, ...]) -> str:
     return f"training processes {', '.join(map(str, ranks[:-1]))} and {ranks[-1]}"
 
 
-def _where(phase: Phase, step: int) -> str:
+def _where(beat: Heartbeat) -> str:
+    step = beat.step
     place = {
         Phase.START: "starting",
         Phase.VALIDATION: f"validating after step {step}",
         Phase.SAVE: f"saving after step {step}",
+        Phase.WAIT: f"waiting for work after step {step}",
         Phase.DATA: f"waiting for the data of step {step + 1}",
         Phase.COMPILE: f"compiling for step {step + 1}",
         Phase.STEP: f"in step {step + 1}",
         Phase.END: "at the end",
     }
-    return place[phase]
+    return place[beat.phase]

@@ -6,9 +6,9 @@ import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Protocol
 
 
 class Phase(IntEnum):
@@ -17,10 +17,11 @@ class Phase(IntEnum):
     START = 0  # builds the model, reads the checkpoint, joins the others
     VALIDATION = 1
     SAVE = 2
-    DATA = 3  # waits for the next step's samples
-    COMPILE = 4  # computes what torch.compile meets for the first time, and waits for the others
-    STEP = 5  # computes, and waits for the others
-    END = 6  # nothing is left to do
+    WAIT = 3  # waits for what the others do before there is anything for it to do
+    DATA = 4  # waits for the next step's samples
+    COMPILE = 5  # computes what torch.compile meets for the first time, and waits for the others
+    STEP = 6  # computes, and waits for the others
+    END = 7  # nothing is left to do
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +30,22 @@ class Heartbeat:
 
     step: int  # optimizer steps done
     phase: Phase
-    median_step_s: float | None  # from one step to the next; None before there were two
-    longest_s: float  # the longest validation or save so far
+    median_step_s: float | None  # all micro-batches of a step together; None before there were two
+    longest_s: float  # the longest validation so far; 0 before there was one
+    expected_s: float = 0.0  # that the phase takes, as the process was told; 0 when it was not
 
 
-# A process enters this phase, so many steps done; returns at once.
-Beat = Callable[[Phase, int], None]
+class Beat(Protocol):
+    """How a process says what it does."""
+
+    def __call__(self, phase: Phase, step: int, *, expected_s: float = 0.0) -> None:
+        """The process enters this phase, ``step`` steps done, for about so many seconds if that is known.
+
+        Returns at once.
+        """
 
 
-def silent(phase: Phase, step: int) -> None:
+def silent(phase: Phase, step: int, *, expected_s: float = 0.0) -> None:
     """For a process that nobody watches."""
 
 
@@ -52,23 +60,26 @@ class Pulse:
         self._step_began: float | None = None
         self._steps: deque[float] = deque(maxlen=64)
         self._longest = 0.0
+        self._expected = 0.0
 
-    def beat(self, phase: Phase, step: int, *, now: float | None = None) -> None:
-        """The process enters this phase, ``step`` steps done."""
+    def beat(self, phase: Phase, step: int, *, expected_s: float = 0.0, now: float | None = None) -> None:
+        """See `Beat`; ``now`` is a monotonic second."""
         now = time.monotonic() if now is None else now
         with self._lock:
-            if self._phase in (Phase.VALIDATION, Phase.SAVE):
+            if self._phase is Phase.VALIDATION:
                 self._longest = max(self._longest, now - self._at)
-            if phase is Phase.DATA:
-                # A step lasts from DATA to the next DATA, or to what comes between two steps.
+            if step != self._step:
+                # A step lasts from its first micro-batch's DATA to whatever comes after its last one's STEP.
                 if self._phase is Phase.STEP and self._step_began is not None:
                     self._steps.append(now - self._step_began)
+                self._step_began = None
+            if phase is Phase.DATA and self._step_began is None:
                 self._step_began = now
-            self._step, self._phase, self._at = step, phase, now
+            self._step, self._phase, self._expected, self._at = step, phase, expected_s, now
 
     def read(self) -> Heartbeat:
         """The last beat."""
         with self._lock:
             # The first step, which pays for what the others do not, is outvoted by the median.
             median = statistics.median(self._steps) if len(self._steps) >= 2 else None
-            return Heartbeat(self._step, self._phase, median, self._longest)
+            return Heartbeat(self._step, self._phase, median, self._longest, self._expected)

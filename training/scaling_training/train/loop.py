@@ -143,7 +143,7 @@ class _Loop:
 
     def finish(self) -> None:
         """Wait for the last checkpoint to be committed, and say so."""
-        self._beat(Phase.SAVE, self.position.step)
+        self._begin_saving()
         self.keeper.wait()
         if self.setup.world.is_first:
             self._report()
@@ -202,6 +202,7 @@ class _Loop:
         if not math.isfinite(row.get("valLoss", 0.0)):
             # The last step spoilt the weights; the checkpoint before it is better than one with these.
             raise self._diverged(f"validation loss became {row['valLoss']} after", position.step, self.epochs_done)
+        self._begin_saving()
         self.keeper.add_row(row)
         position.epoch_loss_sum, position.epoch_skipped = 0.0, 0
         self.account.closed(row)
@@ -281,7 +282,7 @@ class _Loop:
 
     def _save(self, metrics: Metrics | None) -> None:
         """Begin a checkpoint. Every rank takes part."""
-        self._beat(Phase.SAVE, self.position.step)
+        self._begin_saving()
         self.position.seconds += self._watch.lap_s()
         self._count_skipped()
         self.position.loss_scale = self.setup.loss_scale.state()
@@ -289,6 +290,10 @@ class _Loop:
         if self.setup.world.is_first:
             self.account.metrics["saveBlockedSeconds"] = self.keeper.blocked_s
             self._report()
+
+    def _begin_saving(self) -> None:
+        """Before whatever waits for storage."""
+        self._beat(Phase.SAVE, self.position.step, expected_s=self.keeper.expected_s)
 
     def _count_skipped(self) -> None:
         """Add up over the processes what was skipped since the last time; a collective operation."""

@@ -24,6 +24,7 @@ from scaling_training.checkpoint.manifest import FileEntry, Manifest
 from scaling_training.checkpoint.state import HISTORY, POSITION, Position, Trained
 from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import Objective
+from scaling_training.optim.tensors import local
 from scaling_training.parallel.mesh import Layout
 from scaling_training.storage import Storage
 from scaling_training.train.collectives import broadcast_bytes
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 # A process that writes its part may be this much slower than another.
 _PATIENCE = timedelta(minutes=30)
+# What a store usually takes, in bytes a second, until a save has shown it.
+_USUAL_RATE = 100e6
 
 
 class Keeper:
@@ -76,6 +79,12 @@ class Keeper:
     def blocked_s(self) -> float:
         """How long training waited for the last save, in seconds."""
         return self._saver.blocked_s
+
+    @property
+    def expected_s(self) -> float:
+        """How long a save may be expected to take, in seconds: as the longest so far, or by the size of this part."""
+        size = sum(local(tensor).nbytes for tensor in self._trained.tensors().values())
+        return max(self._saver.longest_s, size / _USUAL_RATE)
 
     def restore(self, resume: CheckpointRef | None) -> Position:
         """Put the trained state where the newest good checkpoint left it."""

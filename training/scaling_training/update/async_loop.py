@@ -90,12 +90,12 @@ def train_async(
     version = position.step
     if leader is not None:
         leader.report()
-    with closing(LeasedData(setup)) as data:
+    with closing(LeasedData(setup, beat)) as data:
         worker = _Worker(setup, server, Worker(world.rank, incarnation), data, beat)
         while True:
+            beat(Phase.WAIT, version)
             if leader is not None:
                 leader.before_work()
-            beat(Phase.DATA, version)
             work = server.next(worker.identity)
             if work is None:
                 break
@@ -103,18 +103,20 @@ def train_async(
                 assert leader is not None
                 leader.close(work, version)
                 continue
-            beat(Phase.STEP, version := work.version)
+            beat(Phase.DATA, version := work.version)
             try:
                 pushed = worker.compute_and_push(work)
             except UserError:
                 # The save in flight is of weights that were good.
+                beat(Phase.SAVE, version, expected_s=keeper.expected_s)
                 keeper.wait()
                 raise
             version = pushed.counts.version
             if leader is not None:
                 leader.after_push(pushed, worker.data_wait_s)
+    outcome = None if leader is None else leader.finish(history_name(attempt), version)
     beat(Phase.END, version)
-    return agreed(world, None if leader is None else leader.finish(history_name(attempt)))
+    return agreed(world, outcome)
 
 
 def a_group(setup: Setup) -> Group:
@@ -157,8 +159,9 @@ class LeasedData:
     so the stream never runs dry before the server has nothing more to promise.
     """
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, beat: Beat) -> None:
         self._setup = setup
+        self._beat = beat
         self._promised: deque[Stretch] = deque()
         self._to_read: deque[Stretch] = deque()
         self._batches = setup.training.stream(self._requests(), together=True)
@@ -173,6 +176,7 @@ class LeasedData:
         self._promised += new
         self._to_read += new
         for _ in range(self._pieces(lease.stretch)):
+            self._beat(Phase.DATA, lease.version)
             yield next(self._batches)
 
     def close(self) -> None:
@@ -213,13 +217,12 @@ class _Worker:
         self.data_wait_s = 0.0
         skipped = setup.training.skipped
         asked = time.monotonic()
-        self._beat(Phase.DATA, lease.version)
         for batch in self._data.of(lease):
             self.data_wait_s += time.monotonic() - asked
             self._beat(step_phase(setup, batch), lease.version)
             loss_sum += setup.replica.forward_backward(batch, scale=1.0 / samples)
             asked = time.monotonic()
-            self._beat(Phase.DATA, lease.version)
+        # The last pass may have been one that compiled.
         self._beat(Phase.STEP, lease.version)
         gradients = [parameter.grad for parameter in setup.parameters if parameter.grad is not None]
         # One wait for the device, for both.
@@ -285,7 +288,8 @@ class _Leader:
             self.report()
         every = self._setup.spec.training.checkpoint.every_steps
         if every and self._counts.version // every > self._saved_at // every:
-            self._save(self._server.snapshot(drained=False), None)
+            self._begin_saving(self._counts.version)
+            self._save(self._server.snapshot(drained=False), None, self._counts.version)
 
     def close(self, closing: Closing, version: int) -> None:
         """An epoch's end: validate its weights, add the row, save when due. ``version``: the last this process saw."""
@@ -295,6 +299,7 @@ class _Leader:
         measured = validate(self._alone)
         assert measured is not None, "rank 0 of its own world"
         metrics = measured.scalars()
+        self._begin_saving(version)
         if not math.isfinite(metrics.get("loss", 0.0)):
             self.keeper.wait()
             raise _diverged(setup, f"validation loss became {metrics['loss']} after epoch {closing.epoch + 1}")
@@ -315,19 +320,19 @@ class _Leader:
         self.keeper.add_row(row)
         self.account.closed(row)
         if row["epoch"] % training.checkpoint.every_epochs == 0 or row["epoch"] == training.epochs or self.ended_early:
-            self._beat(Phase.SAVE, version)
-            self._save(closing.snapshot, metrics)
+            self._save(closing.snapshot, metrics, version)
             # Should this process end before the commit, the next one is given the epoch again.
             self.keeper.wait()
         self._server.close_epoch(row)
         self.report()
 
-    def finish(self, history: str) -> TrainOutcome:
-        """Save what is left after a stop, and say what came out."""
+    def finish(self, history: str, version: int) -> TrainOutcome:
+        """Save what is left after a stop, and say what came out. ``version`` as for `close`."""
+        self._begin_saving(version)
         snapshot = self._server.snapshot(drained=True)
         stopped = snapshot.ledger["epochsClosed"] < self._setup.spec.training.epochs and not self.ended_early
         if stopped:
-            self._save(snapshot, None)
+            self._save(snapshot, None, version)
         self.keeper.wait()
         self.report()
         assert self.keeper.latest is not None, "the last epoch and a stop both save"
@@ -353,8 +358,14 @@ class _Leader:
             epoch=self.epochs_done, step=counts.version, steps_left=-(-left // group.share), samples_left=left
         )
 
-    def _save(self, snapshot: Snapshot, metrics: dict[str, float] | None) -> None:
+    def _begin_saving(self, version: int) -> None:
+        """Before whatever waits for storage."""
+        self._beat(Phase.SAVE, version, expected_s=self.keeper.expected_s)
+
+    def _save(self, snapshot: Snapshot, metrics: dict[str, float] | None, version: int) -> None:
         adopt(snapshot.shards, self._setup.task.model, self._setup.optimizer)
+        # Once more: until the first snapshot there was no state of the optimizer, which may be most of what is saved.
+        self._begin_saving(version)
         self.position.seconds += self._watch.lap_s()
         ledger = dict(snapshot.ledger)
         self._saved_at = ledger["version"]

@@ -70,7 +70,9 @@ STORM = Weather(
 PAUSES = Weather(step=mostly(0.1, rarely=5.0, one_in=100), answer=mostly(0.01, rarely=5.0, one_in=200))
 COMPILER = Weather(first_step=always(400.0))
 SLOW_DISK = Weather(
-    data=mostly(0.02, rarely=12.0, one_in=200), validation=SHORT, save=mostly(0.5, rarely=50.0, one_in=4)
+    data=mostly(0.02, rarely=12.0, one_in=200),
+    validation=mostly(0.5, rarely=50.0, one_in=4),
+    save=mostly(0.5, rarely=300.0, one_in=4),
 )
 LONG_VALIDATION = Weather(validation=mostly(120.0, rarely=500.0, one_in=4))
 LONG_STEPS = Weather(step=mostly(8.0, rarely=60.0, one_in=20))
@@ -174,7 +176,8 @@ def test_no_weather_raises_an_alarm(weather: Weather) -> None:
         pytest.param("STEPS", 2.0, LONG_STEPS, id="a long step"),
         pytest.param("FIRST_STEP_S", 60.0, COMPILER, id="the first step"),
         pytest.param("UNKNOWN_S", 60.0, LONG_VALIDATION, id="the first validation"),
-        pytest.param("LONG_FLOOR_S", 10.0, SLOW_DISK, id="a save"),
+        pytest.param("LONG_FLOOR_S", 5.0, SLOW_DISK, id="a short validation"),
+        pytest.param("UNKNOWN_S", 60.0, SLOW_DISK, id="a save"),
         pytest.param("TICK_S", 600.0, STANDSTILL, id="the watch's own time"),
     ],
 )

@@ -49,6 +49,9 @@ def watched(
 BEHIND = replace(STEPPING, phase=Phase.DATA)
 COMPILING = replace(STEPPING, phase=Phase.COMPILE)
 VALIDATING = replace(STEPPING, step=8, phase=Phase.VALIDATION)
+SAVING = replace(VALIDATING, phase=Phase.SAVE)
+WAITING = replace(STEPPING, step=5, phase=Phase.WAIT)
+ENDED = replace(STEPPING, step=5, phase=Phase.END)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +77,21 @@ VALIDATING = replace(STEPPING, step=8, phase=Phase.VALIDATION)
             id="a validation is known to be short",
         ),
         pytest.param((replace(VALIDATING, longest_s=90.0),), (), 900.0, (0,), id="a validation is known to be long"),
+        pytest.param(
+            (replace(SAVING, longest_s=0.2), replace(STEPPING, step=8)), (), UNKNOWN_S, (0,),
+            id="a save after short validations",
+        ),
+        pytest.param(
+            (WAITING, replace(STEPPING, median_step_s=10.0)), (), 200.0, (1,),
+            id="one has slow steps and the other waits for its work, fewer steps done",
+        ),
+        pytest.param((VALIDATING, WAITING), (), UNKNOWN_S, (0,), id="rank 0 validates, the other waits for work"),
+        pytest.param((SAVING, ENDED), (), UNKNOWN_S, (0,), id="rank 0 saves, and the other has ended"),
+        pytest.param(
+            (WAITING, replace(WAITING, step=6), ENDED), (), DATA_FLOOR_S, (0, 1), id="all wait for work"
+        ),
+        pytest.param((replace(SAVING, expected_s=0.5),), (), UNKNOWN_S, (0,), id="a save that is expected to be short"),
+        pytest.param((replace(SAVING, expected_s=120.0),), (), 1200.0, (0,), id="a save that is expected to be long"),
     ],
 )  # fmt: skip
 def test_what_is_stuck_is_found_when_its_limit_is_reached_and_not_before(
@@ -93,6 +111,11 @@ def test_what_is_stuck_is_found_when_its_limit_is_reached_and_not_before(
             (STEPPING, BEHIND), (),
             "training process 1 made no step for 180 s (waiting for the data of step 8): stopped",
             id="behind",
+        ),
+        pytest.param(
+            (WAITING, replace(WAITING, step=6)), (),
+            "training processes 0 and 1 made no step for 180 s (waiting for work after step 6): stopped",
+            id="waiting",
         ),
         pytest.param(
             (STEPPING,) * 3, (), "training processes 0, 1 and 2 made no step for 15 s (in step 8): stopped", id="all"
@@ -128,7 +151,23 @@ def test_a_step_in_between_starts_the_time_anew() -> None:
         assert dog.look(now=float(second)) == Fine()
 
 
-def test_the_pulse_tells_the_median_step_and_the_longest_pause() -> None:
+def test_a_step_is_all_of_its_micro_batches() -> None:
+    pulse = Pulse()
+    pulse.beat(Phase.DATA, 0, now=-500.0)
+    pulse.beat(Phase.COMPILE, 0, now=-499.0)
+    for step in range(1, 4):
+        for piece in range(30):
+            pulse.beat(Phase.DATA, step, now=step * 60.0 + piece * 2.0)
+            pulse.beat(Phase.STEP, step, now=step * 60.0 + piece * 2.0 + 0.1)
+    pulse.beat(Phase.VALIDATION, 4, now=240.0)
+    # Another pause between two steps is no part of either.
+    pulse.beat(Phase.DATA, 4, now=900.0)
+    pulse.beat(Phase.STEP, 4, now=901.0)
+    pulse.beat(Phase.DATA, 5, now=960.0)
+    assert pulse.read().median_step_s == 60.0
+
+
+def test_the_pulse_tells_the_median_step_the_longest_validation_and_what_is_expected() -> None:
     pulse = Pulse()
     now = 0.0
     for step, seconds in enumerate([9.0, 1.0, 1.0, 1.5]):
@@ -138,6 +177,7 @@ def test_the_pulse_tells_the_median_step_and_the_longest_pause() -> None:
     pulse.beat(Phase.DATA, 4, now=now)
     assert pulse.read() == Heartbeat(4, Phase.DATA, median_step_s=1.25, longest_s=0.0)
     pulse.beat(Phase.VALIDATION, 4, now=now + 1)
-    pulse.beat(Phase.SAVE, 4, now=now + 4)
-    pulse.beat(Phase.DATA, 4, now=now + 5)
-    assert pulse.read().longest_s == 3.0
+    pulse.beat(Phase.SAVE, 4, expected_s=2.0, now=now + 4)
+    assert pulse.read() == Heartbeat(4, Phase.SAVE, median_step_s=1.25, longest_s=3.0, expected_s=2.0)
+    pulse.beat(Phase.DATA, 4, now=now + 14)
+    assert pulse.read() == Heartbeat(4, Phase.DATA, median_step_s=1.25, longest_s=3.0)

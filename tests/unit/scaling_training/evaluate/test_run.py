@@ -52,7 +52,7 @@ def measured(
         world=world,
         share_done=shares.append,
         stop_requested=lambda: world.rank == stops and bool(shares),
-        beat=lambda phase, step: beats.append((phase, step)),
+        beat=lambda phase, step, *, expected_s=0.0: beats.append((phase, step)),
     )
     return found, shares, beats
 

@@ -48,7 +48,7 @@ def phases_of(world: World, root: str) -> list[tuple[Phase, int]]:
     """What a compiled run of two epochs tells the watchdog, the phases of compute only."""
     told: list[tuple[Phase, int]] = []
 
-    def beat(phase: Phase, step: int) -> None:
+    def beat(phase: Phase, step: int, *, expected_s: float = 0.0) -> None:
         if phase in (Phase.COMPILE, Phase.STEP):
             told.append((phase, step))
 

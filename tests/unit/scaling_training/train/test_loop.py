@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from scaling_training.errors import UserError
 from scaling_training.evaluate import evaluate
 from scaling_training.storage import Storage
 from scaling_training.train import TrainingProgress, TrainOutcome, World
+from scaling_training.train.heartbeat import Beat, Phase, silent
 from scaling_training.train.history import Row, history_name, parse_rows
 from scaling_training.train.loop import train
 from scaling_training.train.setup import Setup
@@ -40,6 +42,7 @@ def trained(
     observer: Callable[[TrainingProgress], None] = lambda progress: None,
     stop_requested: Callable[[], bool] = never,
     resume: CheckpointRef | None = None,
+    beat: Beat = silent,
 ) -> TrainOutcome:
     return train(
         spec or a_spec(),
@@ -49,6 +52,7 @@ def trained(
         observer=observer,
         stop_requested=stop_requested,
         resume=resume,
+        beat=beat,
     )
 
 
@@ -238,6 +242,26 @@ def test_checkpoints_come_when_they_are_due(tmp_path: Path) -> None:
     names = Storage(str(tmp_path)).names("checkpoints/attempt-0001")
     # Step 4 and 8 by everySteps, 6 by everyEpochs, 9 because it is the end.
     assert names == ["BASE.json", *(f"step-0000000{step}" for step in (4, 6, 8, 9))]
+
+
+def test_a_watchdog_is_told_what_a_save_takes_by_its_size_and_then_by_the_longest_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, told = Storage.write, list[float]()
+
+    def write_slowly(self: Storage, name: str, data: bytes) -> None:
+        if name.endswith("MANIFEST.json"):
+            time.sleep(1.0)
+        write(self, name, data)
+
+    def beat(phase: Phase, step: int, *, expected_s: float = 0.0) -> None:
+        if phase is Phase.SAVE:
+            told.append(expected_s)
+
+    monkeypatch.setattr(Storage, "write", write_slowly)
+    trained(tmp_path, beat=beat)
+    assert 0.0 < told[0] < 0.1, "of a few kilobytes"
+    assert told[-1] >= 1.0, "that training did not wait for"
 
 
 def test_the_test_split_stays_shut_without_a_token(tmp_path: Path) -> None:

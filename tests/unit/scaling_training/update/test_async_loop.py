@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,16 @@ import torch
 
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.data import open_dataset
+from scaling_training.data.feed import Feed
 from scaling_training.errors import UserError
 from scaling_training.storage import Storage
 from scaling_training.train import TrainingProgress, TrainOutcome, World
+from scaling_training.train.heartbeat import Beat, Phase, silent
 from scaling_training.train.history import Row, parse_rows
 from scaling_training.train.loop import train
+from scaling_training.train.saving import Keeper
+from scaling_training.train.validation import validate
+from scaling_training.update import async_loop
 from scaling_training.update.async_loop import train_async
 from scaling_training.update.server import LocalServer, Server
 from tests.unit.scaling_training.builders import a_spec
@@ -44,6 +50,7 @@ def trained(
     observer: Callable[[TrainingProgress], None] = lambda progress: None,
     stop_requested: Callable[[], bool] = never,
     server: Server | None = None,
+    beat: Beat = silent,
 ) -> TrainOutcome:
     return train_async(
         spec,
@@ -54,6 +61,7 @@ def trained(
         stop_requested=stop_requested,
         resume=None,
         server=server or a_local_server(spec),
+        beat=beat,
     )
 
 
@@ -98,6 +106,64 @@ def test_one_worker_takes_the_steps_of_mode_sync(tmp_path: Path) -> None:
     assert_equal(weights(tmp_path / "async", ours), weights(tmp_path / "sync", plain))
     for found, row in zip(rows_of(tmp_path / "async", ours), rows_of(tmp_path / "sync", plain), strict=True):
         assert found == pytest.approx({**row, "stalenessMean": 0.0, "stalenessMax": 0})
+
+
+class Watched:
+    """Notes in which phase each thing is done."""
+
+    def __init__(self, server: LocalServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.done: list[tuple[str, Phase]] = []
+        self._phase = Phase.START
+        for name in ("next", "pull", "push", "snapshot", "close_epoch"):
+            monkeypatch.setattr(server, name, self._noted(name, getattr(server, name)))
+        for name in ("add_row", "save", "wait"):
+            monkeypatch.setattr(Keeper, name, self._noted(name, getattr(Keeper, name)))
+        monkeypatch.setattr(async_loop, "validate", self._noted("validate", validate))
+        monkeypatch.setattr(Feed, "stream", self._streamed(Feed.stream))
+
+    def beat(self, phase: Phase, step: int, *, expected_s: float = 0.0) -> None:
+        self._phase = phase
+
+    def _noted(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any, **more: Any) -> Any:
+            self.done.append((name, self._phase))
+            return call(*arguments, **more)
+
+        return noted
+
+    def _streamed(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def streamed(*arguments: Any, **more: Any) -> Any:
+            batches = call(*arguments, **more)
+            with closing(batches):
+                while True:
+                    self.done.append(("read", self._phase))
+                    yield next(batches)
+
+        return streamed
+
+
+def test_a_watchdog_is_told_what_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = an_async_spec(accumulation=2, checkpoint={"everySteps": 2})
+    server = a_local_server(spec)
+    watched = Watched(server, monkeypatch)
+    trained(tmp_path, spec, server=server, beat=watched.beat)
+    lease = [
+        ("next", Phase.WAIT),
+        ("pull", Phase.DATA),
+        ("read", Phase.DATA),
+        ("read", Phase.DATA),
+        ("push", Phase.STEP),
+    ]
+    assert watched.done[:10] == lease * 2
+    assert set(watched.done[10:]) == {
+        *lease,
+        ("snapshot", Phase.SAVE),
+        ("save", Phase.SAVE),
+        ("wait", Phase.SAVE),
+        ("validate", Phase.VALIDATION),
+        ("add_row", Phase.SAVE),
+        ("close_epoch", Phase.SAVE),
+    }
 
 
 def over_files(spec: ScalingJobSpec, folder: Path, workers: int) -> ScalingJobSpec:
