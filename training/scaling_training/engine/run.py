@@ -246,7 +246,7 @@ class _Group:
             return False
         from scaling_training.engine.processes import slots_by_node
 
-        return min(sum(slots_by_node().values()), self._sizing.most) > workers
+        return self._sizing.has_room(workers, slots=sum(slots_by_node().values()))
 
 
 class _FixedGroup(_Group):
