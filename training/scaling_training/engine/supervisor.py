@@ -71,34 +71,33 @@ class Supervisor(WorkerGroupCallback):  # type: ignore[misc]
     def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
         """Exchange letters with every process, without ever waiting for one."""
         for rank in range(len(self._workers)):
-            if not self._exchange(rank):
-                # The process is gone; the same poll tells the controller, which ends the group.
-                self._workers = []
-                return
+            self._exchange(rank)
         if self._watchdog is not None and self.verdict is None:
             found = self._watchdog.look(now=time.monotonic())
             if isinstance(found, Stuck):
                 self._end(found)
 
-    def _exchange(self, rank: int) -> bool:
-        """Whether the process is there."""
-        now = time.monotonic()
+    def _exchange(self, rank: int) -> None:
         if rank in self._pending:
             done, _ = ray.wait([self._pending[rank]], timeout=0)
             if not done:
-                return True
-            try:
-                letter: Letter = ray.get(self._pending.pop(rank))
-            except RayError:
-                return False
-            if rank == 0:
-                self._deliver(letter)
-            if self._watchdog is not None and letter.heartbeat is not None:
-                self._watchdog.answered(rank, letter.heartbeat, now=now)
+                return
+            self._take(rank, self._pending.pop(rank))
         self._pending[rank] = self._workers[rank].actor.execute.remote(mailbox.exchange, self._stop)
         if self._watchdog is not None:
-            self._watchdog.asked(rank, now=now)
-        return True
+            self._watchdog.asked(rank, now=time.monotonic())
+
+    def _take(self, rank: int, answer: Any) -> None:
+        try:
+            letter: Letter = ray.get(answer)
+        except RayError:
+            # If its process is gone, the same poll tells the controller, which ends the group; an answer that was lost
+            # on its way is followed by others.
+            return
+        if rank == 0:
+            self._deliver(letter)
+        if self._watchdog is not None and letter.heartbeat is not None:
+            self._watchdog.answered(rank, letter.heartbeat, now=time.monotonic())
 
     def _end(self, found: Stuck) -> None:
         """Take the stacks of all, and kill what is stuck: the controller sees a loss and starts the group anew."""
