@@ -109,8 +109,11 @@ class Supervisor(WorkerGroupCallback):  # type: ignore[misc]
             ray.kill(self._workers[rank].actor)
 
     def group_lost(self) -> None:
-        """The group ends because of a failure: what it says from now on does not count, and nobody waits for it."""
-        self._pending = {}
+        """The group ends because of a failure: what it says from now on does not count, and nobody waits for it.
+
+        Nor does the verdict on it, which would be taken for the reason if the next group fails as it starts.
+        """
+        self._pending, self.verdict = {}, None
 
     def before_worker_group_shutdown(self, worker_group: Any) -> None:
         """The group is about to end: take rank 0's last letter, which says how far it came."""

@@ -15,6 +15,7 @@ with warnings.catch_warnings():
     from ray.exceptions import RayError
 
     from scaling_training.engine import supervisor
+    from scaling_training.engine.failures import Cause, Kind
     from scaling_training.engine.mailbox import Letter
     from scaling_training.engine.supervisor import Supervisor
 from scaling_training.train.heartbeat import Heartbeat, Phase
@@ -100,3 +101,9 @@ def test_an_answer_that_is_lost_is_followed_by_others(watched: Watched, rank: in
     watched.poll(4)
     assert watched.steps[-1] >= 2, "rank 0 is heard"
     assert watched.actors[1].step >= 2, "so is the other"
+
+
+def test_a_verdict_is_on_one_group_and_not_on_the_next(watched: Watched) -> None:
+    watched.supervisor.verdict = Cause(Kind.LOST, "training process 1 made no step for 34 s: stopped")
+    watched.supervisor.group_lost()
+    assert watched.supervisor.verdict is None
