@@ -28,6 +28,7 @@ from scaling_api.reasons import Failure
 from scaling_api.redaction import redacted
 from scaling_api.spec import ScalingJob
 from scaling_api.status import Artifact, Result
+from scaling_training.aside import Aside
 from scaling_training.code import install
 from scaling_training.engine import EngineError
 from scaling_training.engine.launch import RayEngine
@@ -49,6 +50,8 @@ log = logging.getLogger("scaling_training.driver")
 RESULT = "result.json"
 FAILED = 1
 _MESSAGE_LIMIT = 1024
+# How long a run that has its result waits for storage to take the timeline.
+TIMELINE_LIMIT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,10 @@ def _run(settings: Settings, ledger: Ledger, model: ProgressModel, stop: _Stop, 
         install(settings.job.spec.code)
     ledger.claim({})
     first_steps: set[float] = set()
+    aside = Aside()
+
+    def write_timeline() -> None:
+        storage.write(f"timeline/attempt-{attempt:04d}.json", timeline.to_bytes())
 
     def progress(training: TrainingProgress) -> None:
         model.training(training)
@@ -118,7 +125,8 @@ def _run(settings: Settings, ledger: Ledger, model: ProgressModel, stop: _Stop, 
             first_steps.add(training.first_step_at)
             # What evaluation needs is imported while training goes on: seconds that nobody then waits for.
             preload.begin(preload.METRICS_MODULES)
-            _write_timeline(storage, attempt, timeline)
+            # The caller is who ends processes that hang, in storage perhaps.
+            aside.do("The timeline", write_timeline)
 
     engine = RayEngine(settings.job.spec, settings.ray_address)
     run = Run(
@@ -141,13 +149,10 @@ def _run(settings: Settings, ledger: Ledger, model: ProgressModel, stop: _Stop, 
     timeline.mark("stagesDone")
     result = _result(settings, records)
     ledger.publish(RESULT, json.dumps(result, indent=1).encode())
-    _write_timeline(storage, attempt, timeline)
+    aside.do("The timeline", write_timeline)
+    aside.wait(TIMELINE_LIMIT_S)
     model.finish(_status_result(result, storage), accuracy=result["metrics"]["test"]["accuracy"])
     return Ending(ExitCode.SUCCEEDED, result=result)
-
-
-def _write_timeline(storage: Storage, attempt: int, timeline: Timeline) -> None:
-    storage.write(f"timeline/attempt-{attempt:04d}.json", timeline.to_bytes())
 
 
 def _result(settings: Settings, records: Mapping[str, Record]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from scaling_training.errors import UserError
 from scaling_training.ledger import Ledger, SupersededError
 from scaling_training.progress import ProgressModel
 from scaling_training.storage import Storage
-from scaling_training.train.types import TrainOutcome
+from scaling_training.train.types import TrainingProgress, TrainOutcome
 from tests.unit.scaling_training.builders import a_spec
 
 
@@ -75,6 +76,38 @@ def test_every_end_has_an_exit_code_and_a_sentence(
     assert ending.termination is not None
     assert ending.termination.reason == reason
     assert words in ending.termination.message
+
+
+def test_whoever_reports_progress_does_not_wait_for_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first_step = TrainingProgress(epoch=1, epochs=1, step=1, steps=2, workers=1, first_step_at=time.time())
+    hangs, reported = threading.Event(), threading.Event()
+
+    class Training:
+        def __init__(self, spec: object, address: object) -> None:
+            pass
+
+        def __call__(self, task: WorkerTask, watch: Watch) -> TrainOutcome:
+            watch.progress(first_step)
+            reported.set()
+            raise StoppedError
+
+    write = Storage.write
+
+    def hang(storage: Storage, name: str, data: bytes | bytearray) -> None:
+        if name.startswith("timeline/"):
+            assert hangs.wait(120)
+        write(storage, name, data)
+
+    monkeypatch.setattr(driver, "RayEngine", Training)
+    monkeypatch.setattr(Storage, "write", hang)
+    ends = threading.Timer(60, hangs.set)
+    ends.start()
+    drive(Settings(a_job(), Storage(str(tmp_path)), attempt=1), shows=())
+    waited = hangs.is_set()
+    ends.cancel()
+    hangs.set()
+    assert reported.is_set()
+    assert not waited
 
 
 SECRET, SHOWN = "https://me:pass@store/a?sig=abc", "https://***@store/a?sig=***"

@@ -33,6 +33,21 @@ class TrainingProcess(RayTrainWorker):  # type: ignore[misc]
 
 
 @dataclass(frozen=True, slots=True)
+class ByValue:
+    """The training function, which goes to a process in the call itself; `get` is what Ray Train asks it for.
+
+    Ray would have it fetched from the object store, from any node that holds it. One that is frozen holds it as well,
+    and Ray waits 10 s for an answer before it turns to another.
+    """
+
+    work: Callable[[], Any]
+
+    def get(self) -> Callable[[], Any]:
+        """The function."""
+        return self.work
+
+
+@dataclass(frozen=True, slots=True)
 class Process:
     """An actor, the node that it is started on, and its answer to the first question, a reference."""
 

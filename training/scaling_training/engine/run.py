@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from scaling_training.aside import Aside
 from scaling_training.engine.errors import EngineError
 from scaling_training.engine.failures import Cause, Kind, RestartBudget, final_sentence
 from scaling_training.engine.mailbox import Letter
@@ -31,6 +32,8 @@ SAVE_LIMIT_S = 90.0
 # A group grows at most so often, because each time costs a restart.
 GROW_INTERVAL_S = 30.0
 SLOTS_INTERVAL_S = 3.0
+# How long the end waits for what is written about the last hang; storage may be what hung.
+TELL_LIMIT_S = 20.0
 
 
 class StoppedError(Exception):
@@ -133,7 +136,8 @@ class _Group:
         # Of the group at work: what it started from and how far it is.
         self._base: TrainingProgress | None = None
         self._latest: TrainingProgress | None = None
-        self._supervisor = Supervisor(self._deliver, mark, mark.ended, self._hang)
+        self._aside = Aside()
+        self._supervisor = Supervisor(self._deliver, mark, mark.ended, self._hang, self._aside)
         self._failures: BudgetPolicy | None = None
         self._value: dict[str, Any] | None = None
         self._error: BaseException | None = None
@@ -157,6 +161,7 @@ class _Group:
                 looked_at = now
                 if self._may_grow(now):
                     self._supervisor.request_stop()
+        self._aside.wait(TELL_LIMIT_S)
         return self._outcome()
 
     def _outcome(self) -> dict[str, Any]:
@@ -217,13 +222,8 @@ class _Group:
             self._watch.progress(letter.progress)
 
     def _hang(self, why: str, stacks: Mapping[int, str]) -> None:
-        log.error("%s", why)
-        try:
-            folder = save_stacks(Storage(self._task.storage_root), self._task.attempt, why, stacks)
-            log.error("The stacks of all training processes are in %s", folder)
-        except (OSError, UserError) as error:
-            # What hangs may be the storage; the restart must not wait for it.
-            log.error("The stacks could not be saved: %s", error)
+        folder = save_stacks(Storage(self._task.storage_root), self._task.attempt, why, stacks)
+        log.error("The stacks of all training processes are in %s", folder)
 
     def _gained(self) -> tuple[int, int, str | None]:
         if self._base is None or self._latest is None:
@@ -246,7 +246,7 @@ class _Group:
             return False
         from scaling_training.engine.processes import slots_by_node
 
-        return min(sum(slots_by_node().values()), self._sizing.most) > workers
+        return self._sizing.has_room(workers, slots=sum(slots_by_node().values()))
 
 
 class _FixedGroup(_Group):

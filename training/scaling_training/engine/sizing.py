@@ -34,6 +34,10 @@ class Sizing:
         """How many of so many slots can train."""
         return min(slots // self.group * self.group, self.most)
 
+    def has_room(self, workers: int, *, slots: int) -> bool:
+        """Whether more than those that train could train on so many slots."""
+        return self.whole_groups(slots) > workers
+
 
 def plan_workers(spec: ScalingJobSpec, *, on_cluster: bool, local_gpus: int) -> Sizing:
     """The sizing of a job; ``local_gpus`` counts only when it runs on one machine."""

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
+from scaling_training.aside import Aside
 from scaling_training.engine import mailbox
 from scaling_training.engine.failures import Cause, Kind
 from scaling_training.engine.mailbox import Letter
 from scaling_training.engine.watchdog import Stuck, Watchdog
 
+log = logging.getLogger(__name__)
+
 LAST_LETTER_S = 2.0
-# Processes that answer do so in milliseconds; they get longer because this is the only chance.
-STACKS_S = 3.0
+# Processes that answer do so in milliseconds; they get longer because this is the only chance, on a machine that may
+# be loaded.
+STACKS_S = 15.0
+_SILENT = "It does not answer, so there are no stacks: it is stopped, or its node is lost."
 
 
 class Supervisor(WorkerGroupCallback):  # type: ignore[misc]
@@ -25,7 +31,7 @@ class Supervisor(WorkerGroupCallback):  # type: ignore[misc]
 
     ``deliver`` gets rank 0's letters, ``mark`` the points that the group passes, ``ended`` hears that there will be no
     more of both; ``hang`` gets what was found out about a hang: the sentence, and by rank the stacks or why there are
-    none.
+    none. It is called ``aside``, because what it writes to may be what hangs.
     """
 
     def __init__(
@@ -34,11 +40,13 @@ class Supervisor(WorkerGroupCallback):  # type: ignore[misc]
         mark: Callable[[str, float], None],
         ended: Callable[[], None],
         hang: Callable[[str, Mapping[int, str]], None],
+        aside: Aside,
     ) -> None:
         self._deliver = deliver
         self._mark = mark
         self._ended = ended
         self._hang = hang
+        self._aside = aside
         self._stop = False
         self._workers: list[Any] = []
         self._pending: dict[int, Any] = {}
@@ -71,47 +79,61 @@ class Supervisor(WorkerGroupCallback):  # type: ignore[misc]
     def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
         """Exchange letters with every process, without ever waiting for one."""
         for rank in range(len(self._workers)):
-            if not self._exchange(rank):
-                # The process is gone; the same poll tells the controller, which ends the group.
-                self._workers = []
-                return
+            self._exchange(rank)
         if self._watchdog is not None and self.verdict is None:
             found = self._watchdog.look(now=time.monotonic())
             if isinstance(found, Stuck):
                 self._end(found)
 
-    def _exchange(self, rank: int) -> bool:
-        """Whether the process is there."""
-        now = time.monotonic()
+    def _exchange(self, rank: int) -> None:
         if rank in self._pending:
             done, _ = ray.wait([self._pending[rank]], timeout=0)
             if not done:
-                return True
-            try:
-                letter: Letter = ray.get(self._pending.pop(rank))
-            except RayError:
-                return False
-            if rank == 0:
-                self._deliver(letter)
-            if self._watchdog is not None and letter.heartbeat is not None:
-                self._watchdog.answered(rank, letter.heartbeat, now=now)
+                return
+            self._take(rank, self._pending.pop(rank))
         self._pending[rank] = self._workers[rank].actor.execute.remote(mailbox.exchange, self._stop)
         if self._watchdog is not None:
-            self._watchdog.asked(rank, now=now)
-        return True
+            self._watchdog.asked(rank, now=time.monotonic())
+
+    def _take(self, rank: int, answer: Any) -> None:
+        try:
+            letter: Letter = ray.get(answer)
+        except RayError:
+            # If its process is gone, the same poll tells the controller, which ends the group; an answer that was lost
+            # on its way is followed by others.
+            return
+        if rank == 0:
+            self._deliver(letter)
+        if self._watchdog is not None and letter.heartbeat is not None:
+            self._watchdog.answered(rank, letter.heartbeat, now=time.monotonic())
 
     def _end(self, found: Stuck) -> None:
-        """Take the stacks of all, and kill what is stuck: the controller sees a loss and starts the group anew."""
+        """Kill what is stuck: the controller sees a loss and starts the group anew. All that answer tell their stacks.
+
+        Those that are killed are waited for, unless they are silent; the others tell theirs while the group ends.
+        """
+        log.error("%s", found.why)
         self.verdict = Cause(Kind.LOST, found.why)
-        asked = {rank: worker.actor.execute.remote(mailbox.stacks) for rank, worker in enumerate(self._workers)}
-        done, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=STACKS_S)
-        self._hang(found.why, {rank: _stacks(answer, answer in done) for rank, answer in asked.items()})
+        silent = found.ranks if found.silent else ()
+        asked = {
+            rank: worker.actor.execute.remote(mailbox.stacks)
+            for rank, worker in enumerate(self._workers)
+            if rank not in silent
+        }
+        last_words = [asked[rank] for rank in found.ranks if rank in asked]
+        if last_words:
+            ray.wait(last_words, num_returns=len(last_words), timeout=STACKS_S)
         for rank in found.ranks:
             ray.kill(self._workers[rank].actor)
+        size = len(self._workers)
+        self._aside.do("The stacks", lambda: self._hang(found.why, _stacks(asked, size)))
 
     def group_lost(self) -> None:
-        """The group ends because of a failure: what it says from now on does not count, and nobody waits for it."""
-        self._pending = {}
+        """The group ends because of a failure: what it says from now on does not count, and nobody waits for it.
+
+        Nor does the verdict on it, which would be taken for the reason if the next group fails as it starts.
+        """
+        self._pending, self.verdict = {}, None
 
     def before_worker_group_shutdown(self, worker_group: Any) -> None:
         """The group is about to end: take rank 0's last letter, which says how far it came."""
@@ -127,11 +149,17 @@ class Supervisor(WorkerGroupCallback):  # type: ignore[misc]
         self._ended()
 
 
-def _stacks(answer: Any, is_there: bool) -> str:
-    if not is_there:
-        return f"It did not answer within {STACKS_S:.0f} s, so there are no stacks: it is stopped, or its node is lost."
+def _stacks(asked: Mapping[int, Any], size: int) -> dict[int, str]:
+    """The stacks of the processes by rank, or why there are none."""
+    until = time.monotonic() + STACKS_S
+    return {rank: _told(asked[rank], until) if rank in asked else _SILENT for rank in range(size)}
+
+
+def _told(answer: Any, until: float) -> str:
     try:
-        stacks: str = ray.get(answer)
+        stacks: str = ray.get(answer, timeout=max(0.0, until - time.monotonic()))
         return stacks
+    except GetTimeoutError:
+        return _SILENT
     except RayError as error:
         return f"It has ended: {type(error).__name__}"

@@ -41,7 +41,7 @@ from ray.train.v2._internal.util import bundle_to_remote_args
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from scaling_training.engine.backend import ProcessGroupConfig
-from scaling_training.engine.processes import Processes, TrainingProcess
+from scaling_training.engine.processes import ByValue, Processes, TrainingProcess
 
 _LEFT_OUT = (PlacementGroupCleanerCallback, DatasetsCallback)
 
@@ -178,6 +178,7 @@ class InProcessTrainer(DataParallelTrainer):  # type: ignore[misc]
         processes = Processes(lambda **options: actor.options(**options).remote())
         parts["scaling_policy"] = self._scaling_policy(self.scaling_config, processes)
         parts["failure_policy"] = self._failure_policy(self.run_config.failure_config)
+        parts["train_fn_ref"] = ByValue(self._get_train_func())
         controller = InProcessController(processes=processes, **parts)
         asyncio.run(controller.run())
         return controller.get_result()

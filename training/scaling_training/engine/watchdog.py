@@ -64,6 +64,7 @@ class Stuck:
 
     ranks: tuple[int, ...]
     why: str  # one sentence that names them
+    silent: bool = False  # they do not answer
 
 
 class Clock:
@@ -115,7 +116,8 @@ def decide(seen: Mapping[int, Seen], now: float) -> Fine | Stuck:
     if silent:
         ranks = tuple(sorted(silent))
         what = "has" if len(ranks) == 1 else "have"
-        return Stuck(ranks, f"{_named(ranks)} {what} not answered for {max(silent.values()):.0f} s: stopped")
+        why = f"{_named(ranks)} {what} not answered for {max(silent.values()):.0f} s: stopped"
+        return Stuck(ranks, why, silent=True)
     if len(beats) < len(seen):
         # One that has never answered is still coming up, which is watched by whoever starts it.
         return Fine()

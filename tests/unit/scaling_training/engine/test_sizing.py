@@ -108,3 +108,18 @@ def test_elastic_means_that_the_number_may_change() -> None:
 @pytest.mark.parametrize(("slots", "workers"), [(2, 2), (3, 2), (4, 4), (9, 6)])
 def test_slots_that_make_no_whole_group_stay_idle(slots: int, workers: int) -> None:
     assert Sizing(2, 4, 6, 0, group=2).whole_groups(slots) == workers
+
+
+@pytest.mark.parametrize(
+    ("workers", "slots", "has_room"),
+    [
+        pytest.param(2, 2, False, id="all slots train"),
+        pytest.param(2, 3, False, id="the free slot makes no whole group"),
+        pytest.param(2, 4, True, id="a whole group more"),
+        pytest.param(2, 5, True, id="a whole group more and a slot"),
+        pytest.param(6, 9, False, id="the most train already"),
+        pytest.param(4, 3, False, id="a slot was lost"),
+    ],
+)
+def test_a_group_grows_by_whole_model_groups(workers: int, slots: int, has_room: bool) -> None:
+    assert Sizing(2, 4, 6, 0, group=2).has_room(workers, slots=slots) == has_room

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    from ray import cloudpickle as pickle
+    from ray.train.v2._internal.execution.callback import WorkerGroupCallback
     from ray.train.v2._internal.execution.controller import TrainController
+    from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy
+    from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
     from ray.train.v2._internal.execution.worker_group import RayTrainWorker, WorkerGroup
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     from scaling_training.engine import policies, trainer
     from scaling_training.engine.sizing import Sizing
 
+# What Ray sends with a call; what is larger goes through the object store.
+INLINE_BYTES = 100 * 1024
 ELASTIC = Sizing(least=1, wanted=2, most=8, gpus_per_worker=0)
 FIXED = Sizing(least=2, wanted=2, most=2, gpus_per_worker=0)
 
@@ -71,3 +78,34 @@ def test_ray_has_the_hooks_that_are_used() -> None:
 )
 def test_workers_for(slots: int, sizing: Sizing, waited_s: float, workers: int | None) -> None:
     assert policies.workers_for(slots, sizing, waited_s=waited_s) == workers
+
+
+def ends() -> dict[str, Any]:
+    return {"ended": True}
+
+
+def test_no_process_has_to_fetch_the_training_function(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    parts: dict[str, Any] = {}
+
+    class Controller:
+        def __init__(self, **given: Any) -> None:
+            parts.update(given)
+
+        async def run(self) -> None: ...
+
+        def get_result(self) -> None: ...
+
+    monkeypatch.setattr(trainer, "InProcessController", Controller)
+    one = trainer.InProcessTrainer(
+        ends,
+        workers=2,
+        resources_per_worker={"slot": 1.0},
+        scratch=str(tmp_path),
+        supervisor=WorkerGroupCallback(),
+        scaling_policy=lambda config, processes: FixedScalingPolicy(config),
+        failure_policy=lambda config: DefaultFailurePolicy(config),
+    )
+    one._initialize_and_run_controller(train_fn_ref="a reference into the object store")
+    sent = pickle.dumps(parts["train_fn_ref"])
+    assert len(sent) < INLINE_BYTES
+    assert pickle.loads(sent).get()() == {"ended": True}
