@@ -39,6 +39,8 @@ class ContainerView:
     restarts: int = 0
     # When its present run began; None unless it runs.
     started_at: float | None = None
+    # False until its startup probe has had an answer, if it has one.
+    is_up: bool = True
 
 
 @dataclass(frozen=True, slots=True)
