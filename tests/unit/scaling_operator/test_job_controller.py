@@ -167,6 +167,38 @@ def test_a_spec_that_cannot_be_run_waits_until_it_can(wrong: dict[str, Any]) -> 
     _in_world(scene)
 
 
+def test_of_a_job_that_has_ended_nothing_is_remembered() -> None:
+    async def scene(world: World) -> None:
+        await asyncio.sleep(20.0)
+        await world.cause(Trouble(0, "worker crashes", 0))
+        await asyncio.sleep(WORK_S + 60.0)
+        assert world.status["phase"] == "Succeeded"
+        assert not any(world.left().values())
+        assert world.operator.controller._notes == {}
+
+    _in_world(scene)
+
+
+def test_an_answer_ends_a_time_of_failures() -> None:
+    async def scene(world: World) -> None:
+        down = ServerUnavailableError(500, "InternalError", "failed calling webhook x")
+        world.faults.pods_fail = down
+        await asyncio.sleep(1.0)
+        world.faults.pods_fail, world.faults.pods_refused = None, True
+        await asyncio.sleep(20.0)
+        assert "exceeded quota" in _message(world, "ClusterReady")
+        world.faults.pods_fail, world.faults.pods_refused = down, False
+        tried = world.operator.client.requests.count(("create", "pods"))
+        for _ in range(600):
+            await asyncio.sleep(0.1)
+            if world.operator.client.requests.count(("create", "pods")) > tried:
+                break
+        await asyncio.sleep(1.0)
+        assert "keeps failing" not in _message(world, "ClusterReady")
+
+    _in_world(scene)
+
+
 def test_a_spec_that_becomes_unreadable_leaves_the_running_job_alone() -> None:
     async def scene(world: World) -> None:
         await asyncio.sleep(20.0)
@@ -235,6 +267,25 @@ def test_the_same_name_again_right_after_deletion() -> None:
         world.server.create("scalingjobs", again)
         await asyncio.sleep(60.0)
         assert (world.status["phase"], world.status["attempt"], world.status["failures"]) == ("Running", 1, 0)
+
+    _in_world(scene)
+
+
+def test_another_job_of_the_same_name_inherits_nothing() -> None:
+    async def scene(world: World) -> None:
+        world.faults.pods_refused = True
+        await asyncio.sleep(40.0)  # the next try would be at 75 s
+        again = copied(world.job)
+        world.delete()
+        again["metadata"] = {"name": JOB.name, "namespace": JOB.namespace}
+        del again["status"]
+        world.faults.pods_refused = False
+        world.server.create("scalingjobs", again)
+        for feed in world.operator.feeds:
+            feed.relist()  # the deletion itself is never seen
+        await asyncio.sleep(15.0)
+        assert world.status["phase"] == "Running"
+        assert len(world.operator.controller._notes) == 1
 
     _in_world(scene)
 
