@@ -23,7 +23,7 @@ from scaling_api.status import OPERATOR_MANAGER
 from .decide import Decision, Job, Observed, decide
 from .decide.conditions import accepted, merged
 from .decide.status import FIELDS, patch, remember, render
-from .decide.types import Action, CreateWorkers, EnsureAttempt, PodView
+from .decide.types import Action, CreateWorkers, DeletePods, EnsureAttempt, PodView
 from .events import EventRecorder
 from .executor import AttemptGoneError, Executor, NameTakenError, RefusedError, Target
 from .mirrors import Mirrors
@@ -77,8 +77,10 @@ class _Notes:
     """What is remembered of one job, as long as it exists and does not rest at its end."""
 
     parsed: _Parsed | None = None
-    # Pods of the current attempt that are gone, as they were last seen.
+    # Pods of the current attempt that are gone, as they were last seen, but for workers that we deleted ourselves.
     vanished: dict[str, PodView] = field(default_factory=dict)
+    # Uids of pods that we deleted and that are not gone yet.
+    released: set[str] = field(default_factory=set)
     # Attempts that cannot go on, and why.
     unusable: dict[int, str] = field(default_factory=dict)
     refusal: _Refusal | None = None
@@ -168,6 +170,7 @@ class JobController:
         Raises ApiError for what may well go better in a moment.
         """
         key, refusal = target.key, notes.refusal
+        notes.released.update(uid for action in actions if isinstance(action, DeletePods) for _, uid in action.pods)
         if refusal is not None and now < refusal.retry_at:
             deletions = [action for action in actions if not isinstance(action, EnsureAttempt | CreateWorkers)]
             await self._executor.run(target, deletions)
@@ -257,6 +260,7 @@ class JobController:
             digest=parsed.digest,
             pods=tuple(view for view in views if view is not None),
             vanished=notes.vanished,
+            released=notes.released,
             services=attempts_of(mirrors.services.by_index(BY_OWNER, uid)),
             policies=attempts_of(mirrors.network_policies.by_index(BY_OWNER, uid)),
             refusal=notes.refusal.sentence if notes.refusal is not None else None,
@@ -285,11 +289,15 @@ class JobController:
         self._on_owned(change, old, new)
 
     def _note_vanished(self, pod: Object) -> None:
-        """A pod is gone: how it was last seen tells why."""
+        """A pod is gone: how it was last seen tells why. Of a worker that we deleted ourselves nobody asks."""
         view = self._views.view(pod)
         for owner in _owner_uids(pod):
-            if view is not None and self._exists(pod, owner):
-                self._notes.setdefault(owner, _Notes()).vanished[view.name] = view
+            if view is None or not self._exists(pod, owner):
+                continue
+            notes = self._notes.setdefault(owner, _Notes())
+            if view.is_head or view.uid not in notes.released:
+                notes.vanished[view.name] = view
+            notes.released.discard(view.uid)
 
     def _on_owned(self, change: Change, old: Object | None, new: Object | None) -> None:
         found = new or old

@@ -3,7 +3,8 @@
 Each group has `max` slots. A slot's pod is the one of its persisted incarnation. If that pod is lost (ended, being
 taken away, vanished, or kept from starting for too long), the slot's incarnation is raised; once that is persisted, the
 new pod is created, whether or not the old one is still terminating. A pod that did not live long is replaced after a
-pause that grows with the slot's losses, so that a bad image or node is no storm. Slots beyond `max` are emptied.
+pause that grows with the slot's losses, so that a bad image or node is no storm. Slots beyond `max` are emptied; one
+that is wanted again while its old pod still terminates gets another incarnation, which is no loss.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ LONGEST_PAUSE_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A worker that is to be replaced, and why it was lost."""
+    """A worker that is to be replaced, and why it was lost; no trouble when the operator deleted it itself."""
 
     slot: WorkerSlot
-    trouble: Trouble
+    trouble: Trouble | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,8 @@ def plan_workers(
                     continue
                 living.append(pod)
                 pauses += [hindered.left_s] if hindered is not None else []
+            elif last.uid in observed.released:
+                losses.append(Loss(slot, None))
             elif (pause_s := _pause_s(last.created_at, incarnation, now)) > 0:
                 pauses.append(pause_s)
                 held_back.setdefault(group.name, why_ended(last))

@@ -167,6 +167,32 @@ def test_a_spec_that_cannot_be_run_waits_until_it_can(wrong: dict[str, Any]) -> 
     _in_world(scene)
 
 
+@pytest.mark.parametrize(
+    ("gone_s", "incarnations"),
+    [
+        pytest.param(1.0, {"cpu-1": 1, "cpu-2": 1}, id="while the old pods still terminate"),
+        pytest.param(60.0, {}, id="long after"),
+    ],
+)
+def test_more_workers_after_fewer_are_no_losses(
+    gone_s: float, incarnations: dict[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scene(world: World) -> None:
+        await asyncio.sleep(20.0)
+        world.edit({"cluster": {"workers": [{"name": "cpu", "min": 1, "max": 1}]}})
+        await asyncio.sleep(gone_s)
+        world.edit({"cluster": {"workers": [{"name": "cpu", "min": 1, "max": 3}]}})
+        await asyncio.sleep(40.0)
+        assert world.status["workers"] == "3/3"
+        assert world.status.get("incarnations", {}) == incarnations
+
+    with caplog.at_level("INFO", "scaling_operator.job_controller"):
+        _in_world(scene)
+    told = [message.partition(":")[0] for message in caplog.messages]  # events are logged as well
+    assert "AttemptStarted" in told
+    assert "WorkerReplaced" not in told
+
+
 def test_of_a_job_that_has_ended_nothing_is_remembered() -> None:
     async def scene(world: World) -> None:
         await asyncio.sleep(20.0)

@@ -25,6 +25,10 @@ def _seen(*pods: PodView, incarnations: dict[str, int] | None = None, **fields: 
     return observed(pods, memory=at_work(incarnations=incarnations or {}), **fields)
 
 
+def _lost(plan: WorkerPlan) -> list[tuple[str, str | None]]:
+    return [(loss.slot.key, loss.trouble.reason if loss.trouble is not None else None) for loss in plan.losses]
+
+
 def test_all_slots_are_filled() -> None:
     plan = _plan(_seen())
     assert plan.create == ((WorkerSlot("cpu", 0), 0), (WorkerSlot("cpu", 1), 0))
@@ -68,7 +72,7 @@ def test_a_lost_worker_is_replaced_once_that_is_persisted(lost: PodView) -> None
 def test_a_vanished_worker_is_lost() -> None:
     plan = _plan(_seen(worker(0), vanished={"mnist-1-cpu-1-0": worker(1, phase="Failed", reason="Evicted")}))
     assert plan.create == ()
-    assert [(loss.slot.key, loss.trouble.reason) for loss in plan.losses] == [("cpu-1", Failure.EVICTED)]
+    assert _lost(plan) == [("cpu-1", Failure.EVICTED)]
 
 
 @pytest.mark.parametrize(
@@ -85,9 +89,7 @@ def test_a_worker_that_does_not_start_is_lost_in_the_end(later_s: float, lost: b
     began = head(ray=container(CONTAINER_RAY, started_at=NOW))
     now = NOW + START_LIMIT_S + later_s
     plan = _plan(_seen(began, worker(0), stuck), now=now)
-    assert [(loss.slot.key, loss.trouble.reason) for loss in plan.losses] == (
-        [("cpu-1", Failure.IMAGE_PULL_FAILED)] if lost else []
-    )
+    assert _lost(plan) == ([("cpu-1", Failure.IMAGE_PULL_FAILED)] if lost else [])
     assert plan.look_again_s == (None if lost else 1.0)
     # Once that is persisted, another one is created and this one goes.
     replaced = _plan(_seen(began, worker(0), stuck, incarnations={"cpu-1": 1}), now=now)
@@ -98,6 +100,15 @@ def test_slots_beyond_max_are_emptied_from_the_highest() -> None:
     plan = _plan(_seen(*(worker(index) for index in range(4))), workers=2)
     assert [pod.name for pod in plan.delete] == ["mnist-1-cpu-2-0", "mnist-1-cpu-3-0"]
     assert plan.losses == ()
+
+
+def test_a_slot_that_is_wanted_again_does_not_wait_for_its_old_pod_which_is_no_loss() -> None:
+    going = worker(1, terminating=True, created_at=NOW)
+    plan = _plan(_seen(worker(0), going, released={going.uid}, incarnations={"cpu-1": 0}))
+    assert _lost(plan) == [("cpu-1", None)]
+    assert not plan.held_back
+    # One that was to be deleted but lives is as good as any.
+    assert _plan(_seen(worker(0), worker(1), released={worker(1).uid})).losses == ()
 
 
 def test_workers_of_other_attempts_do_not_count() -> None:
