@@ -6,10 +6,12 @@ disposable; an operator that restarts learns all of it anew.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import assert_never
 
 from pydantic import ValidationError
 
@@ -23,7 +25,7 @@ from scaling_api.status import OPERATOR_MANAGER
 from .decide import Decision, Job, Observed, decide
 from .decide.conditions import accepted, merged
 from .decide.status import FIELDS, patch, remember, render
-from .decide.types import Action, CreateWorkers, DeletePods, EnsureAttempt, PodView
+from .decide.types import Action, CreateWorkers, DeleteAttempt, DeleteJob, DeletePods, EnsureAttempt, PodView
 from .events import EventRecorder
 from .executor import AttemptGoneError, Executor, NameTakenError, RefusedError, Target
 from .mirrors import Mirrors
@@ -31,7 +33,7 @@ from .observe import PodViews, attempts_of, spec_digest
 from .resources.overrides import check_overrides
 from .runtime.client import ApiClient, resource_path
 from .runtime.controller import Controller, Result
-from .runtime.errors import AlreadyExistsError, ApiError, ConflictError, NotFoundError
+from .runtime.errors import AlreadyExistsError, ApiError, ConflictError, NotFoundError, ServerUnavailableError
 from .runtime.objects import Key, Object, key_of
 from .runtime.store import Change
 from .runtime.tracker import WriteTracker
@@ -51,6 +53,8 @@ LONGEST_REFUSED_PAUSE_S = 60.0
 NAME_TAKEN_PAUSE_S = 2.0
 # A server that fails for so long (a webhook that is down, a full etcd) is shown to people, like one that refuses.
 FAILING_SHOWN_AFTER_S = 5.0
+# Of the time that a reconcile has: the rest is for the status, which shows what takes so long. More than one request's.
+ACT_LIMIT_S = 40.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,16 +177,15 @@ class JobController:
         notes.released.update(uid for action in actions if isinstance(action, DeletePods) for _, uid in action.pods)
         if refusal is not None and now < refusal.retry_at:
             deletions = [action for action in actions if not isinstance(action, EnsureAttempt | CreateWorkers)]
-            await self._executor.run(target, deletions)
+            await self._run(target, deletions)
             return refusal.retry_at - now
         failing_since, notes.failing_since = notes.failing_since, None
         try:
-            complete = await self._executor.run(target, actions)
+            complete = await self._run(target, actions)
         except RefusedError as error:
-            pause_s = _next_pause_s(refusal)
-            return self._refused(key, notes, _Refusal(str(error), now + pause_s, pause_s))
+            return self._refused(key, notes, str(error), _next_pause_s(refusal))
         except NameTakenError as error:
-            return self._refused(key, notes, _Refusal(str(error), now + NAME_TAKEN_PAUSE_S, NAME_TAKEN_PAUSE_S))
+            return self._refused(key, notes, str(error), NAME_TAKEN_PAUSE_S)
         except AttemptGoneError as error:
             notes.unusable = {error.attempt: str(error)}
             self._queue.add(key)
@@ -191,16 +194,28 @@ class JobController:
             raise
         except ApiError as error:
             notes.failing_since = failing_since if failing_since is not None else now
-            if now - notes.failing_since < FAILING_SHOWN_AFTER_S:
+            if self._clock() - notes.failing_since < FAILING_SHOWN_AFTER_S:
                 raise
             pause_s = max(_next_pause_s(refusal), error.retry_after_s or 0.0)
-            sentence = f"The API server keeps failing and is asked again: {error}"
-            return self._refused(key, notes, _Refusal(sentence, now + pause_s, pause_s))
+            return self._refused(key, notes, f"The API server keeps failing and is asked again: {error}", pause_s)
         notes.refusal = None
         # What was refused is no longer, which the next look shows in the status.
         if refusal is not None or not complete:
             self._queue.add(key)
         return None
+
+    async def _run(self, target: Target, actions: Sequence[Action]) -> bool:
+        """As Executor.run, but for ACT_LIMIT_S at most; ServerUnavailableError then names what took so long."""
+        complete, at_work = True, ""
+        try:
+            async with asyncio.timeout(ACT_LIMIT_S):
+                for action in actions:
+                    at_work = _in_words(action)
+                    complete = await self._executor.run(target, (action,)) and complete
+        except TimeoutError as error:
+            sentence = f"{at_work} had not come to an end after {ACT_LIMIT_S:.0f} s"
+            raise ServerUnavailableError(0, "Timeout", sentence) from error
+        return complete
 
     async def _write_status(
         self, target: Target, notes: _Notes, decision: Decision, status: Object, now: float
@@ -267,12 +282,12 @@ class JobController:
             unusable=notes.unusable,
         )
 
-    def _refused(self, key: Key, notes: _Notes, refusal: _Refusal) -> float:
-        known, notes.refusal = notes.refusal, refusal
-        if known is None or known.sentence != refusal.sentence:
-            logger.warning("%s", refusal.sentence)
+    def _refused(self, key: Key, notes: _Notes, sentence: str, pause_s: float) -> float:
+        known, notes.refusal = notes.refusal, _Refusal(sentence, self._clock() + pause_s, pause_s)
+        if known is None or known.sentence != sentence:
+            logger.warning("%s", sentence)
             self._queue.add(key)  # the next look shows it in the status
-        return refusal.pause_s
+        return pause_s
 
     def _on_job(self, change: Change, old: Object | None, new: Object | None) -> None:
         found = new or old
@@ -338,6 +353,23 @@ def _owner_uids(owned: Object) -> list[str]:
     """The uids of the jobs that own an object: one, or none for an object that only looks like ours."""
     owners = owned["metadata"].get("ownerReferences") or ()
     return [owner["uid"] for owner in owners if owner.get("controller") and owner["kind"] == KIND]
+
+
+def _in_words(action: Action) -> str:
+    """What carrying out `action` is."""
+    match action:
+        case EnsureAttempt():
+            return f"creating the head, Service and NetworkPolicy of attempt {action.attempt}"
+        case CreateWorkers():
+            return f"creating worker pods of attempt {action.attempt}"
+        case DeletePods():
+            return "deleting pods"
+        case DeleteAttempt():
+            return f"deleting Secret, Service and NetworkPolicy of attempt {action.attempt}"
+        case DeleteJob():
+            return "deleting the job"
+        case _:
+            assert_never(action)
 
 
 def _next_pause_s(refusal: _Refusal | None) -> float:

@@ -114,6 +114,22 @@ def test_a_server_that_keeps_failing_is_shown_and_tried_again(error: ApiError) -
     _in_world(scene)
 
 
+def test_a_server_that_does_not_answer_is_shown_with_what_was_asked_of_it() -> None:
+    async def scene(world: World) -> None:
+        await asyncio.sleep(20.0)
+        world.faults.pods_hang = True
+        await world.cause(Trouble(0, "worker crashes", 0))
+        world.edit({"runPolicy": {"activeDeadlineSeconds": 1000}})
+        await asyncio.sleep(50.0)
+        assert world.status["observedGeneration"] == 2
+        assert "creating worker pods of attempt 1 had not come to an end after 40 s" in _message(world, "ClusterReady")
+        world.faults.pods_hang = False
+        await asyncio.sleep(80.0)  # the next try may have begun before
+        assert world.status["workers"] == "3/3"
+
+    _in_world(scene)
+
+
 def test_a_lost_worker_is_noted_although_creating_another_fails() -> None:
     async def scene(world: World) -> None:
         await asyncio.sleep(20.0)
