@@ -141,8 +141,7 @@ def _name_rules() -> list[dict[str, str]]:
 
 def schema() -> dict[str, Any]:
     """The OpenAPI v3 schema of the whole resource."""
-    spec = schema_of(ScalingJobSpec)
-    spec.setdefault(VALIDATIONS, []).append({"rule": FROZEN_WHILE_RUNNING, "message": FROZEN_SENTENCE})
+    frozen = {"rule": FROZEN_WHILE_RUNNING, "message": FROZEN_SENTENCE, "fieldPath": ".spec"}
     return {
         "type": "object",
         "description": "A training job on a Ray cluster of its own: what to train, on what data, how, and where.",
@@ -151,10 +150,10 @@ def schema() -> dict[str, Any]:
             "apiVersion": {"type": "string", "description": f"Always {GROUP}/{VERSION}."},
             "kind": {"type": "string", "description": f"Always {KIND}."},
             "metadata": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 253}}},
-            "spec": spec,
+            "spec": schema_of(ScalingJobSpec),
             "status": schema_of(ScalingJobStatus, defaults=False),
         },
-        VALIDATIONS: _name_rules(),
+        VALIDATIONS: [*_name_rules(), frozen],
     }
 
 

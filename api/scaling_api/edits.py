@@ -1,7 +1,9 @@
 """What an edit may change while a job runs: min and max of a worker group, and runPolicy.
 
 Anything else needs suspend, before or in the same request, so that no running pod ever disagrees with its
-spec. One rule, in CEL for the API server and in Python for everybody else.
+spec. Before the first attempt no pod can: so a job that the operator finds wrong is mended by an edit. (The
+operator begins an attempt only of the version of the job that it has seen.) One rule over the whole object, in CEL
+for the API server and in Python for everybody else.
 """
 
 from __future__ import annotations
@@ -26,22 +28,24 @@ _KEYED = ("env", "volumes", "workers")
 
 
 def _unchanged(path: str) -> str:
-    """CEL: the field is what it was."""
-    return f"self.{path} == oldSelf.{path}"
+    """CEL: the field of the spec is what it was."""
+    return f"self.spec.{path} == oldSelf.spec.{path}"
 
 
 def _unchanged_if_set(path: str) -> str:
-    """CEL: the field is what it was, or absent as it was.
+    """CEL: the field of the spec is what it was, or absent as it was.
 
-    Not by comparing optionals (``self.?storage``), which the API server's cost estimate takes for unbounded.
+    Not by comparing optionals (``self.spec.?storage``), which the API server's cost estimate takes for unbounded.
     """
-    return f"has(self.{path}) == has(oldSelf.{path}) && (!has(self.{path}) || {_unchanged(path)})"
+    new, old = f"has(self.spec.{path})", f"has(oldSelf.spec.{path})"
+    return f"{new} == {old} && (!{new} || {_unchanged(path)})"
 
 
 FROZEN_WHILE_RUNNING = (
-    "oldSelf.runPolicy.suspend || self.runPolicy.suspend || ("
+    "!has(oldSelf.status) || !has(oldSelf.status.attempt) || "
+    "oldSelf.spec.runPolicy.suspend || self.spec.runPolicy.suspend || ("
     + " && ".join([*map(_unchanged, _SECTIONS), *map(_unchanged_if_set, _OPTIONAL)])
-    + " && self.cluster.workers.all(w, oldSelf.cluster.workers.exists(o, "
+    + " && self.spec.cluster.workers.all(w, oldSelf.spec.cluster.workers.exists(o, "
     + " && ".join(f"o.{field} == w.{field}" for field in _OF_A_GROUP)
     + ")))"
 )
@@ -53,8 +57,11 @@ FROZEN_SENTENCE = (
 
 
 def edit_allowed(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """The Python side of FROZEN_WHILE_RUNNING, over two specs as the API server stores them."""
-    return old["runPolicy"]["suspend"] or new["runPolicy"]["suspend"] or frozen_part(old) == frozen_part(new)
+    """The Python side of FROZEN_WHILE_RUNNING, over two versions of a job as the API server stores them."""
+    if (old.get("status") or {}).get("attempt") is None:
+        return True
+    before, after = old["spec"], new["spec"]
+    return before["runPolicy"]["suspend"] or after["runPolicy"]["suspend"] or frozen_part(before) == frozen_part(after)
 
 
 def frozen_part(spec: dict[str, Any]) -> str:

@@ -157,7 +157,9 @@ class RunPolicy(Model):
         None, description="Delete the finished job after so long; storage is never touched."
     )
     clean_pod_policy: Literal["All", "Running", "None"] = Field(
-        "All", description="Which pods to delete when the job ends: all, only those still running, or none."
+        "All",
+        description="Which pods to delete when the job ends: all, only those still running, or none but those that "
+        "would not end by themselves (as the head at activeDeadlineSeconds).",
     )
 
 

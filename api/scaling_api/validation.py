@@ -61,13 +61,13 @@ def examine(manifest: Any, *, on_cluster: bool = True) -> tuple[ScalingJob | Non
 
 
 def check_edit(old: Any, new: Any) -> list[Problem]:
-    """Everything that is wrong with replacing one manifest by another while the job exists."""
+    """Everything that is wrong with applying ``new`` to a job that exists, status included, as ``old``."""
     if problems := check(old) + check(new):
         return problems
-    old_spec, new_spec = (_normal(with_defaults(_normal(job), _schema()))["spec"] for job in (old, new))
-    if edit_allowed(old_spec, new_spec):
+    before, after = (_normal(with_defaults(_normal(job), _schema())) for job in (old, new))
+    if edit_allowed(before, after):
         return []
-    changed = ", ".join(sorted(map(dotted, _changed(old_spec, new_spec, ("spec",)))))
+    changed = ", ".join(sorted(map(dotted, _changed(before["spec"], after["spec"], ("spec",)))))
     return [Problem(("spec",), FROZEN_SENTENCE, f"changed: {changed}" if changed else None)]
 
 

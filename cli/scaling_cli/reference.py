@@ -14,6 +14,7 @@ from typing import Any
 
 from scaling_api.constraints import LIST_KEYS, VALIDATIONS
 from scaling_api.crd import COLUMNS, SHORT_NAME, schema
+from scaling_api.edits import FROZEN_SENTENCE
 from scaling_api.reasons import ConditionType, Described, Failure, Reason
 from scaling_api.scalars import API_VERSION, KIND, MAX_JOB_NAME
 
@@ -112,6 +113,8 @@ _INTRO = f"""\
 `metadata.name` has at most {MAX_JOB_NAME} lower-case letters, digits and dashes, begins with a letter and ends with a
 letter or digit: the names of pods are made from it. Fields are optional unless they are marked as required. An unknown
 field, a value of another type (`"5"` for 5) and a name given twice in a list are refused.
+
+A job may be edited freely until its first attempt begins. After that, {FROZEN_SENTENCE}.
 """
 
 

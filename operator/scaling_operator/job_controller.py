@@ -1,15 +1,17 @@
 """The controller of ScalingJobs: load, observe, decide, act, write the status once, tell.
 
-It reads caches only. What it remembers between reconciles is disposable: parsed specs, views of pods, pods that
-vanished, and what the API server refused; an operator that restarts learns all of it anew.
+It reads caches only. What it remembers between reconciles (of each job in its `_Notes`, besides views of pods) is
+disposable; an operator that restarts learns all of it anew.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import assert_never
 
 from pydantic import ValidationError
 
@@ -23,7 +25,7 @@ from scaling_api.status import OPERATOR_MANAGER
 from .decide import Decision, Job, Observed, decide
 from .decide.conditions import accepted, merged
 from .decide.status import FIELDS, patch, remember, render
-from .decide.types import Action, CreateWorkers, EnsureAttempt, PodView
+from .decide.types import Action, CreateWorkers, DeleteAttempt, DeleteJob, DeletePods, EnsureAttempt, PodView
 from .events import EventRecorder
 from .executor import AttemptGoneError, Executor, NameTakenError, RefusedError, Target
 from .mirrors import Mirrors
@@ -31,7 +33,7 @@ from .observe import PodViews, attempts_of, spec_digest
 from .resources.overrides import check_overrides
 from .runtime.client import ApiClient, resource_path
 from .runtime.controller import Controller, Result
-from .runtime.errors import AlreadyExistsError, ApiError, ConflictError, NotFoundError
+from .runtime.errors import AlreadyExistsError, ApiError, ConflictError, NotFoundError, ServerUnavailableError
 from .runtime.objects import Key, Object, key_of
 from .runtime.store import Change
 from .runtime.tracker import WriteTracker
@@ -51,13 +53,15 @@ LONGEST_REFUSED_PAUSE_S = 60.0
 NAME_TAKEN_PAUSE_S = 2.0
 # A server that fails for so long (a webhook that is down, a full etcd) is shown to people, like one that refuses.
 FAILING_SHOWN_AFTER_S = 5.0
+# Of the time that a reconcile has: the rest is for the status, which shows what takes so long. More than one request's.
+ACT_LIMIT_S = 40.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Parsed:
     """A manifest's spec in the form that policies read; `job` is None when the models refuse it."""
 
-    version: tuple[str, int]
+    generation: int
     job: ScalingJob | None
     invalid: str | None
     digest: str
@@ -70,6 +74,22 @@ class _Refusal:
     sentence: str
     retry_at: float
     pause_s: float
+
+
+@dataclass(slots=True)
+class _Notes:
+    """What is remembered of one job, as long as it exists and does not rest at its end."""
+
+    parsed: _Parsed | None = None
+    # Pods of the current attempt that are gone, as they were last seen, but for workers that we deleted ourselves.
+    vanished: dict[str, PodView] = field(default_factory=dict)
+    # Uids of pods that we deleted and that are not gone yet.
+    released: set[str] = field(default_factory=set)
+    # Attempts that cannot go on, and why.
+    unusable: dict[int, str] = field(default_factory=dict)
+    refusal: _Refusal | None = None
+    failing_since: float | None = None
+    written_at: float = 0.0
 
 
 class JobController:
@@ -94,13 +114,8 @@ class JobController:
         self._executor = Executor(client, mirrors, self._tracker, settings, ca_bundle=ca_bundle)
         self._queue: WorkQueue[Key] = WorkQueue("scalingjob")
         self._views = PodViews()
-        self._parsed: dict[Key, _Parsed] = {}
-        # By the job's uid: pods that are gone as they were last seen, and attempts that cannot go on.
-        self._vanished: dict[str, dict[str, PodView]] = {}
-        self._unusable: dict[str, dict[int, str]] = {}
-        self._refusals: dict[Key, _Refusal] = {}
-        self._failing_since: dict[Key, float] = {}
-        self._written_at: dict[Key, float] = {}
+        # By the job's uid, so that another one of the same name begins anew.
+        self._notes: dict[str, _Notes] = {}
 
     def build(self) -> Controller:
         """Index the caches, listen to them, and make the controller."""
@@ -124,74 +139,94 @@ class JobController:
         """Look at one job and do what should be done now."""
         manifest = self._mirrors.jobs.get(*key)
         if manifest is None:
-            self._forget(key)
+            self._tracker.forget(key)
             return Result()
         if "deletionTimestamp" in manifest["metadata"]:
             return Result()  # the garbage collector does the rest
-        parsed = self._parse(key, manifest)
+        # Kept until the end of this look even if the job goes meanwhile.
+        notes = self._notes.setdefault(manifest["metadata"]["uid"], _Notes())
+        parsed = notes.parsed = _parsed(manifest, notes.parsed)
         if parsed.job is None:
             return await self._reject(key, manifest, parsed.invalid or "")
         job = Job(key.namespace, key.name, parsed.job.spec, parsed.invalid)
         status = manifest.get("status") or {}
-        observed = self._observe(key, manifest, parsed, status)
+        observed = self._observe(manifest, notes, parsed, status)
         now = self._clock()
         decision = decide(job, observed, status, now=now)
-        return await self._carry_out(Target(key, manifest, parsed.job), decision, status, now)
+        result = await self._carry_out(Target(key, manifest, parsed.job), notes, decision, status, now)
+        if observed.memory.has_ended and not decision.actions:
+            self._notes.pop(manifest["metadata"]["uid"], None)
+        return result
 
-    async def _carry_out(self, target: Target, decision: Decision, status: Object, now: float) -> Result:
+    async def _carry_out(self, target: Target, notes: _Notes, decision: Decision, status: Object, now: float) -> Result:
         try:
-            refused_s = await self._act(target, decision.actions, now)
+            refused_s = await self._act(target, notes, decision.actions, now)
         except ApiError:
             # What was decided holds, and is shown, whatever becomes of the actions.
-            await self._write_status(target, decision, status, now)
+            await self._write_status(target, notes, decision, status, now)
             raise
-        written_s = await self._write_status(target, decision, status, now)
+        written_s = await self._write_status(target, notes, decision, status, now)
         return Result(_sooner(decision.look_again_s, refused_s, written_s))
 
-    async def _act(self, target: Target, actions: Sequence[Action], now: float) -> float | None:
+    async def _act(self, target: Target, notes: _Notes, actions: Sequence[Action], now: float) -> float | None:
         """Carry out `actions`; seconds until what was refused may be tried again, if something was.
 
         Raises ApiError for what may well go better in a moment.
         """
-        key = target.key
-        refusal = self._refusals.get(key)
+        key, refusal = target.key, notes.refusal
+        notes.released.update(uid for action in actions if isinstance(action, DeletePods) for _, uid in action.pods)
         if refusal is not None and now < refusal.retry_at:
             deletions = [action for action in actions if not isinstance(action, EnsureAttempt | CreateWorkers)]
-            await self._executor.run(target, deletions)
+            await self._run(target, deletions)
             return refusal.retry_at - now
+        failing_since, notes.failing_since = notes.failing_since, None
         try:
-            complete = await self._executor.run(target, actions)
+            complete = await self._run(target, actions)
         except RefusedError as error:
-            pause_s = _next_pause_s(refusal)
-            return self._refused(key, _Refusal(str(error), now + pause_s, pause_s))
+            return self._refused(key, notes, str(error), _next_pause_s(refusal))
         except NameTakenError as error:
-            return self._refused(key, _Refusal(str(error), now + NAME_TAKEN_PAUSE_S, NAME_TAKEN_PAUSE_S))
+            return self._refused(key, notes, str(error), NAME_TAKEN_PAUSE_S)
         except AttemptGoneError as error:
-            self._unusable[target.manifest["metadata"]["uid"]] = {error.attempt: str(error)}
+            notes.unusable = {error.attempt: str(error)}
             self._queue.add(key)
             return None
         except (ConflictError, AlreadyExistsError):
             raise
         except ApiError as error:
-            if now - self._failing_since.setdefault(key, now) < FAILING_SHOWN_AFTER_S:
+            notes.failing_since = failing_since if failing_since is not None else now
+            if self._clock() - notes.failing_since < FAILING_SHOWN_AFTER_S:
                 raise
             pause_s = max(_next_pause_s(refusal), error.retry_after_s or 0.0)
-            sentence = f"The API server keeps failing and is asked again: {error}"
-            return self._refused(key, _Refusal(sentence, now + pause_s, pause_s))
-        self._failing_since.pop(key, None)
+            return self._refused(key, notes, f"The API server keeps failing and is asked again: {error}", pause_s)
+        notes.refusal = None
         # What was refused is no longer, which the next look shows in the status.
-        if self._refusals.pop(key, None) is not None or not complete:
+        if refusal is not None or not complete:
             self._queue.add(key)
         return None
 
-    async def _write_status(self, target: Target, decision: Decision, status: Object, now: float) -> float | None:
+    async def _run(self, target: Target, actions: Sequence[Action]) -> bool:
+        """As Executor.run, but for ACT_LIMIT_S at most; ServerUnavailableError then names what took so long."""
+        complete, at_work = True, ""
+        try:
+            async with asyncio.timeout(ACT_LIMIT_S):
+                for action in actions:
+                    at_work = _in_words(action)
+                    complete = await self._executor.run(target, (action,)) and complete
+        except TimeoutError as error:
+            sentence = f"{at_work} had not come to an end after {ACT_LIMIT_S:.0f} s"
+            raise ServerUnavailableError(0, "Timeout", sentence) from error
+        return complete
+
+    async def _write_status(
+        self, target: Target, notes: _Notes, decision: Decision, status: Object, now: float
+    ) -> float | None:
         """Write what changed, then tell; seconds to wait when it can be written later."""
         changes = patch(status, decision.status or {})
         if not changes:
             return None
         key = target.key
         if not decision.urgent:
-            wait_s = self._written_at.get(key, 0.0) + COUNTERS_EVERY_S - now
+            wait_s = notes.written_at + COUNTERS_EVERY_S - now
             if wait_s > 0:
                 return wait_s
         body = {"metadata": {"resourceVersion": target.manifest["metadata"]["resourceVersion"]}, "status": changes}
@@ -202,14 +237,14 @@ class JobController:
             )
         except NotFoundError:
             return None
-        self._written_at[key] = now
+        notes.written_at = now
         self._tracker.record(key, self._mirrors.jobs, written)
         for event in decision.events:
             logger.info("%s: %s", event.reason, event.message)
             self._recorder.record(target.manifest, event.type, event.reason, event.message)
         if "attempt" in changes:  # names carry the attempt: those of an earlier one say nothing any more
-            self._vanished.pop(target.manifest["metadata"]["uid"], None)
-            self._unusable.pop(target.manifest["metadata"]["uid"], None)
+            notes.vanished.clear()
+            notes.unusable.clear()
         return None
 
     async def _reject(self, key: Key, manifest: Object, sentence: str) -> Result:
@@ -231,7 +266,7 @@ class JobController:
             self._recorder.record(manifest, "Warning", Failure.INVALID_SPEC, sentence)
         return Result()
 
-    def _observe(self, key: Key, manifest: Object, parsed: _Parsed, status: Object) -> Observed:
+    def _observe(self, manifest: Object, notes: _Notes, parsed: _Parsed, status: Object) -> Observed:
         uid, mirrors = manifest["metadata"]["uid"], self._mirrors
         views = (self._views.view(pod) for pod in mirrors.pods.by_index(BY_OWNER, uid))
         return Observed(
@@ -239,48 +274,45 @@ class JobController:
             memory=remember(status),
             digest=parsed.digest,
             pods=tuple(view for view in views if view is not None),
-            vanished=self._vanished.get(uid, {}),
+            vanished=notes.vanished,
+            released=notes.released,
             services=attempts_of(mirrors.services.by_index(BY_OWNER, uid)),
             policies=attempts_of(mirrors.network_policies.by_index(BY_OWNER, uid)),
-            refusal=refusal.sentence if (refusal := self._refusals.get(key)) is not None else None,
-            unusable=self._unusable.get(uid, {}),
+            refusal=notes.refusal.sentence if notes.refusal is not None else None,
+            unusable=notes.unusable,
         )
 
-    def _parse(self, key: Key, manifest: Object) -> _Parsed:
-        metadata = manifest["metadata"]
-        version = (metadata["uid"], metadata.get("generation", 0))
-        known = self._parsed.get(key)
-        if known is not None and known.version == version:
-            return known
-        job, invalid = _read(manifest)
-        parsed = _Parsed(version, job, invalid, spec_digest(job.spec) if job is not None else "")
-        self._parsed[key] = parsed
-        return parsed
-
-    def _refused(self, key: Key, refusal: _Refusal) -> float:
-        known = self._refusals.get(key)
-        self._refusals[key] = refusal
-        if known is None or known.sentence != refusal.sentence:
-            logger.warning("%s", refusal.sentence)
+    def _refused(self, key: Key, notes: _Notes, sentence: str, pause_s: float) -> float:
+        known, notes.refusal = notes.refusal, _Refusal(sentence, self._clock() + pause_s, pause_s)
+        if known is None or known.sentence != sentence:
+            logger.warning("%s", sentence)
             self._queue.add(key)  # the next look shows it in the status
-        return refusal.pause_s
+        return pause_s
 
     def _on_job(self, change: Change, old: Object | None, new: Object | None) -> None:
         found = new or old
         assert found is not None
-        if new is None:
-            self._vanished.pop(found["metadata"]["uid"], None)
-            self._unusable.pop(found["metadata"]["uid"], None)
+        # A list may show another job in the place of one whose deletion was not seen.
+        if old is not None and (new is None or new["metadata"]["uid"] != old["metadata"]["uid"]):
+            self._notes.pop(old["metadata"]["uid"], None)
         self._queue.add(key_of(found))
 
     def _on_pod(self, change: Change, old: Object | None, new: Object | None) -> None:
         if new is None and old is not None:
-            view = self._views.view(old)
+            self._note_vanished(old)
             self._views.forget(old)
-            for uid in _owner_uids(old):
-                if view is not None and self._exists(old, uid):
-                    self._vanished.setdefault(uid, {})[view.name] = view
         self._on_owned(change, old, new)
+
+    def _note_vanished(self, pod: Object) -> None:
+        """A pod is gone: how it was last seen tells why. Of a worker that we deleted ourselves nobody asks."""
+        view = self._views.view(pod)
+        for owner in _owner_uids(pod):
+            if view is None or not self._exists(pod, owner):
+                continue
+            notes = self._notes.setdefault(owner, _Notes())
+            if view.is_head or view.uid not in notes.released:
+                notes.vanished[view.name] = view
+            notes.released.discard(view.uid)
 
     def _on_owned(self, change: Change, old: Object | None, new: Object | None) -> None:
         found = new or old
@@ -295,12 +327,14 @@ class JobController:
         job = self._mirrors.jobs.get(pod["metadata"].get("namespace", ""), labels.get(names.LABEL_JOB, ""))
         return job is not None and job["metadata"]["uid"] == job_uid
 
-    def _forget(self, key: Key) -> None:
-        self._parsed.pop(key, None)
-        self._refusals.pop(key, None)
-        self._failing_since.pop(key, None)
-        self._written_at.pop(key, None)
-        self._tracker.forget(key)
+
+def _parsed(manifest: Object, known: _Parsed | None) -> _Parsed:
+    """The manifest's spec, read anew only when it has changed."""
+    generation = manifest["metadata"].get("generation", 0)
+    if known is not None and known.generation == generation:
+        return known
+    job, invalid = _read(manifest)
+    return _Parsed(generation, job, invalid, spec_digest(job.spec) if job is not None else "")
 
 
 def _read(manifest: Object) -> tuple[ScalingJob | None, str | None]:
@@ -319,6 +353,23 @@ def _owner_uids(owned: Object) -> list[str]:
     """The uids of the jobs that own an object: one, or none for an object that only looks like ours."""
     owners = owned["metadata"].get("ownerReferences") or ()
     return [owner["uid"] for owner in owners if owner.get("controller") and owner["kind"] == KIND]
+
+
+def _in_words(action: Action) -> str:
+    """What carrying out `action` is."""
+    match action:
+        case EnsureAttempt():
+            return f"creating the head, Service and NetworkPolicy of attempt {action.attempt}"
+        case CreateWorkers():
+            return f"creating worker pods of attempt {action.attempt}"
+        case DeletePods():
+            return "deleting pods"
+        case DeleteAttempt():
+            return f"deleting Secret, Service and NetworkPolicy of attempt {action.attempt}"
+        case DeleteJob():
+            return "deleting the job"
+        case _:
+            assert_never(action)
 
 
 def _next_pause_s(refusal: _Refusal | None) -> float:

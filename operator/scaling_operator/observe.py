@@ -136,6 +136,7 @@ def _container(entry: Mapping[str, Any]) -> ContainerView:
         exit_code=detail.get("exitCode"),
         restarts=restarts,
         started_at=_moment(detail.get("startedAt")) if kind == "running" else None,
+        is_up=entry.get("started") is not False,
     )
 
 

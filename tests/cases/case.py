@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 Manifest = dict[str, Any]
@@ -63,17 +63,19 @@ class Case:
 
 @dataclass(frozen=True)
 class Edit:
-    """A change of a job that exists; refused when ``fragment`` is given."""
+    """A change of a job that exists; refused when ``fragment`` is given. ``status`` is that of the job."""
 
     id: str
     before: Change
     after: Change
     fragment: str | None
+    status: Mapping[str, Any] = field(default_factory=lambda: {"attempt": 1})
 
     def manifests(self) -> tuple[Manifest, Manifest]:
         old, new = minimal(), minimal()
         self.before(old)
         self.after(new)
+        old["status"] = dict(self.status)
         return old, new
 
 

@@ -461,6 +461,14 @@ EDITS = (
     Edit("another policy", both(), put("spec.runPolicy", {"backoffLimit": 7, "activeDeadlineSeconds": 60}), None),
     Edit("suspend", both(), put("spec.runPolicy.suspend", True), None),
     Edit("resume", put("spec.runPolicy.suspend", True), both(), None),
+    Edit("anything before the operator has seen the job", both(), training(epochs=9), None, {}),
+    Edit(
+        "anything while no attempt has begun",
+        cluster(podOverrides={"spec": {"hostNetwork": True}}),
+        cluster(podOverrides={"spec": {"schedulerName": "mine"}}),
+        None,
+        {"phase": "Pending"},
+    ),
     Edit("anything while suspending", both(), both(training(epochs=9), put("spec.runPolicy.suspend", True)), None),
     Edit("anything while resuming", put("spec.runPolicy.suspend", True), training(epochs=9), None),
     Edit(

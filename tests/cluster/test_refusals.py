@@ -61,10 +61,12 @@ def test_accepted(id_: str, change: Change, server: Client) -> None:
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.id)
 def test_edit(edit: Edit, server: Client) -> None:
     old, new = edit.manifests()
-    created = server.create(old, "default")
-    path = server.path(_KIND, "default", old["metadata"]["name"])
-    new["metadata"]["resourceVersion"] = created["metadata"]["resourceVersion"]
+    name = old["metadata"]["name"]
+    server.create(old, "default")
+    path = server.path(_KIND, "default", name)
     try:
+        created = server.patch(_KIND, name, {"status": old["status"]}, "default", subresource="status")
+        new["metadata"]["resourceVersion"] = created["metadata"]["resourceVersion"]
         if edit.fragment is None:
             server.request("PUT", path, body=new, parameters=_STRICT)
             return
@@ -72,7 +74,7 @@ def test_edit(edit: Edit, server: Client) -> None:
             server.request("PUT", path, body=new, parameters=_STRICT)
         assert "spec: " in refusal.value.message
     finally:
-        server.delete(_KIND, old["metadata"]["name"], "default")
+        server.delete(_KIND, name, "default")
 
 
 def _refusal(server: Client, method: str, path: str, manifest: dict[str, Any]) -> str | None:
@@ -106,7 +108,9 @@ def test_the_same_verdict_on_edits_that_nobody_thought_of(server: Client) -> Non
         new["spec"] = {**old["spec"], section: new["spec"][section]}
         if check(old) or check(new):
             continue
-        created = server.create(old, "default")
+        old["status"] = {"attempt": 1}
+        server.create(old, "default")
+        created = server.patch(_KIND, "edited", {"status": old["status"]}, "default", subresource="status")
         new["metadata"]["resourceVersion"] = created["metadata"]["resourceVersion"]
         refusal = _refusal(server, "PUT", server.path(_KIND, "default", "edited"), new)
         server.delete(_KIND, "edited", "default")

@@ -43,7 +43,8 @@ def keep_at_work(job: Job, observed: Observed, current: AttemptRecord, head_miss
         ConditionType.UP_TO_DATE: conditions.up_to_date(current.digest in (None, observed.digest)),
     }
     before = memory.conditions.get(ConditionType.CLUSTER_READY)
-    events = [_replacement(loss.slot.key, loss.trouble) for loss in plan.losses[:_MAX_LOSS_EVENTS]]
+    told = [_replacement(loss.slot.key, loss.trouble) for loss in plan.losses if loss.trouble is not None]
+    events = told[:_MAX_LOSS_EVENTS]
     if ready.reason in _FAILURES and (before is None or before.reason != ready.reason):
         events.append(Event("Warning", ready.reason, ready.message))
     memory = replace(memory, incarnations=raised(memory.incarnations, plan.losses))

@@ -13,7 +13,7 @@ means that the head was deleted. If it was seen before it went, what it was last
 
 What hangs while it starts is told by what it waits for. Volumes and network get START_LIMIT_S from the moment it
 has a node, the driver gets it from the moment Ray runs (they share an image). In between lies the pull of the
-image, which may take as long as it takes.
+image, which may take as long as it takes. (What keeps workers from starting is in worker_start.)
 """
 
 from __future__ import annotations

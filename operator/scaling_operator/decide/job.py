@@ -16,7 +16,7 @@ from scaling_api.reasons import ConditionType, Failure, Reason
 from . import attempts, conditions
 from .at_work import keep_at_work
 from .backoff import due_at
-from .clean_up import clean_up
+from .clean_up import clean_up, clean_up_after_the_end
 from .conditions import Verdict
 from .deadline import deadline_left_s
 from .head_loss import HeadFine, HeadLost, HeadMissing, HeadStopping, HeadSucceeded, driver_may_run, judge_head
@@ -75,11 +75,12 @@ def _after_the_end(job: Job, observed: Observed, now: float) -> Outcome:
     """Clean up, and delete the job when its time has come."""
     memory, policy = observed.memory, job.spec.run_policy
     phase = "Succeeded" if memory.holds(ConditionType.SUCCEEDED) else "Failed"
-    left_s = time_to_live_s(policy, memory.finished_at or now, now=now)
+    ended_at = memory.finished_at or now
+    left_s = time_to_live_s(policy, ended_at, now=now)
     if left_s is not None and left_s <= 0:
         return Outcome(memory, phase, [DeleteJob()])
-    actions = clean_up(observed, policy=policy.clean_pod_policy)
-    return Outcome(memory, phase, actions, look_again_s=left_s)
+    actions, more_s = clean_up_after_the_end(observed, policy.clean_pod_policy, ended_at, now=now)
+    return Outcome(memory, phase, actions, look_again_s=sooner(left_s, more_s))
 
 
 def _between(job: Job, observed: Observed, now: float) -> Outcome:

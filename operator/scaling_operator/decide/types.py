@@ -6,7 +6,7 @@ status. A decision is a value too; the executor carries it out and the controlle
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -39,6 +39,8 @@ class ContainerView:
     restarts: int = 0
     # When its present run began; None unless it runs.
     started_at: float | None = None
+    # False until its startup probe has had an answer, if it has one.
+    is_up: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,8 @@ class Memory:
 class Observed:
     """The job's surroundings at one moment.
 
-    `vanished` are pods that were there and are gone, by name, as they were last seen. `services` and `policies`
+    `vanished` are pods that were there and are gone, by name, as they were last seen; `released` are uids of pods that
+    the operator has deleted and that may still terminate. `services` and `policies`
     are attempts whose Service or NetworkPolicy exists. `refusal` is what the API server last said to a create
     that it refused for good. `unusable` are attempts that cannot go on, with a sentence saying why.
     """
@@ -162,6 +165,7 @@ class Observed:
     digest: str
     pods: tuple[PodView, ...] = ()
     vanished: Mapping[str, PodView] = field(default_factory=dict)
+    released: Set[str] = frozenset()
     services: frozenset[int] = frozenset()
     policies: frozenset[int] = frozenset()
     refusal: str | None = None

@@ -1,9 +1,10 @@
 """Which worker pods should there be?
 
 Each group has `max` slots. A slot's pod is the one of its persisted incarnation. If that pod is lost (ended, being
-taken away, or vanished), the slot's incarnation is raised; once that is persisted, the new pod is created, whether
-or not the old one is still terminating. A pod that did not live long is replaced after a pause that grows with the
-slot's losses, so that a bad image or node is no storm. Slots beyond `max` are emptied.
+taken away, vanished, or kept from starting for too long), the slot's incarnation is raised; once that is persisted, the
+new pod is created, whether or not the old one is still terminating. A pod that did not live long is replaced after a
+pause that grows with the slot's losses, so that a bad image or node is no storm. Slots beyond `max` are emptied; one
+that is wanted again while its old pod still terminates gets another incarnation, which is no loss.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from scaling_api.spec import WorkerGroup
 
 from .failure import why_ended
 from .types import Observed, PodView, Trouble
+from .worker_start import hindrance
 
 # From one creation in a slot to the next, once its first pod is lost; what lived longer is replaced at once.
 FIRST_PAUSE_S = 5.0
@@ -25,10 +27,10 @@ LONGEST_PAUSE_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A worker that is to be replaced, and why it was lost."""
+    """A worker that is to be replaced, and why it was lost; no trouble when the operator deleted it itself."""
 
     slot: WorkerSlot
-    trouble: Trouble
+    trouble: Trouble | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ def plan_workers(
     # By name, since names say attempt, slot and incarnation; what nobody asks for is surplus.
     pods = {pod.name: pod for pod in observed.workers(attempt)}
     incarnations, vanished = observed.memory.incarnations, observed.vanished
+    head = observed.head(attempt)
     create: list[tuple[WorkerSlot, int]] = []
     losses: list[Loss] = []
     pauses: list[float] = []
@@ -69,7 +72,14 @@ def plan_workers(
             if last is None:
                 create.append((slot, incarnation))
             elif pod is not None and pod.is_alive:
+                hindered = hindrance(pod, head, now=now)
+                if hindered is not None and hindered.left_s <= 0:
+                    losses.append(Loss(slot, hindered.trouble))
+                    continue
                 living.append(pod)
+                pauses += [hindered.left_s] if hindered is not None else []
+            elif last.uid in observed.released:
+                losses.append(Loss(slot, None))
             elif (pause_s := _pause_s(last.created_at, incarnation, now)) > 0:
                 pauses.append(pause_s)
                 held_back.setdefault(group.name, why_ended(last))

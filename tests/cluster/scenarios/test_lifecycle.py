@@ -145,12 +145,15 @@ def test_a_quota_shows_in_the_status_and_its_end_heals(simulate: RunJob, cluster
     job.wait_condition("ClusterReady", timeout_s=90)
 
 
-def test_pod_overrides_beyond_what_is_allowed_are_named(simulate: RunJob) -> None:
-    job = simulate("sly", cluster={"podOverrides": {"spec": {"hostNetwork": True}}})
+def test_pod_overrides_beyond_what_is_allowed_are_named_and_mended_by_an_edit(simulate: RunJob) -> None:
+    spec = {**SIMULATED["spec"], "hostNetwork": True}
+    job = simulate("sly", cluster={"podOverrides": {"spec": spec}})
     rejected = job.wait_condition("Accepted", "False", timeout_s=30)
     assert _condition(rejected, "Accepted")["reason"] == "InvalidSpec"
     assert "hostNetwork" in _condition(rejected, "Accepted")["message"]
     assert job.owned() == []
+    job.patch({"spec": {"cluster": {"podOverrides": {"spec": {"hostNetwork": None}}}}})
+    job.wait_condition("ClusterReady", timeout_s=60)
 
 
 def test_the_second_operator_takes_over_from_the_first(simulate: RunJob, operator: Operator, cluster: Access) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scaling_api.crd import schema
+from scaling_api.edits import FROZEN_SENTENCE
 from scaling_api.validation import check, check_edit, examine, is_ours
 from tests.cases.case import Case, Change, Edit, minimal, put
 from tests.cases.refusals import ACCEPTED, EDITS, REFUSED, RULES
@@ -45,7 +46,7 @@ def test_edit(edit: Edit) -> None:
 
 
 def test_a_refused_edit_says_what_was_changed() -> None:
-    old, new = minimal(), minimal()
+    old, new = minimal() | {"status": {"attempt": 1}}, minimal()
     put("spec.training.epochs", 3)(new)
     put("spec.cluster.image", "a:1")(new)
     (problem,) = check_edit(old, new)
@@ -67,10 +68,10 @@ def _as_regex(message: str) -> re.Pattern[str]:
     return re.compile(".*".join(map(re.escape, re.split(r"<[a-zA-Z.]+>", message))))
 
 
-_SPEC_MESSAGES = sorted(set(_messages(schema()["properties"]["spec"])))
+_MESSAGES = sorted({*_messages(schema()["properties"]["spec"]), FROZEN_SENTENCE})
 
 
-@pytest.mark.parametrize("message", _SPEC_MESSAGES)
+@pytest.mark.parametrize("message", _MESSAGES)
 def test_every_rule_has_a_case(message: str) -> None:
     said = [str(problem) for case in RULES for problem in check(case.manifest())]
     said += [str(problem) for edit in EDITS for problem in check_edit(*edit.manifests())]
@@ -78,7 +79,7 @@ def test_every_rule_has_a_case(message: str) -> None:
 
 
 def test_there_are_rules_to_have_cases() -> None:
-    assert len(_SPEC_MESSAGES) > 20
+    assert len(_MESSAGES) > 20
 
 
 def test_a_run_on_one_machine_needs_neither_storage_nor_workers() -> None:

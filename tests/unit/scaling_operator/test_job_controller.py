@@ -114,6 +114,22 @@ def test_a_server_that_keeps_failing_is_shown_and_tried_again(error: ApiError) -
     _in_world(scene)
 
 
+def test_a_server_that_does_not_answer_is_shown_with_what_was_asked_of_it() -> None:
+    async def scene(world: World) -> None:
+        await asyncio.sleep(20.0)
+        world.faults.pods_hang = True
+        await world.cause(Trouble(0, "worker crashes", 0))
+        world.edit({"runPolicy": {"activeDeadlineSeconds": 1000}})
+        await asyncio.sleep(50.0)
+        assert world.status["observedGeneration"] == 2
+        assert "creating worker pods of attempt 1 had not come to an end after 40 s" in _message(world, "ClusterReady")
+        world.faults.pods_hang = False
+        await asyncio.sleep(80.0)  # the next try may have begun before
+        assert world.status["workers"] == "3/3"
+
+    _in_world(scene)
+
+
 def test_a_lost_worker_is_noted_although_creating_another_fails() -> None:
     async def scene(world: World) -> None:
         await asyncio.sleep(20.0)
@@ -163,6 +179,64 @@ def test_a_spec_that_cannot_be_run_waits_until_it_can(wrong: dict[str, Any]) -> 
         await asyncio.sleep(20.0)
         assert _condition(world, "Accepted")[0] == "True"
         assert world.status["phase"] == "Running"
+
+    _in_world(scene)
+
+
+@pytest.mark.parametrize(
+    ("gone_s", "incarnations"),
+    [
+        pytest.param(1.0, {"cpu-1": 1, "cpu-2": 1}, id="while the old pods still terminate"),
+        pytest.param(60.0, {}, id="long after"),
+    ],
+)
+def test_more_workers_after_fewer_are_no_losses(
+    gone_s: float, incarnations: dict[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scene(world: World) -> None:
+        await asyncio.sleep(20.0)
+        world.edit({"cluster": {"workers": [{"name": "cpu", "min": 1, "max": 1}]}})
+        await asyncio.sleep(gone_s)
+        world.edit({"cluster": {"workers": [{"name": "cpu", "min": 1, "max": 3}]}})
+        await asyncio.sleep(40.0)
+        assert world.status["workers"] == "3/3"
+        assert world.status.get("incarnations", {}) == incarnations
+
+    with caplog.at_level("INFO", "scaling_operator.job_controller"):
+        _in_world(scene)
+    told = [message.partition(":")[0] for message in caplog.messages]  # events are logged as well
+    assert "AttemptStarted" in told
+    assert "WorkerReplaced" not in told
+
+
+def test_of_a_job_that_has_ended_nothing_is_remembered() -> None:
+    async def scene(world: World) -> None:
+        await asyncio.sleep(20.0)
+        await world.cause(Trouble(0, "worker crashes", 0))
+        await asyncio.sleep(WORK_S + 60.0)
+        assert world.status["phase"] == "Succeeded"
+        assert not any(world.left().values())
+        assert world.operator.controller._notes == {}
+
+    _in_world(scene)
+
+
+def test_an_answer_ends_a_time_of_failures() -> None:
+    async def scene(world: World) -> None:
+        down = ServerUnavailableError(500, "InternalError", "failed calling webhook x")
+        world.faults.pods_fail = down
+        await asyncio.sleep(1.0)
+        world.faults.pods_fail, world.faults.pods_refused = None, True
+        await asyncio.sleep(20.0)
+        assert "exceeded quota" in _message(world, "ClusterReady")
+        world.faults.pods_fail, world.faults.pods_refused = down, False
+        tried = world.operator.client.requests.count(("create", "pods"))
+        for _ in range(600):
+            await asyncio.sleep(0.1)
+            if world.operator.client.requests.count(("create", "pods")) > tried:
+                break
+        await asyncio.sleep(1.0)
+        assert "keeps failing" not in _message(world, "ClusterReady")
 
     _in_world(scene)
 
@@ -235,6 +309,25 @@ def test_the_same_name_again_right_after_deletion() -> None:
         world.server.create("scalingjobs", again)
         await asyncio.sleep(60.0)
         assert (world.status["phase"], world.status["attempt"], world.status["failures"]) == ("Running", 1, 0)
+
+    _in_world(scene)
+
+
+def test_another_job_of_the_same_name_inherits_nothing() -> None:
+    async def scene(world: World) -> None:
+        world.faults.pods_refused = True
+        await asyncio.sleep(40.0)  # the next try would be at 75 s
+        again = copied(world.job)
+        world.delete()
+        again["metadata"] = {"name": JOB.name, "namespace": JOB.namespace}
+        del again["status"]
+        world.faults.pods_refused = False
+        world.server.create("scalingjobs", again)
+        for feed in world.operator.feeds:
+            feed.relist()  # the deletion itself is never seen
+        await asyncio.sleep(15.0)
+        assert world.status["phase"] == "Running"
+        assert len(world.operator.controller._notes) == 1
 
     _in_world(scene)
 

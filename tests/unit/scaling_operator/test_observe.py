@@ -140,8 +140,13 @@ def test_facts_of_the_pod(status: Object, metadata: dict[str, Any], expected: di
         ),
         pytest.param(
             {"state": {"running": {"startedAt": CREATED}}, "restartCount": 0},
-            {"state": "running", "started_at": CREATED_S, "restarts": 0},
+            {"state": "running", "started_at": CREATED_S, "restarts": 0, "is_up": True},
             id="running",
+        ),
+        pytest.param(
+            {"state": {"running": {"startedAt": CREATED}}, "started": False},
+            {"state": "running", "started_at": CREATED_S, "is_up": False},
+            id="running, but its startup probe has had no answer yet",
         ),
         pytest.param(
             {

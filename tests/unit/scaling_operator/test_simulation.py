@@ -74,9 +74,12 @@ def test_a_finished_job_is_deleted_in_its_time(troubles: list[Trouble], seed: in
 
 
 @settings(max_examples=15)
-@given(troubles=_troubles, seed=st.integers(0, 1000))
-def test_pods_stay_when_nothing_is_to_be_cleaned(troubles: list[Trouble], seed: int) -> None:
-    policy = {"backoffLimit": 0, "cleanPodPolicy": "None"}
+@given(troubles=_troubles, seed=st.integers(0, 1000), deadline_s=st.sampled_from([1_000, 30]))
+def test_pods_stay_when_nothing_is_to_be_cleaned_but_none_works_on(
+    troubles: list[Trouble], seed: int, deadline_s: int
+) -> None:
+    policy = {"backoffLimit": 0, "cleanPodPolicy": "None", "activeDeadlineSeconds": deadline_s}
     ending = run_in_virtual_time(live(troubles, policy, seed=seed, skew_s=0.0))
     assert ending.status["phase"] in ("Succeeded", "Failed")
     assert set(ending.left["secrets"]) <= {f"mnist-{ending.status['attempt']}"}
+    assert ending.alive == []

@@ -11,6 +11,7 @@ import pytest
 from scaling_api.driver import CONTAINER_DRIVER, CONTAINER_RAY, ExitCode
 from scaling_api.reasons import ConditionType, Failure, Reason
 from scaling_operator.decide import Decision, decide
+from scaling_operator.decide.clean_up import FOLLOWS_ITS_HEAD_S
 from scaling_operator.decide.head_loss import GIVE_UP_ON_HEAD_S
 from scaling_operator.decide.types import (
     Action,
@@ -355,6 +356,14 @@ class TestAfterTheEnd:
     def test_neither_suspending_nor_editing_wakes_it(self) -> None:
         decision = decided(job(suspend=True, activeDeadlineSeconds=1), observed(memory=self.memory, **NOTHING))
         assert (_phase(decision), decision.actions, decision.events) == ("Succeeded", (), ())
+
+    def test_a_deadline_ends_the_driver_whatever_pods_are_kept(self) -> None:
+        slow, pods = job(activeDeadlineSeconds=60, cleanPodPolicy="None"), [head(), worker(0)]
+        over = decided(slow, observed(pods))
+        assert condition(over, ConditionType.FAILED) == ("True", Failure.DEADLINE_EXCEEDED)
+        stopping = decided(slow, observed(pods, memory=after(over)))
+        assert stopping.actions == (DeletePods(((head().name, head().uid),)),)
+        assert stopping.look_again_s == FOLLOWS_ITS_HEAD_S
 
     def test_old_pods_that_show_up_late_are_deleted(self) -> None:
         decision = decided(job(), observed([worker(0)], memory=self.memory, **NOTHING))

@@ -10,10 +10,11 @@ import pytest
 from scaling_api.driver import CONTAINER_RAY
 from scaling_api.names import WorkerSlot
 from scaling_api.reasons import Failure
+from scaling_operator.decide.head_loss import START_LIMIT_S
 from scaling_operator.decide.types import Observed, PodView
 from scaling_operator.decide.workers import FIRST_PAUSE_S, WorkerPlan, plan_workers, raised
 
-from .builders import NAME, NOW, at_work, ended, job, observed, worker
+from .builders import NAME, NOW, at_work, container, ended, head, job, observed, worker
 
 
 def _plan(seen: Observed, *, workers: int = 2, now: float = NOW) -> WorkerPlan:
@@ -22,6 +23,10 @@ def _plan(seen: Observed, *, workers: int = 2, now: float = NOW) -> WorkerPlan:
 
 def _seen(*pods: PodView, incarnations: dict[str, int] | None = None, **fields: Any) -> Observed:
     return observed(pods, memory=at_work(incarnations=incarnations or {}), **fields)
+
+
+def _lost(plan: WorkerPlan) -> list[tuple[str, str | None]]:
+    return [(loss.slot.key, loss.trouble.reason if loss.trouble is not None else None) for loss in plan.losses]
 
 
 def test_all_slots_are_filled() -> None:
@@ -67,13 +72,43 @@ def test_a_lost_worker_is_replaced_once_that_is_persisted(lost: PodView) -> None
 def test_a_vanished_worker_is_lost() -> None:
     plan = _plan(_seen(worker(0), vanished={"mnist-1-cpu-1-0": worker(1, phase="Failed", reason="Evicted")}))
     assert plan.create == ()
-    assert [(loss.slot.key, loss.trouble.reason) for loss in plan.losses] == [("cpu-1", Failure.EVICTED)]
+    assert _lost(plan) == [("cpu-1", Failure.EVICTED)]
+
+
+@pytest.mark.parametrize(
+    ("later_s", "lost"),
+    [
+        pytest.param(-1.0, False, id="just before the limit"),
+        pytest.param(0.0, True, id="at the limit"),
+        pytest.param(1.0, True, id="after it"),
+    ],
+)
+def test_a_worker_that_does_not_start_is_lost_in_the_end(later_s: float, lost: bool) -> None:
+    pulling = {CONTAINER_RAY: container(CONTAINER_RAY, "waiting", reason="ErrImagePull", message="no route")}
+    stuck = worker(1, phase="Pending", ready=False, containers=pulling)
+    began = head(ray=container(CONTAINER_RAY, started_at=NOW))
+    now = NOW + START_LIMIT_S + later_s
+    plan = _plan(_seen(began, worker(0), stuck), now=now)
+    assert _lost(plan) == ([("cpu-1", Failure.IMAGE_PULL_FAILED)] if lost else [])
+    assert plan.look_again_s == (None if lost else 1.0)
+    # Once that is persisted, another one is created and this one goes.
+    replaced = _plan(_seen(began, worker(0), stuck, incarnations={"cpu-1": 1}), now=now)
+    assert (replaced.create, replaced.delete) == (((WorkerSlot("cpu", 1), 1),), (stuck,))
 
 
 def test_slots_beyond_max_are_emptied_from_the_highest() -> None:
     plan = _plan(_seen(*(worker(index) for index in range(4))), workers=2)
     assert [pod.name for pod in plan.delete] == ["mnist-1-cpu-2-0", "mnist-1-cpu-3-0"]
     assert plan.losses == ()
+
+
+def test_a_slot_that_is_wanted_again_does_not_wait_for_its_old_pod_which_is_no_loss() -> None:
+    going = worker(1, terminating=True, created_at=NOW)
+    plan = _plan(_seen(worker(0), going, released={going.uid}, incarnations={"cpu-1": 0}))
+    assert _lost(plan) == [("cpu-1", None)]
+    assert not plan.held_back
+    # One that was to be deleted but lives is as good as any.
+    assert _plan(_seen(worker(0), worker(1), released={worker(1).uid})).losses == ()
 
 
 def test_workers_of_other_attempts_do_not_count() -> None:

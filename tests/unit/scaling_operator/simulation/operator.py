@@ -26,6 +26,8 @@ class Faults:
     def __init__(self) -> None:
         self.failing = 0.0
         self.pods_refused = False
+        # Creations of pods get no answer.
+        self.pods_hang = False
         # What every creation of a pod fails with.
         self.pods_fail: ApiError | None = None
 
@@ -49,6 +51,8 @@ class SimulatedClient(ApiClient):
         lose_answer = await self._travel("create", plural)
         if plural == "pods" and self._faults.pods_fail is not None:
             raise self._faults.pods_fail
+        if plural == "pods" and self._faults.pods_hang:
+            await asyncio.Event().wait()
         created = self._server.create(plural, body)
         await self._return(lose_answer)
         answer: Object = copied(created)

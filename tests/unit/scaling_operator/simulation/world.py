@@ -46,6 +46,8 @@ class Ending:
     status: Object
     requests: Counter[tuple[str, str]]
     left: dict[str, list[str]]
+    # Of the pods that are left, those that have not ended.
+    alive: list[str]
     job_is_gone: bool
 
 
@@ -192,7 +194,8 @@ async def _play(world: World, troubles: Sequence[Trouble]) -> Ending:
     _reraise(failures)
     await world.operator.kill()
     world.requests.update(world.operator.client.requests)
-    return Ending(status, world.requests, world.left(), job_is_gone=world.job is None)
+    alive = [pod["metadata"]["name"] for pod in world.server.all("pods") if _is_alive(pod)]
+    return Ending(status, world.requests, world.left(), alive, job_is_gone=world.job is None)
 
 
 class _BugError(Exception):
