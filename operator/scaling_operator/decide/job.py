@@ -64,7 +64,7 @@ def _decision(job: Job, observed: Observed, status: Mapping[str, object], outcom
         rendered |= {name: status.get(name) for name in ("workerGroups", "workers")}
     return Decision(
         actions=tuple(outcome.actions),
-        status=rendered | settled(status, memory),
+        status=rendered | settled(status, memory, observed, job.name),
         urgent=is_urgent(status, rendered),
         events=tuple(outcome.events),
         look_again_s=outcome.look_again_s,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from scaling_api.names import ROLE_HEAD, WorkerSlot
+from scaling_api.names import ROLE_HEAD, WorkerSlot, head_pod
 from scaling_api.reasons import ConditionType, Failure
 from scaling_api.spec import ScalingJobSpec
 
@@ -170,6 +170,10 @@ class Observed:
     def head(self, attempt: int) -> PodView | None:
         """The attempt's head pod, if it exists."""
         return next((pod for pod in self.pods if pod.attempt == attempt and pod.is_head), None)
+
+    def last_head(self, job: str, attempt: int) -> PodView | None:
+        """The attempt's head pod as it was last seen, gone or not; `job` is the job's name."""
+        return self.head(attempt) or self.vanished.get(head_pod(job, attempt))
 
     def workers(self, attempt: int) -> list[PodView]:
         """The attempt's worker pods, all incarnations."""
