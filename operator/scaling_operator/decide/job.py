@@ -73,7 +73,8 @@ def _decision(job: Job, observed: Observed, status: Mapping[str, object], outcom
 
 def _after_the_end(job: Job, observed: Observed, now: float) -> Outcome:
     """Clean up, and delete the job when its time has come."""
-    memory, policy = observed.memory, job.spec.run_policy
+    policy = job.spec.run_policy
+    memory = replace(observed.memory, conditions=conditions.lasting(observed.memory.conditions))
     phase = "Succeeded" if memory.holds(ConditionType.SUCCEEDED) else "Failed"
     left_s = time_to_live_s(policy, memory.finished_at or now, now=now)
     if left_s is not None and left_s <= 0:

@@ -87,12 +87,14 @@ class PodView:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A condition as it stands in the status."""
+    """A condition as it stands in the status, or as it was judged just now."""
 
     status: Literal["True", "False"]
     reason: str
     message: str
     since: str
+    # That of the spec which it was judged for; None when that is the one observed now.
+    generation: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,6 +175,8 @@ def test_a_spec_that_becomes_unreadable_leaves_the_running_job_alone() -> None:
         await asyncio.sleep(20.0)
         assert _condition(world, "Accepted") == ("False", Failure.INVALID_SPEC)
         assert (world.status["phase"], world.left()) == ("Running", before)
+        judged_for = {entry["type"]: entry["observedGeneration"] for entry in world.status["conditions"]}
+        assert judged_for == dict.fromkeys(judged_for, 1) | {"Accepted": 2}, "nothing else was looked at"
 
     _in_world(scene)
 
