@@ -21,6 +21,7 @@ from scaling_api import API_VERSION, KIND, PLURAL, names
 from scaling_api.driver import ProgressReport, progress_path
 from scaling_api.status import PROGRESS_MANAGER
 
+from ..log_fields import job_fields
 from ..runtime import logs
 from ..runtime.client import APPLY_PATCH, ApiClient, resource_path
 from ..runtime.errors import (
@@ -31,7 +32,7 @@ from ..runtime.errors import (
     ServerUnavailableError,
     TooManyRequestsError,
 )
-from ..runtime.objects import Object
+from ..runtime.objects import Key, Object
 from ..runtime.store import Store
 from .limits import ReportLimits
 from .senders import Later, Refuse, judge_sender
@@ -83,7 +84,7 @@ class ProgressEndpoint:
     async def handle(self, request: web.Request) -> web.Response:
         """Answer one request."""
         namespace, job = request.match_info["namespace"], request.match_info["job"]
-        with logs.bound(namespace=namespace, job=job):
+        with logs.bound(**job_fields(self._jobs, Key(namespace, job))):
             try:
                 await self._take(request, namespace, job)
                 response = _answer(200, "stored")
