@@ -1,12 +1,14 @@
 """The contract between the operator and the driver: how one starts, ends and answers the other.
 
-The driver ends with an exit code that says what the operator should do, and a termination message that
-says what a person should read. In between it posts ProgressReports over HTTPS.
+The driver posts ProgressReports over HTTPS and ends with an exit code that says what the operator should do. Its
+termination message says what went wrong, a Termination, or with SUCCEEDED what came out: its last ProgressReport,
+which so arrives although the operator was away when it was posted.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Any
 
 from pydantic import Field
 
@@ -25,7 +27,7 @@ class ExitCode(IntEnum):
 
 
 class Termination(Model):
-    """What the driver leaves in its termination message (JSON, at most 4096 bytes)."""
+    """What a driver that did not succeed leaves in its termination message, as JSON."""
 
     reason: str = Field(max_length=63, description="One of reasons.Failure, in one word.")
     message: str = Field(max_length=1024, description="One sentence: what is wrong and what helps.")
@@ -35,6 +37,23 @@ class ProgressReport(ProgressStatus):
     """The body of POST .../progress: the driver's part of the status."""
 
     attempt: int = Field(ge=1, description="The sender's attempt; a report of another one is refused.")
+
+    def to_status(self) -> dict[str, Any]:
+        """The fields of the status that it fills, as JSON; `reportedAttempt` is the attempt that was checked."""
+        fields = self.model_dump(
+            mode="json",
+            by_alias=True,
+            exclude_none=True,
+            include=set(ProgressStatus.model_fields) - {"reported_attempt"},
+        )
+        # Applying an empty map where there was a full one leaves null behind, which the CRD refuses; absent is right.
+        return {**_without_empty(fields), "reportedAttempt": self.attempt}
+
+
+def _without_empty(fields: dict[str, Any]) -> dict[str, Any]:
+    """`fields` without empty maps and lists, at any depth of maps."""
+    inner = {key: _without_empty(value) if isinstance(value, dict) else value for key, value in fields.items()}
+    return {key: value for key, value in inner.items() if value not in ({}, [])}
 
 
 def progress_path(namespace: str, job: str) -> str:
@@ -65,6 +84,8 @@ CONFIG_MOUNT = "/scaling/config"  # manifest.json and ca.crt, from the attempt's
 TOKEN_MOUNT = "/scaling/token"  # the projected token (driver container only)
 HOME = "/home/scaling"  # the user's home in every container: writable, empty, gone with the pod
 TERMINATION_LOG = "/dev/termination-log"
+# Kubelets keep no more of a termination message: of a longer one the end, which is no JSON any more.
+MAX_TERMINATION_BYTES = 4096
 SECRET_KEY_RAY_TOKEN = "ray-token"
 SECRET_KEY_MANIFEST = "manifest.json"
 SECRET_KEY_CA = "ca.crt"

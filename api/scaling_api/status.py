@@ -3,7 +3,8 @@
 Two writers share it and never send each other's fields. The leader (field manager OPERATOR_MANAGER) owns
 the life of the job: conditions, attempts, incarnations, worker groups. Whichever replica receives the
 driver's report (PROGRESS_MANAGER) owns what happens inside: progress, stages, accuracy, result. One exception: when
-an attempt has ended, the leader takes back what its driver left standing as being at work.
+an attempt has ended, the leader takes back what its driver left standing as being at work, and fills in what its last
+report would have said.
 """
 
 from __future__ import annotations

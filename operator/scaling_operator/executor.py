@@ -24,7 +24,7 @@ from scaling_api.spec import ScalingJob
 from .decide.types import Action, CreateWorkers, DeleteAttempt, DeleteJob, DeletePods, EnsureAttempt
 from .mirrors import Mirrors
 from .resources.attempt import AttemptObjects, render_attempt, worker_pod
-from .resources.secret import stored_worker_templates
+from .resources.secret import stored_templates
 from .resources.service_account import build_service_account
 from .runtime.client import ApiClient, resource_path
 from .runtime.errors import AlreadyExistsError, ApiError, ConflictError, ForbiddenError, InvalidError, NotFoundError
@@ -127,18 +127,21 @@ class Executor:
             await self._create(target, path, rendered.network_policy, mirrors.network_policies)
         if action.head:
             await self._ensure_account(target)
-            await self._create_secret(target, action.attempt, rendered)
-            await self._create(target, resource_path("v1", "pods", namespace), rendered.head, mirrors.pods)
+            head = await self._ensure_secret(target, action.attempt, rendered)
+            await self._create(target, resource_path("v1", "pods", namespace), head, mirrors.pods)
         if action.service:
             path = resource_path("v1", "services", namespace)
             await self._create(target, path, rendered.service, mirrors.services)
 
-    async def _create_secret(self, target: Target, attempt: int, rendered: AttemptObjects) -> None:
+    async def _ensure_secret(self, target: Target, attempt: int, rendered: AttemptObjects) -> Object:
+        """The head as the attempt's Secret has it."""
         path = resource_path("v1", "secrets", target.key.namespace)
         if await self._create(target, path, rendered.secret, None):
             self._remember(target, attempt, rendered.worker_templates)
-        # Else it is of an operator that ended in between: its token and templates hold. The head's template is as
-        # good as ours, since no pod was made from it yet.
+            return rendered.head
+        # It is of a try before this one: the operator, or the spec, may have been another one then.
+        head, _ = await self._stored_templates(target, attempt)
+        return head
 
     async def _create_workers(self, target: Target, action: CreateWorkers) -> bool:
         templates = await self._worker_templates(target, action.attempt)
@@ -170,15 +173,19 @@ class Executor:
         known = self._templates.get((target.manifest["metadata"]["uid"], attempt))
         if known is not None:
             return known
+        _, workers = await self._stored_templates(target, attempt)
+        return workers
+
+    async def _stored_templates(self, target: Target, attempt: int) -> tuple[Object, dict[str, Object]]:
         name = names.ray_cluster(target.key.name, attempt)
         try:
             secret = await self._client.get(resource_path("v1", "secrets", target.key.namespace, name))
-            templates = stored_worker_templates(secret)
+            head, workers = stored_templates(secret)
         except (NotFoundError, KeyError, ValueError) as error:
             message = f"the Secret {name} with token and templates of attempt {attempt} is gone"
             raise AttemptGoneError(attempt, message) from error
-        self._remember(target, attempt, templates)
-        return templates
+        self._remember(target, attempt, workers)
+        return head, workers
 
     def _remember(self, target: Target, attempt: int, templates: dict[str, Any]) -> None:
         self._templates[target.manifest["metadata"]["uid"], attempt] = templates

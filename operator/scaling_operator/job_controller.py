@@ -28,6 +28,7 @@ from .decide.status import FIELDS, patch, remember, render
 from .decide.types import Action, CreateWorkers, DeleteAttempt, DeleteJob, DeletePods, EnsureAttempt, PodView
 from .events import EventRecorder
 from .executor import AttemptGoneError, Executor, NameTakenError, RefusedError, Target
+from .log_fields import job_fields
 from .mirrors import Mirrors
 from .observe import PodViews, attempts_of, spec_digest
 from .resources.overrides import check_overrides
@@ -132,7 +133,7 @@ class JobController:
             self._queue,
             workers=self._workers,
             tracker=self._tracker,
-            log_fields=lambda key: {"namespace": key.namespace, "job": key.name},
+            log_fields=lambda key: job_fields(mirrors.jobs, key),
         )
 
     async def reconcile(self, key: Key) -> Result:
@@ -239,8 +240,9 @@ class JobController:
             return None
         notes.written_at = now
         self._tracker.record(key, self._mirrors.jobs, written)
+        begun = {"attempt": changes["attempt"]} if "attempt" in changes else {}
         for event in decision.events:
-            logger.info("%s: %s", event.reason, event.message)
+            logger.info("%s: %s", event.reason, event.message, extra=begun)
             self._recorder.record(target.manifest, event.type, event.reason, event.message)
         if "attempt" in changes:  # names carry the attempt: those of an earlier one say nothing any more
             notes.vanished.clear()

@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any
 
 from scaling_api import driver as contract
-from scaling_api.driver import ExitCode, Termination
+from scaling_api.driver import ExitCode, ProgressReport, Termination
 from scaling_api.reasons import Failure
 from scaling_api.redaction import redacted
 from scaling_api.spec import ScalingJob
@@ -36,6 +36,7 @@ from scaling_training.engine.run import StoppedError, Watch
 from scaling_training.errors import UserError
 from scaling_training.ledger import AttemptTakenError, Ledger, Record, SupersededError, latest_attempt
 from scaling_training.progress import ProgressModel
+from scaling_training.progress.last_words import last_words
 from scaling_training.progress.show import Show
 from scaling_training.stages import STAGES
 from scaling_training.stages.base import Run
@@ -68,11 +69,12 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a run ended."""
+    """How a run ended: with a result and the last report of it, or with what went wrong."""
 
     code: int
     termination: Termination | None = None
     result: Mapping[str, Any] | None = None
+    report: ProgressReport | None = None
 
 
 ShowMaker = Callable[[ProgressModel, Callable[[], None]], Show]
@@ -152,7 +154,7 @@ def _run(settings: Settings, ledger: Ledger, model: ProgressModel, stop: _Stop, 
     aside.do("The timeline", write_timeline)
     aside.wait(TIMELINE_LIMIT_S)
     model.finish(_status_result(result, storage), accuracy=result["metrics"]["test"]["accuracy"])
-    return Ending(ExitCode.SUCCEEDED, result=result)
+    return Ending(ExitCode.SUCCEEDED, result=result, report=model.snapshot().report())
 
 
 def _result(settings: Settings, records: Mapping[str, Record]) -> dict[str, Any]:
@@ -323,7 +325,9 @@ def main() -> int:
         ending = _badly(ExitCode.REFUSED, Failure.USER_ERROR, str(error))
     if ending.termination is not None:
         log.error("%s: %s", ending.termination.reason, ending.termination.message)
-        _write_termination(ending.termination)
+        _write_termination(ending.termination.model_dump_json(by_alias=True))
+    elif ending.report is not None:
+        _write_termination(last_words(ending.report))
     sys.stdout.flush()
     sys.stderr.flush()
     # Nothing is left to do, and Python's own ending takes a second over Ray's and torch's threads.
@@ -353,9 +357,9 @@ def _shows(environment: Mapping[str, str]) -> list[ShowMaker]:
     return [lines, https]
 
 
-def _write_termination(termination: Termination) -> None:
+def _write_termination(message: str) -> None:
     try:
-        Path(contract.TERMINATION_LOG).write_text(termination.model_dump_json(by_alias=True))
+        Path(contract.TERMINATION_LOG).write_text(message)
     except OSError as error:
         log.warning("The termination message could not be written: %s", error)
 

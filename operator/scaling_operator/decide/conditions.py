@@ -25,6 +25,8 @@ class Verdict:
 
 Verdicts = Mapping[ConditionType, Verdict]
 
+_OF_THE_SPEC = (ConditionType.ACCEPTED, ConditionType.UP_TO_DATE)
+
 
 def merged(old: Mapping[str, Condition], verdicts: Verdicts, *, now: float) -> dict[str, Condition]:
     """`old` with `verdicts` laid over it; a condition whose status stays keeps its time."""
@@ -35,6 +37,11 @@ def merged(old: Mapping[str, Condition], verdicts: Verdicts, *, now: float) -> d
         since = before.since if before is not None and before.status == status else to_rfc3339(now)
         result[kind] = Condition("True" if verdict.holds else "False", verdict.reason, verdict.message, since)
     return result
+
+
+def lasting(old: Mapping[str, Condition]) -> dict[str, Condition]:
+    """The conditions of a job that has ended: what became of it is true whatever its spec says now."""
+    return {kind: found if kind in _OF_THE_SPEC else replace(found, generation=None) for kind, found in old.items()}
 
 
 def accepted(invalid: str | None) -> Verdict:

@@ -76,9 +76,9 @@ def judge_head(observed: Observed, job: Job, attempt: int, *, now: float) -> Hea
     head = observed.head(attempt)
     if attempt in observed.unusable:
         return HeadLost(Trouble(Failure.OBJECTS_GONE, observed.unusable[attempt], blameless=True))
-    name = names.head_pod(job.name, attempt)
-    last = head or observed.vanished.get(name)
+    last = observed.last_head(job.name, attempt)
     if last is None:
+        name = names.head_pod(job.name, attempt)
         return HeadLost(deleted(name)) if attempt in observed.services else HeadMissing()
     driver = last.containers.get(CONTAINER_DRIVER)
     if last.phase == "Succeeded" or (driver is not None and driver.exit_code == 0):

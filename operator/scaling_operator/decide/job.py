@@ -64,7 +64,7 @@ def _decision(job: Job, observed: Observed, status: Mapping[str, object], outcom
         rendered |= {name: status.get(name) for name in ("workerGroups", "workers")}
     return Decision(
         actions=tuple(outcome.actions),
-        status=rendered | settled(status, memory),
+        status=rendered | settled(status, memory, observed, job.name),
         urgent=is_urgent(status, rendered),
         events=tuple(outcome.events),
         look_again_s=outcome.look_again_s,
@@ -73,7 +73,8 @@ def _decision(job: Job, observed: Observed, status: Mapping[str, object], outcom
 
 def _after_the_end(job: Job, observed: Observed, now: float) -> Outcome:
     """Clean up, and delete the job when its time has come."""
-    memory, policy = observed.memory, job.spec.run_policy
+    policy = job.spec.run_policy
+    memory = replace(observed.memory, conditions=conditions.lasting(observed.memory.conditions))
     phase = "Succeeded" if memory.holds(ConditionType.SUCCEEDED) else "Failed"
     ended_at = memory.finished_at or now
     left_s = time_to_live_s(policy, ended_at, now=now)

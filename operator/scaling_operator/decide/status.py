@@ -33,7 +33,7 @@ FIELDS = (
     "activeSeconds",
 )
 # Fields of a driver that is gone, which the leader puts right (left_over.py). They are changes already.
-_LEFT_OVER = ("progress", "stages")
+_LEFT_OVER = ("progress", "stages", "accuracy", "result", "reportedAttempt")
 MAX_MESSAGE = 1024
 
 
@@ -45,7 +45,11 @@ def remember(status: Mapping[str, Any]) -> Memory:
         incarnations=dict(status.get("incarnations") or {}),
         conditions={
             entry["type"]: Condition(
-                entry["status"], entry["reason"], entry.get("message", ""), entry["lastTransitionTime"]
+                entry["status"],
+                entry["reason"],
+                entry.get("message", ""),
+                entry["lastTransitionTime"],
+                entry.get("observedGeneration", 0),
             )
             for entry in status.get("conditions") or ()
         },
@@ -59,7 +63,10 @@ def remember(status: Mapping[str, Any]) -> Memory:
 def render(
     memory: Memory, *, phase: str, generation: int, groups: Sequence[Mapping[str, Any]] | None, workers: str | None
 ) -> dict[str, Any]:
-    """The leader's fields for `memory`. Fields that are absent are None: a merge patch removes them so."""
+    """The leader's fields for `memory`. Fields that are absent are None: a merge patch removes them so.
+
+    `generation` is that of the observed spec, which the conditions that were judged now speak of.
+    """
     conditions = [
         {
             "type": str(kind),
@@ -67,7 +74,7 @@ def render(
             "reason": str(condition.reason),
             "message": condition.message[:MAX_MESSAGE],
             "lastTransitionTime": condition.since,
-            "observedGeneration": generation,
+            "observedGeneration": condition.generation if condition.generation is not None else generation,
         }
         for kind, condition in memory.conditions.items()
     ]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from scaling_api.names import ROLE_HEAD, WorkerSlot
+from scaling_api.names import ROLE_HEAD, WorkerSlot, head_pod
 from scaling_api.reasons import ConditionType, Failure
 from scaling_api.spec import ScalingJobSpec
 
@@ -89,12 +89,14 @@ class PodView:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A condition as it stands in the status."""
+    """A condition as it stands in the status, or as it was judged just now."""
 
     status: Literal["True", "False"]
     reason: str
     message: str
     since: str
+    # That of the spec which it was judged for; None when that is the one observed now.
+    generation: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,10 @@ class Observed:
     def head(self, attempt: int) -> PodView | None:
         """The attempt's head pod, if it exists."""
         return next((pod for pod in self.pods if pod.attempt == attempt and pod.is_head), None)
+
+    def last_head(self, job: str, attempt: int) -> PodView | None:
+        """The attempt's head pod as it was last seen, gone or not; `job` is the job's name."""
+        return self.head(attempt) or self.vanished.get(head_pod(job, attempt))
 
     def workers(self, attempt: int) -> list[PodView]:
         """The attempt's worker pods, all incarnations."""

@@ -1,7 +1,7 @@
 """The attempt's Secret: Ray's token, the CA bundle, the job as it was resolved, the pods as they were rendered.
 
-Immutable, so that nothing of an attempt can change under it and kubelets need not watch it. Replacement pods
-come from the templates in it: an upgrade of the operator never mixes two versions in one Ray cluster.
+Immutable, so that nothing of an attempt can change under it and kubelets need not watch it. All pods come from the
+templates in it, replacements too: neither an upgrade of the operator nor an edit mixes two versions in one Ray cluster.
 """
 
 from __future__ import annotations
@@ -64,11 +64,13 @@ def resolved_manifest(job: ScalingJob) -> dict[str, Any]:
     }
 
 
-def stored_worker_templates(secret: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The worker templates by group, from the attempt's Secret. Raises KeyError or ValueError if it is not one."""
+def stored_templates(secret: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The head, and the worker templates by group, from the attempt's Secret.
+
+    Raises KeyError or ValueError if it is not one.
+    """
     templates = json.loads(base64.b64decode(secret["data"][SECRET_KEY_TEMPLATES]))
-    found: dict[str, dict[str, Any]] = templates["workers"]
-    return found
+    return templates["head"], templates["workers"]
 
 
 def _json(value: Any) -> str:

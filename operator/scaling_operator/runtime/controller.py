@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from . import logs, metrics
 from .errors import AlreadyExistsError, ApiError, ConflictError
@@ -36,7 +36,7 @@ class Result:
 Reconcile: TypeAlias = Callable[[Key], Awaitable[Result]]
 
 
-def _log_fields(key: Key) -> Mapping[str, str]:
+def _log_fields(key: Key) -> Mapping[str, Any]:
     return {"namespace": key.namespace, "name": key.name}
 
 
@@ -56,7 +56,7 @@ class Controller:
         workers: int = WORKERS,
         reconcile_timeout_s: float = RECONCILE_TIMEOUT_S,
         tracker: WriteTracker[Key] | None = None,
-        log_fields: Callable[[Key], Mapping[str, str]] = _log_fields,
+        log_fields: Callable[[Key], Mapping[str, Any]] = _log_fields,
     ) -> None:
         self.name = name
         self.queue = queue

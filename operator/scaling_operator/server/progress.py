@@ -19,8 +19,9 @@ from pydantic import ValidationError
 
 from scaling_api import API_VERSION, KIND, PLURAL, names
 from scaling_api.driver import ProgressReport, progress_path
-from scaling_api.status import PROGRESS_MANAGER, ProgressStatus
+from scaling_api.status import PROGRESS_MANAGER
 
+from ..log_fields import job_fields
 from ..runtime import logs
 from ..runtime.client import APPLY_PATCH, ApiClient, resource_path
 from ..runtime.errors import (
@@ -31,7 +32,7 @@ from ..runtime.errors import (
     ServerUnavailableError,
     TooManyRequestsError,
 )
-from ..runtime.objects import Object
+from ..runtime.objects import Key, Object
 from ..runtime.store import Store
 from .limits import ReportLimits
 from .senders import Later, Refuse, judge_sender
@@ -83,7 +84,7 @@ class ProgressEndpoint:
     async def handle(self, request: web.Request) -> web.Response:
         """Answer one request."""
         namespace, job = request.match_info["namespace"], request.match_info["job"]
-        with logs.bound(namespace=namespace, job=job):
+        with logs.bound(**job_fields(self._jobs, Key(namespace, job))):
             try:
                 await self._take(request, namespace, job)
                 response = _answer(200, "stored")
@@ -174,7 +175,7 @@ class ProgressEndpoint:
         """
         identity = {key: job["metadata"][key] for key in ("name", "namespace", "uid", "resourceVersion")}
         namespace, name = identity["namespace"], identity["name"]
-        body: Object = {"apiVersion": API_VERSION, "kind": KIND, "metadata": identity, "status": _status(report)}
+        body: Object = {"apiVersion": API_VERSION, "kind": KIND, "metadata": identity, "status": report.to_status()}
         path = resource_path(API_VERSION, PLURAL, namespace, name, "status")
         parameters = {"fieldManager": PROGRESS_MANAGER, "force": "true"}
         try:
@@ -212,21 +213,6 @@ async def _read(request: web.Request) -> ProgressReport:
         first = exc.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the report"
         raise RefusedError(422, f"{where}: {first['msg']} ({exc.error_count()} problems in all)") from exc
-
-
-def _status(report: ProgressReport) -> Object:
-    """The driver's part of the status; with `reportedAttempt` set by us, who have checked it."""
-    fields = report.model_dump(
-        mode="json", by_alias=True, exclude_none=True, include=set(ProgressStatus.model_fields) - {"reported_attempt"}
-    )
-    # Applying an empty map where there was a full one leaves null behind, which the CRD refuses; absent is right.
-    return {**_without_empty(fields), "reportedAttempt": report.attempt}
-
-
-def _without_empty(fields: Object) -> Object:
-    """`fields` without empty maps and lists, at any depth of maps."""
-    inner = {key: _without_empty(value) if isinstance(value, dict) else value for key, value in fields.items()}
-    return {key: value for key, value in inner.items() if value not in ({}, [])}
 
 
 def _unavailable(exc: ApiError) -> RefusedError:

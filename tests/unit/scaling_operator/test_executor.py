@@ -7,6 +7,7 @@ import json
 import random
 from base64 import b64decode
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -139,6 +140,22 @@ def test_an_attempt_that_was_begun_keeps_its_token_and_templates() -> None:
         worker = bench.server.get("pods", Key("team", "mnist-1-cpu-0-0"))
         assert worker["spec"] == stored["spec"]
         assert ("get", "secrets") in bench.client.requests
+
+    _on_bench(test)
+
+
+def test_a_head_comes_from_the_secret_that_there_is_although_the_spec_was_edited_since() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.run(EVERYTHING)
+        [secret] = bench.server.all("secrets")
+        bench.server.remove("pods", Key("team", "mnist-1-head"))  # as if the operator had ended before it made one
+        edited = job({"cluster": {"image": "later"}}, uid=bench.target.manifest["metadata"]["uid"])
+        bench.target = replace(bench.target, job=edited)
+        bench.executor = bench.fresh()
+        await bench.run(EVERYTHING)
+        head = bench.server.get("pods", Key("team", "mnist-1-head"))
+        stored = json.loads(b64decode(secret["data"]["templates.json"]))["head"]
+        assert head["spec"]["containers"] == stored["spec"]["containers"]
 
     _on_bench(test)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from copy import deepcopy
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from scaling_api.reasons import Failure
 from scaling_operator.runtime.errors import ApiError, ServerUnavailableError, TooManyRequestsError
+from scaling_operator.runtime.logs import fields_of
 from scaling_operator.runtime.objects import key_of
 
 from .runtime.virtual_time import run_in_virtual_time
@@ -249,8 +251,41 @@ def test_a_spec_that_becomes_unreadable_leaves_the_running_job_alone() -> None:
         await asyncio.sleep(20.0)
         assert _condition(world, "Accepted") == ("False", Failure.INVALID_SPEC)
         assert (world.status["phase"], world.left()) == ("Running", before)
+        judged_for = {entry["type"]: entry["observedGeneration"] for entry in world.status["conditions"]}
+        assert judged_for == dict.fromkeys(judged_for, 1) | {"Accepted": 2}, "nothing else was looked at"
 
     _in_world(scene)
+
+
+def test_each_log_line_says_which_attempt_it_is_about() -> None:
+    seen: list[tuple[str, dict[str, Any]]] = []
+
+    class Seen(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append((record.getMessage(), fields_of(record)))
+
+    async def scene(world: World) -> None:
+        await asyncio.sleep(20.0)
+        head = world.pick(0, "head")
+        assert head is not None
+        world.kubelet.end(head, exit_code=1)
+        world.faults.pods_refused = True
+        await asyncio.sleep(60.0)
+
+    logger, handler = logging.getLogger("scaling_operator"), Seen()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        _in_world(scene)
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+    told = [(message.partition(":")[0], fields.get("attempt")) for message, fields in seen]
+    assert ("AttemptStarted", 1) in told
+    assert ("DriverFailed", 1) in told
+    assert ("AttemptStarted", 2) in told
+    refused = next(fields for message, fields in seen if "exceeded quota" in message)
+    assert {"namespace": "team", "job": "mnist", "attempt": 2}.items() <= refused.items()
 
 
 def test_drains_do_not_use_up_the_attempts_and_take_no_worker_from_a_driver_that_saves() -> None:

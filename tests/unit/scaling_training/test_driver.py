@@ -5,13 +5,15 @@ import logging
 import os
 import signal
 import threading
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from scaling_api.driver import ENV_ATTEMPT, ENV_RUN_DIR, ENV_SPEC, ENV_STORAGE_ROOT, ExitCode
+from scaling_api import driver as contract
+from scaling_api.driver import ENV_ATTEMPT, ENV_RUN_DIR, ENV_SPEC, ENV_STORAGE_ROOT, ExitCode, ProgressReport
 from scaling_api.reasons import Failure
 from scaling_api.redaction import redacted
 from scaling_api.spec import ScalingJob
@@ -21,7 +23,7 @@ from scaling_training.engine import EngineError
 from scaling_training.engine.run import StoppedError, Watch
 from scaling_training.engine.worker import WorkerTask
 from scaling_training.errors import UserError
-from scaling_training.ledger import Ledger, SupersededError
+from scaling_training.ledger import Ledger, Record, SupersededError
 from scaling_training.progress import ProgressModel
 from scaling_training.storage import Storage
 from scaling_training.train.types import TrainingProgress, TrainOutcome
@@ -221,3 +223,34 @@ def test_a_resume_from_nowhere_is_a_users_mistake(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match=r"resumeFrom: .*/team/earlier holds no run"):
         drive(settings, shows=[])
+
+
+def test_what_came_out_is_the_drivers_last_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs: dict[str, dict[str, object]] = {
+        "analyze": {},
+        "train": {"epoch": 1, "step": 9, "seconds": 1.0, "best": None, "checkpoint": {"folder": "checkpoints/9"}},
+        "evaluate": {},
+        "report": {"metrics": {"test": {"accuracy": 0.97}}, "artifacts": {"model": "model"}, "skipped": {}},
+    }
+
+    def all_done(stages: object, run: object, ledger: object, progress: ProgressModel) -> dict[str, Record]:
+        for name in outputs:
+            progress.stage_ended(name, "Succeeded")
+        return {name: Record(name, "digest", "Succeeded", "", "", output) for name, output in outputs.items()}
+
+    manifest, said = tmp_path / "manifest.json", tmp_path / "termination-log"
+    manifest.write_text(a_job().model_dump_json(by_alias=True, exclude_none=True))
+    for name, value in {ENV_SPEC: manifest, ENV_RUN_DIR: tmp_path / "run", ENV_ATTEMPT: 3}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(driver, "run_stages", all_done)
+    monkeypatch.setattr(contract, "TERMINATION_LOG", str(said))
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit) as ended:
+        driver.main()
+    assert ended.value.code == ExitCode.SUCCEEDED
+    report = ProgressReport.model_validate_json(said.read_text())
+    assert report.attempt == 3
+    assert {stage.state for stage in report.stages} == {"Succeeded"}
+    assert report.result is not None
+    assert report.result.metrics == {"accuracy": 0.97}
+    assert [artifact.name for artifact in report.result.artifacts] == ["model", "result"]

@@ -2,7 +2,8 @@
 
 A thread of its own posts the latest state at most every PROGRESS_INTERVAL_S, and at once when a stage begins or
 ends. A report is complete in itself, so one that is lost is made good by the next; only the last is tried again,
-a few times. An operator that is away costs nothing but the report; one that is busy says when to come again.
+a few times and no more, as the driver that holds a cluster leaves it in its termination message too. An operator that
+is away costs nothing but the report; one that is busy says when to come again.
 
 The token and the CA are read anew at each request, because both are rotated under us. An answer of 403 or 409
 says that the operator takes another pod for the current head: then the ledger is asked who is right.

@@ -35,6 +35,11 @@ def _only(actions: Sequence[Action], kind: type[A]) -> list[A]:
     return [action for action in actions if isinstance(action, kind)]
 
 
+def _judged_for(decision: Decision, kind: str) -> int | None:
+    """The generation that a condition speaks of."""
+    return after(decision).conditions[kind].generation
+
+
 def _phase(decision: Decision) -> str:
     assert decision.status is not None
     return str(decision.status["phase"])
@@ -365,6 +370,11 @@ class TestAfterTheEnd:
         assert stopping.actions == (DeletePods(((head().name, head().uid),)),)
         assert stopping.look_again_s == FOLLOWS_ITS_HEAD_S
 
+    def test_an_edit_changes_nothing_of_what_became_of_it_and_is_not_judged(self) -> None:
+        decision = decided(job(), observed(memory=self.memory, generation=2, **NOTHING))
+        assert _judged_for(decision, ConditionType.SUCCEEDED) == 2, "who waits for it waits with the new generation"
+        assert _judged_for(decision, ConditionType.ACCEPTED) == 1
+
     def test_old_pods_that_show_up_late_are_deleted(self) -> None:
         decision = decided(job(), observed([worker(0)], memory=self.memory, **NOTHING))
         assert _only(decision.actions, DeletePods) != []
@@ -384,6 +394,15 @@ class TestEdits:
         begun = decided(job(), observed(memory=after(lost), digest="spec-2", **NOTHING))
         assert condition(begun, ConditionType.UP_TO_DATE) == ("True", Reason.CURRENT)
         assert after(begun).current is not None
+
+    def test_one_that_nobody_has_looked_at_is_not_said_to_be_at_work(self) -> None:
+        running = after(decided(job(), observed([head(), worker(0), worker(1)])))
+        suspending = after(decided(job(suspend=True), observed([head()], memory=running)))
+        seen = observed([head(terminating=True)], memory=suspending, digest="spec-2", generation=2)
+        decision = decided(job(suspend=True), seen)
+        assert condition(decision, ConditionType.UP_TO_DATE) == ("True", Reason.CURRENT)
+        assert _judged_for(decision, ConditionType.UP_TO_DATE) == 1
+        assert _judged_for(decision, ConditionType.ACCEPTED) == 2
 
     def test_more_workers(self) -> None:
         decision = decided(job(workers=4), observed([head(), worker(0), worker(1)]))

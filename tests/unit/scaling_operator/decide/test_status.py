@@ -25,7 +25,10 @@ def _full() -> Memory:
 
 
 def test_what_is_written_is_what_is_read() -> None:
-    assert remember(persisted(_full())) == _full()
+    read = remember(persisted(_full()))
+    assert persisted(read) == persisted(_full())
+    judged_now = {kind: replace(found, generation=None) for kind, found in read.conditions.items()}
+    assert replace(read, conditions=judged_now) == _full()
 
 
 def test_what_is_written_is_a_valid_status() -> None:
@@ -54,6 +57,19 @@ def test_patch_turns_one_into_the_other_and_touches_nothing_else() -> None:
     patched = merge_patch(old, patch(old, new))
     assert patched["progress"] == {"step": 1}
     assert {name: patched.get(name) for name in FIELDS} == new
+
+
+def _generations(memory: Memory, generation: int) -> dict[str, int]:
+    rendered = render(memory, phase="Running", generation=generation, groups=[], workers="0/2")
+    return {entry["type"]: entry["observedGeneration"] for entry in rendered["conditions"]}
+
+
+def test_a_condition_speaks_of_the_spec_that_it_was_judged_for() -> None:
+    read = remember(persisted(_full()))  # of generation 1
+    judged = _with(read, ConditionType.RUNNING, Verdict(True, Reason.DRIVER_RUNNING, "The driver runs."))
+    before = {str(kind): 1 for kind in read.conditions}
+    assert len(before) > 1
+    assert _generations(judged, 2) == before | {"Running": 2}
 
 
 def test_no_change_no_patch() -> None:

@@ -11,7 +11,7 @@ from scaling_api import names
 from scaling_api.names import WorkerSlot
 from scaling_api.spec import MAX_JOB_NAME, MAX_WORKERS_PER_GROUP, ScalingJob
 from scaling_operator.resources.attempt import AttemptObjects, render_attempt, worker_pod
-from scaling_operator.resources.secret import stored_worker_templates
+from scaling_operator.resources.secret import stored_templates
 from scaling_operator.settings import Settings
 from tests.unit.scaling_operator.builders import EVERY_OPTION, job
 from tests.unit.scaling_operator.resources.pod_security import restricted_violations
@@ -119,8 +119,7 @@ def test_the_secret_holds_everything_that_the_attempt_needs_later() -> None:
     assert values["ray-token"] == "secret"
     assert values["ca.crt"] == "CA"
     assert ScalingJob.model_validate_json(values["manifest.json"]).spec == job(EVERY_OPTION).spec
-    assert json.loads(values["templates.json"])["head"] == objects.head
-    assert stored_worker_templates(objects.secret) == objects.worker_templates
+    assert stored_templates(objects.secret) == (objects.head, objects.worker_templates)
 
 
 def test_no_secret_but_the_secret_holds_the_ray_token() -> None:
