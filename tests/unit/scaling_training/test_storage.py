@@ -191,6 +191,13 @@ def test_every_store_that_a_spec_may_name_has_its_driver_here(scheme: str) -> No
     assert scheme in driver.protocol
 
 
+def test_a_store_without_an_account_is_the_users_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AZURE_STORAGE_")]:
+        monkeypatch.delenv(name)
+    with pytest.raises(UserError, match=r"storage az://runs needs credentials .*account_name.* spec.storage.secretRef"):
+        Storage("az://runs")
+
+
 def test_s3_without_credentials_is_the_users_to_mend(s3: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
