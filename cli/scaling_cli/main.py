@@ -65,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
     parser = argparse.ArgumentParser(prog="scalingjob", description="Run ScalingJobs, here or on a cluster.")
+    parser.add_argument("--version", action=_Version, help="show the version of this program")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     module: CommandModule | None = None
     for command in COMMANDS:
@@ -77,6 +78,20 @@ def _run(arguments: list[str]) -> int:
     if module is None:
         raise AssertionError("argparse accepted a command that is not in the table")
     return module.run(args)
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> None:
+        """Print it and end."""
+        from importlib.metadata import version
+
+        print(f"scalingjob {version('scalingjob')}")
+        parser.exit()
 
 
 def _load(command: Command) -> CommandModule:
