@@ -49,21 +49,8 @@ class CommandModule(Protocol):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
-    parser = argparse.ArgumentParser(prog="scalingjob", description="Run ScalingJobs, here or on a cluster.")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    module: CommandModule | None = None
-    for command in COMMANDS:
-        subparser = subparsers.add_parser(command.name, help=command.summary, description=command.summary)
-        if command.name == wanted:
-            module = _load(command)
-            module.add_arguments(subparser)
-    args = parser.parse_args(arguments)
-    if module is None:
-        raise AssertionError("argparse accepted a command that is not in the table")
     try:
-        return module.run(args)
+        return _run(list(sys.argv[1:] if argv is None else argv))
     except UsageError as error:
         print(f"scalingjob: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -73,6 +60,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (head, less) went away; keep Python from complaining again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _run(arguments: list[str]) -> int:
+    wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
+    parser = argparse.ArgumentParser(prog="scalingjob", description="Run ScalingJobs, here or on a cluster.")
+    parser.add_argument("--version", action=_Version, help="show the version of this program")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    module: CommandModule | None = None
+    for command in COMMANDS:
+        subparser = subparsers.add_parser(command.name, help=command.summary, description=command.summary)
+        if command.name == wanted:
+            # Seconds of imports, for some: an interrupt comes here more often than anywhere else.
+            module = _load(command)
+            module.add_arguments(subparser)
+    args = parser.parse_args(arguments)
+    if module is None:
+        raise AssertionError("argparse accepted a command that is not in the table")
+    return module.run(args)
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> None:
+        """Print it and end."""
+        from importlib.metadata import version
+
+        print(f"scalingjob {version('scalingjob')}")
+        parser.exit()
 
 
 def _load(command: Command) -> CommandModule:

@@ -7,6 +7,7 @@ to the end, the exit code is 0 when the job succeeded and 1 when it failed.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -205,19 +206,29 @@ def _connect(context: str | None, namespace: str | None) -> tuple[Any, str]:
     """A client and the namespace; UsageError when there is no cluster to talk to."""
     import yaml
     from kubernetes import client, config
+    from kubernetes.config import kube_config
     from kubernetes.config.config_exception import ConfigException
     from urllib3.exceptions import HTTPError
 
+    place = kube_config.KUBE_CONFIG_DEFAULT_LOCATION
     try:
         contexts, current = config.list_kube_config_contexts()
         chosen = next((item for item in contexts if item["name"] == context), None) if context else current
         if chosen is None:
             known = ", ".join(item["name"] for item in contexts)
             raise UsageError(f"the kubeconfig has no context {context}; it has {known}")
-        api = client.CustomObjectsApi(config.new_client_from_config(context=context))
+        with _heard() as failures:
+            api = client.CustomObjectsApi(config.new_client_from_config(context=context))
+        if failures:
+            raise UsageError(f"the kubeconfig {place} gives no credentials: {'; '.join(failures)}")
         where: str = namespace or chosen["context"].get("namespace") or "default"
     except yaml.YAMLError as error:
         raise UsageError(f"the kubeconfig is no YAML: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise UsageError(f"the kubeconfig {place} cannot be read: {error.strerror or error}") from error
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        # The library takes the file's form for granted.
+        raise UsageError(f"{place} is no kubeconfig; set KUBECONFIG to one, or make ~/.kube/config") from error
     except ConfigException as error:
         raise UsageError(f"no cluster to talk to: {error} (set KUBECONFIG or make ~/.kube/config)") from error
     try:
@@ -230,3 +241,27 @@ def _connect(context: str | None, namespace: str | None) -> tuple[Any, str]:
         if error.status not in (401, 403):
             raise UsageError(f"the cluster answered {error.status} {error.reason}") from error
     return api, where
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """What is logged as an error meanwhile: so the library says that a plugin gave no credentials, and goes on."""
+    listener = _Listener(logging.ERROR)
+    root = logging.getLogger()
+    root.addHandler(listener)
+    try:
+        yield listener.said
+    finally:
+        root.removeHandler(listener)
+
+
+class _Listener(logging.Handler):
+    """Keeps the messages."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one."""
+        self.said.append(record.getMessage())

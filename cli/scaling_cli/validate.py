@@ -1,6 +1,7 @@
 """`scalingjob validate`: the API server's verdict on manifests, without one and with line numbers.
 
-Exit code 0 when every ScalingJob is right, 1 when one is wrong, 2 when a file cannot be read at all.
+Exit code 0 when every ScalingJob is right, 1 when one is wrong, 2 when a file cannot be read at all or holds none;
+the other files are checked all the same.
 Documents of other kinds in a file are named and passed over. What the API server takes and the operator
 will not (in podOverrides, which has no schema) is a warning.
 """
@@ -40,13 +41,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the files; returns 1 when a job is wrong, raises UsageError for a file that cannot be read."""
-    verdicts = [verdict for source in args.files for verdict in _verdicts(source, on_cluster=not args.local)]
+    """Check the files; returns 1 when a job is wrong, raises UsageError, after the verdicts, for files without any."""
+    verdicts: list[Verdict] = []
+    failures: list[str] = []
+    for source in args.files:
+        try:
+            verdicts += _verdicts(source, on_cluster=not args.local)
+        except UsageError as error:
+            failures.append(str(error))
     if args.output == "json":
         print(json.dumps([_record(verdict) for verdict in verdicts], indent=2, ensure_ascii=False))
     else:
         for verdict in verdicts:
             print("\n".join(_lines(verdict)))
+    if failures:
+        raise UsageError("\n".join(failures))
     return 1 if any(verdict.problems for verdict in verdicts) else 0
 
 

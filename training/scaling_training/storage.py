@@ -224,11 +224,15 @@ def _explained(shown: str) -> Iterator[None]:
     except Exception as error:
         # The stores' own libraries say so with exceptions of theirs, which are not to be imported here.
         if type(error).__name__ in _NO_CREDENTIALS:
-            raise UserError(
-                f"storage {shown} needs credentials ({error}); name a Secret that holds them in "
-                "spec.storage.secretRef, or set them in the environment"
-            ) from error
+            raise _without_credentials(shown, error) from error
         raise
+
+
+def _without_credentials(shown: str, error: Exception) -> UserError:
+    return UserError(
+        f"storage {shown} needs credentials ({error}); name a Secret that holds them in "
+        "spec.storage.secretRef, or set them in the environment"
+    )
 
 
 class _Remote:
@@ -247,6 +251,9 @@ class _Remote:
                 error
             )
         except ValueError as error:
+            if scheme in fsspec.available_protocols():
+                # Azure's driver wants an account before the first request.
+                raise _without_credentials(root, error) from error
             raise UserError(f"storage {root}: {scheme}:// is not known; use s3://, gs://, az:// or a path") from error
 
     def local_path(self, name: str) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -33,3 +34,25 @@ def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> No
         main(["train"])
     assert end.value.code == 2
     assert "invalid choice: 'train'" in capsys.readouterr().err
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"scalingjob {version('scalingjob')}\n"
+
+
+def test_an_interrupt_while_a_command_is_imported_is_no_error() -> None:
+    code = (
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == sys.argv[1]: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from scaling_cli.main import main\n"
+        "sys.exit(main(['validate', 'nothing.yaml']))\n"
+    )
+    for name in ("scaling_cli.validate", "scaling_api.spec"):
+        result = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True)
+        assert (result.returncode, result.stderr) == (130, ""), name

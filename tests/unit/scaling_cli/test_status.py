@@ -155,3 +155,53 @@ def test_a_kubeconfig_that_is_no_yaml(
     _configure(monkeypatch, path)
     assert main(["status", "mnist"]) == 2
     assert "kubeconfig is no YAML" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        pytest.param(None, "cannot be read: Is a directory", id="a folder"),
+        pytest.param(b"hello world", "is no kubeconfig", id="plain text"),
+        pytest.param(b"[1, 2]", "is no kubeconfig", id="a list"),
+        pytest.param(b"clusters: 3", "is no kubeconfig", id="of another form"),
+        pytest.param(b"\xff\xfe\x00", "is no kubeconfig", id="no text"),
+        pytest.param(b"", "no cluster to talk to", id="empty"),
+    ],
+)
+def test_what_is_no_kubeconfig_is_answered_in_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    content: bytes | None,
+    sentence: str,
+) -> None:
+    path = tmp_path / "kubeconfig"
+    path.mkdir() if content is None else path.write_bytes(content)
+    _configure(monkeypatch, path)
+    assert main(["status", "mnist"]) == 2
+    assert sentence in (said := capsys.readouterr().err)
+    assert str(path) in said or "KUBECONFIG" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        pytest.param("no-such-plugin", "No such file or directory: 'no-such-plugin'", id="that is not there"),
+        pytest.param("false", "process returned 1", id="that fails"),
+        pytest.param("true", "failed to decode process output", id="that says nothing"),
+    ],
+)
+def test_a_credential_plugin_is_answered_in_one_line(
+    server: Script, tmp_path: Path, capfd: pytest.CaptureFixture[str], command: str, reason: str
+) -> None:
+    path = tmp_path / "kubeconfig"
+    config = json.loads(path.read_text())
+    plugin = {"apiVersion": "client.authentication.k8s.io/v1", "command": command, "interactiveMode": "Never"}
+    config["users"] = [{"name": "u", "user": {"exec": plugin}}]
+    path.write_text(json.dumps(config))
+    assert main(["status", "mnist"]) == 2
+    said = capfd.readouterr().err
+    assert said.startswith(f"scalingjob: the kubeconfig {path} gives no credentials: ")
+    assert reason in said
+    assert said.count("\n") == 1

@@ -53,6 +53,23 @@ def test_several_files_and_documents(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert len(lines) == 4
 
 
+def test_a_file_that_cannot_be_read_hides_no_other_files_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right, claim = _file(tmp_path, _RIGHT), _file(tmp_path, _CLAIM, "claim.yaml")
+    wrong, missing = _file(tmp_path, _WRONG, "wrong.yaml"), str(tmp_path / "missing.yaml")
+    assert main(["validate", right, missing, claim, wrong]) == 2
+    said = capsys.readouterr()
+    assert said.out.splitlines()[0] == f"{right}:1: OK: ScalingJob mnist"
+    assert said.out.splitlines()[1].startswith(f"{wrong}:9: spec.training.epoch: ")
+    assert said.err.splitlines() == [
+        f"scalingjob: {missing}: no such file",
+        f"{claim} holds no ScalingJob; it holds PersistentVolumeClaim",
+    ]
+    assert main(["validate", "--output", "json", right, missing]) == 2
+    assert [record["valid"] for record in json.loads(capsys.readouterr().out)] == [True]
+
+
 def test_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(_WRONG))
     assert main(["validate", "-"]) == 1

@@ -9,20 +9,24 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
+import fsspec
 import pytest
 
 from scaling_training.errors import UserError
 from scaling_training.storage import Storage
+from tests.object_store import ObjectStore
 
 
-@pytest.fixture(params=["path", "file-uri", "object-store"])
+@pytest.fixture(params=["path", "file-uri", "object-store", "s3"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    roots = {
-        "path": str(tmp_path / "run"),
-        "file-uri": f"file://{tmp_path}/run",
-        "object-store": f"memory://bucket-{uuid.uuid4().hex}/run",
-    }
-    return Storage(roots[request.param])
+    match request.param:
+        case "path":
+            return Storage(str(tmp_path / "run"))
+        case "file-uri":
+            return Storage(f"file://{tmp_path}/run")
+        case "s3":
+            return Storage(f"{request.getfixturevalue('s3').uri}/{uuid.uuid4().hex}")
+    return Storage(f"memory://bucket-{uuid.uuid4().hex}/run")
 
 
 def test_what_is_written_is_read_back_and_replaced(storage: Storage) -> None:
@@ -55,8 +59,8 @@ def test_create_refuses_an_existing_name_and_leaves_it(storage: Storage) -> None
     assert storage.read("attempts/0001.json") == b"first"
 
 
-def test_of_many_that_create_one_name_exactly_one_succeeds(tmp_path: Path) -> None:
-    storage = Storage(str(tmp_path))
+@pytest.mark.parametrize("storage", ["path", "s3"], indirect=True)
+def test_of_many_that_create_one_name_exactly_one_succeeds(storage: Storage) -> None:
     with ThreadPoolExecutor(8) as pool:
         won = list(pool.map(lambda number: storage.create("token", b"%d" % number), range(40)))
 
@@ -170,6 +174,8 @@ def test_other_errors_of_the_store_pass_unchanged(tmp_path: Path, monkeypatch: p
 
 def test_a_missing_driver_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
+    # fsspec keeps the drivers that it has found.
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     with pytest.raises(UserError, match=r"s3://bucket/x.*pip install s3fs"):
         Storage("s3://bucket/x")
 
@@ -177,6 +183,38 @@ def test_a_missing_driver_package_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_unknown_scheme_is_named() -> None:
     with pytest.raises(UserError, match="nonsense:// is not known"):
         Storage("nonsense://bucket")
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az", "abfs"])
+def test_every_store_that_a_spec_may_name_has_its_driver_here(scheme: str) -> None:
+    driver = fsspec.get_filesystem_class(scheme)
+    assert scheme in driver.protocol
+
+
+def test_a_store_without_an_account_is_the_users_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AZURE_STORAGE_")]:
+        monkeypatch.delenv(name)
+    with pytest.raises(UserError, match=r"storage az://runs needs credentials .*account_name.* spec.storage.secretRef"):
+        Storage("az://runs")
+
+
+def test_s3_without_credentials_is_the_users_to_mend(s3: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    # fsspec keeps connections by address, whatever the credentials.
+    connections = fsspec.get_filesystem_class("s3")
+    connections.clear_instance_cache()
+    try:
+        with pytest.raises(UserError, match=r"storage s3://.*/run needs credentials .*spec.storage.secretRef"):
+            Storage(f"{s3.uri}/run").check_writable()
+    finally:
+        connections.clear_instance_cache()
+
+
+def test_a_bucket_that_is_not_there_is_the_users_to_mend(s3: ObjectStore) -> None:
+    with pytest.raises(UserError, match="storage s3://nowhere/run does not exist; create the bucket"):
+        Storage("s3://nowhere/run").check_writable()
 
 
 class NoCredentialsError(Exception):

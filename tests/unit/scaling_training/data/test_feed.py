@@ -22,6 +22,7 @@ from scaling_training.data.feed import Feed, Request
 from scaling_training.data.loader import how_ended, kills_for_memory
 from scaling_training.data.order import rank_slice
 from scaling_training.errors import UserError
+from tests.object_store import ObjectStore
 from tests.unit.scaling_training.data.folders import fill, folder_spec
 
 CPU = torch.device("cpu")
@@ -113,6 +114,18 @@ def test_a_stream_is_what_get_gives_in_order_and_across_epochs(folder: Path, wor
     assert all(map(equal, streamed, wanted))
     later = list(training_feed(data).stream(requests(data, start=30, count=3)))
     assert all(map(equal, later, streamed[5:8]))
+
+
+def test_processes_read_ahead_from_an_object_store(folder: Path, s3: ObjectStore) -> None:
+    import fsspec
+
+    fsspec.filesystem("s3").put(str(folder), f"{s3.uri}/flowers", recursive=True)
+    here = open_dataset(folder_spec(folder))
+    there = open_dataset(folder_spec(folder, uri=f"{s3.uri}/flowers", loader={"workers": 2}))
+    wanted = [training_feed(here).get(request.epoch, request.indices) for request in requests(here)]
+    streamed = list(training_feed(there).stream(requests(there)))
+    assert len(streamed) == len(wanted)
+    assert all(map(equal, streamed, wanted))
 
 
 def children() -> set[int]:
