@@ -10,9 +10,9 @@ from typing import Any
 
 from scaling_training.checkpoint import CheckpointRef, Checkpoints
 from scaling_training.checkpoint.checkpoints import attempts_of, newest_key
-from scaling_training.checkpoint.key import checkpoint_key, difference, key_of, key_parts, note_work, noted_work
+from scaling_training.checkpoint.key import difference, key_of, note_work, noted_work
 from scaling_training.checkpoint.manifest import MANIFEST
-from scaling_training.engine.worker import WorkerTask
+from scaling_training.engine.worker import Training, WorkerTask
 from scaling_training.errors import UserError
 from scaling_training.ledger import Output
 from scaling_training.stages.base import Inputs, Run, Stage
@@ -29,16 +29,20 @@ def best_checkpoint(output: Output) -> CheckpointRef:
 
 
 def _depends_on(run: Run) -> Mapping[str, Any]:
-    return {"key": checkpoint_key(run.spec, run.data_fingerprint)}
+    return {"key": key_of(run.work)}
 
 
 def _run(run: Run, inputs: Inputs) -> Output:
     check_training(run.spec, run.dataset)
-    work = key_parts(run.spec, run.data_fingerprint)
     # Files of another run are read and verified.
-    resume = run.unless_stopped(lambda: _earlier_checkpoint(run, work))
-    note_work(run.storage, work)
-    task = WorkerTask(spec=run.spec.to_json_dict(), storage_root=run.storage.root, attempt=run.attempt, resume=resume)
+    resume = run.unless_stopped(lambda: _earlier_checkpoint(run, run.work))
+    note_work(run.storage, run.work)
+    task = WorkerTask(
+        spec=run.spec.to_json_dict(),
+        storage_root=run.storage.root,
+        attempt=run.attempt,
+        job=Training(key=key_of(run.work), resume=resume),
+    )
     output: Output = json.loads(json.dumps(outcome_to_dict(run.engine(task, run.watch))))
     return {**output, "historyRoot": run.storage.root}
 

@@ -49,15 +49,16 @@ def train(
     world: World,
     observer: Observer,
     stop_requested: Callable[[], bool],
+    key: str,
     resume: CheckpointRef | None,
     beat: Beat = silent,
 ) -> TrainOutcome:
     """Train to the end of the last epoch, or until asked to stop. Every rank calls it with the same arguments.
 
-    ``storage`` is the run folder, the same place for all ranks. It starts from the newest committed checkpoint
-    of this attempt (a restart of the worker group), else from the attempt's base: ``resume`` when given, else
-    the newest checkpoint of an earlier attempt with the same model, data and training settings. So a caller
-    passes ``resume`` only for another run's checkpoint (``CheckpointRef.root`` set) or to insist on one.
+    ``storage`` is the run folder, the same place for all ranks, and ``key`` names the work. It starts from the newest
+    committed checkpoint of this attempt (a restart of the worker group), else from the attempt's base: ``resume``
+    when given, else the newest checkpoint of an earlier attempt with this key. So a caller passes ``resume`` only
+    for another run's checkpoint (``CheckpointRef.root`` set) or to insist on one.
 
     ``observer`` and ``stop_requested`` are called on rank 0 only and must return at once. When
     ``stop_requested`` answers True, all ranks stop after the same step, a checkpoint is saved, and the outcome
@@ -67,7 +68,7 @@ def train(
     a checkpoint that does not fit the model.
     """
 
-    def earlier(key: str) -> Layout | None:
+    def earlier() -> Layout | None:
         return earlier_layout(storage, world=world, attempt=attempt, key=key, resume=resume)
 
     setup = set_up(spec, world, earlier=earlier)
@@ -82,7 +83,7 @@ def train(
         world=world,
         storage=storage,
         attempt=attempt,
-        key=setup.key,
+        key=key,
         keep=spec.training.checkpoint.keep,
         objective=setup.objective,
     )

@@ -64,6 +64,7 @@ def train_async(
     world: World,
     observer: Observer,
     stop_requested: Callable[[], bool],
+    key: str,
     resume: CheckpointRef | None,
     server: Server,
     beat: Beat = silent,
@@ -79,7 +80,7 @@ def train_async(
         world=world,
         storage=storage,
         attempt=attempt,
-        key=setup.key,
+        key=key,
         keep=spec.training.checkpoint.keep,
         objective=setup.objective,
     )

@@ -191,6 +191,7 @@ def run(
         world=world,
         observer=lambda progress: None,
         stop_requested=lambda: next(asked) == stop_at,
+        key="key",
         resume=None,
     )
 

@@ -69,6 +69,7 @@ def said(world: World, spec: ScalingJobSpec, root: str) -> str:
             world=world,
             observer=lambda progress: None,
             stop_requested=lambda: False,
+            key="key",
             resume=None,
             **how,
         )

@@ -48,6 +48,7 @@ def trained(
         world=ALONE,
         observer=observer,
         stop_requested=stop_requested,
+        key="key",
         resume=resume,
     )
 
