@@ -107,6 +107,33 @@ def test_an_unfinished_training_of_another_run_is_gone_on_with(finished: Path, t
     assert resume.root == str(unfinished)
 
 
+@pytest.mark.parametrize("training", [{}, {"parallelism": {"auto": True}}], ids=["a mesh by name", "a mesh chosen"])
+@pytest.mark.parametrize("where", ["of this run", "of another run"])
+def test_whatever_asks_for_it_a_checkpoint_is_read_once(
+    tmp_path: Path, where: str, training: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = a_spec(epochs=1, **training)
+    go(tmp_path, spec=spec)
+    (tmp_path / "ledger/attempt-0001/train.json").unlink()
+    reads: list[str] = []
+    read = Storage.read
+
+    def counted(storage: Storage, name: str) -> bytes:
+        reads.append(name)
+        return read(storage, name)
+
+    monkeypatch.setattr(Storage, "read", counted)
+    if where == "of this run":
+        go(tmp_path, attempt=2, spec=spec)
+    else:
+        go(tmp_path / "run", previous=tmp_path, spec=spec)
+    files = [name.rpartition("/")[2] for name in reads if "/step-" in name]
+    # Another run's report is made anew, from the weights.
+    weights = 1 if where == "of this run" else 2
+    expected = {"optimizer.safetensors": 1, "history.jsonl": 1, "model.safetensors": weights}
+    assert {name: files.count(name) for name in expected} == expected
+
+
 def test_a_run_that_fits_no_checkpoint_of_the_one_it_resumes_from_is_told_what_differs(
     finished: Path, tmp_path: Path
 ) -> None:
