@@ -1,9 +1,10 @@
-"""How long training waits for a save: saved in the background against saved on the spot.
+"""How long training waits for a save, in the background against on the spot; and what going on from it reads.
 
 A model with about 100 MB of state (weights and AdamW's moments) takes steps on one process and is saved after every
 few of them, to the local disk. Both ways are measured by turns within one process: `Keeper.save` as training calls
 it, and the same followed by a wait for its end. Besides, the steps while a save is in flight are timed against
-those while none is: what the writing thread costs training.
+those while none is: what the writing thread costs training. At the end the next attempt goes on from what is saved,
+and what it reads of the storage is counted against what is there.
 
     python -m bench.bench_checkpoint [--saves 8] [--megabytes 100]
 """
@@ -16,15 +17,19 @@ import statistics
 import sys
 import tempfile
 import time
+from unittest.mock import patch
 
 import torch
 from torch import nn
 
+from scaling_training.checkpoint import Checkpoints
+from scaling_training.checkpoint.checkpoints import newest_committed
 from scaling_training.checkpoint.state import Position, Trained
 from scaling_training.evaluate.classification import ACCURACY
 from scaling_training.storage import Storage
 from scaling_training.train import World
 from scaling_training.train.saving import Keeper
+from scaling_training.train.start import Start
 
 WIDTH = 1024
 BATCH = 64
@@ -49,9 +54,8 @@ def main() -> int:
     steps: dict[str, list[float]] = {"quiet": [], "while saving": []}
     with tempfile.TemporaryDirectory() as folder:
         world = World(0, 1, torch.device("cpu"))
-        keeper = Keeper(
-            trained, world=world, storage=Storage(folder), attempt=1, key="bench", keep=1, objective=ACCURACY
-        )
+        checkpoints = Checkpoints(Storage(folder), attempt=1, key="bench", keep=1)
+        keeper = Keeper(trained, world=world, checkpoints=checkpoints, objective=ACCURACY)
         for number in range(-1, options.saves):  # the first pair allocates the memory for the copy
             for way in ("background", "on the spot"):
                 began = time.monotonic()
@@ -69,6 +73,7 @@ def main() -> int:
                     steps["while saving"] += saving[:-1]
                     steps["quiet"] += quiet
                     print(f"{way:12} {1000 * took:8.1f} ms blocked")
+        restore_s, read_share = restored(trained, world, folder)
     medians = {way: statistics.median(values) for way, values in blocked.items()}
     quiet_s, saving_s = (statistics.median(steps[kind] or [float("nan")]) for kind in ("quiet", "while saving"))
     print(
@@ -82,6 +87,8 @@ def main() -> int:
                 "ratio": round(medians["background"] / medians["on the spot"], 4),
                 "stepMs": round(1000 * quiet_s, 1),
                 "stepWhileSavingMs": round(1000 * saving_s, 1),
+                "restoreMs": round(1000 * restore_s, 1),
+                "readShare": round(read_share, 3),
             }
         )
     )
@@ -96,6 +103,28 @@ def step(trained: Trained) -> float:
     loss.backward()
     trained.optimizer.step()
     return time.monotonic() - began
+
+
+def restored(trained: Trained, world: World, folder: str) -> tuple[float, float]:
+    """The next attempt's start, the driver's part of it included: seconds, and bytes read over bytes saved."""
+    read, sizes = Storage.read, []
+
+    def counted(storage: Storage, name: str) -> bytes:
+        content = read(storage, name)
+        sizes.append(len(content))
+        return content
+
+    began = time.monotonic()
+    with patch.object(Storage, "read", counted):
+        storage = Storage(folder)
+        newest = newest_committed(storage, "bench")
+        checkpoints = Checkpoints(storage, attempt=2, key="bench")
+        start = Start(checkpoints, world=world, resume=None)
+        start.layout()
+        Keeper(trained, world=world, checkpoints=checkpoints, objective=ACCURACY).restore(start)
+    took = time.monotonic() - began
+    assert newest is not None
+    return took, sum(sizes) / sum(storage.size(f"{newest.folder}/{name}") for name in storage.names(newest.folder))
 
 
 if __name__ == "__main__":

@@ -120,6 +120,7 @@ def _ours(world: World, folder: str) -> float:
         world=world,
         observer=lambda progress: None,
         stop_requested=tap,
+        key="key",
         resume=None,
     )
     return _rate(begun, 3500) if world.is_first else 0.0

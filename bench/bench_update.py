@@ -96,6 +96,7 @@ class Rank:
             world=World(self._rank, WORKERS, torch.device("cpu")),
             observer=lambda progress: None,
             stop_requested=lambda: False,
+            key="key",
             resume=None,
         )
         return {

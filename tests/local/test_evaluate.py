@@ -32,8 +32,7 @@ def evaluated(folder: str, job: str) -> tuple[dict[str, Any], int, bool]:
         spec=spec.to_json_dict(),
         storage_root=folder,
         attempt=1,
-        resume=None,
-        evaluation=Evaluation(CheckpointRef.from_dict(trained["best"]), TestAccess("evaluate")),
+        job=Evaluation(CheckpointRef.from_dict(trained["best"]), TestAccess("evaluate")),
     )
     heard: list[TrainingProgress] = []
     watch = Watch(

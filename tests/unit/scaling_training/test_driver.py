@@ -4,8 +4,8 @@ import json
 import logging
 import os
 import signal
-import threading
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from scaling_training.checkpoint.manifest import MANIFEST, CheckpointRef, DamagedError, FileEntry, Manifest
@@ -59,62 +59,66 @@ class Checkpoints:
     """
 
     def __init__(self, storage: Storage, *, attempt: int, key: str, keep: int = 2) -> None:
-        self._storage = storage
-        self._attempt = attempt
+        self.storage = storage
+        self.attempt = attempt
         self._key = key
         self._keep = keep
         self._folder = f"{FOLDER}/attempt-{attempt:04d}"
         # Earlier attempts that have nothing left to delete.
         self._pruned: set[int] = set()
 
-    def base(self, resume: CheckpointRef | None = None) -> CheckpointRef | None:
-        """What this attempt starts from, decided at the first call and the same ever after.
+    def load_latest(self, resume: CheckpointRef | None = None) -> LoadedCheckpoint | None:
+        """What this attempt goes on from, every file read and verified; None when it begins from nothing.
 
-        It is ``resume`` when given (e.g. from another run), else the newest good checkpoint of the attempts
-        below this one, else None.
+        That is its own newest good checkpoint, else its base, or the one before that when it is damaged. The base is
+        looked for at the first call and stays the same ever after: the newest good one of the attempts below this
+        one, else ``resume``, of another run, or the one before it. Of a whole checkpoint the content is kept.
+
+        UserError when there is neither the base nor one before it any more: to train from the start would undo work
+        that was counted on.
         """
+        own = self._newest(self.storage, [self.attempt])
+        if own is not None:
+            return own
         name = f"{self._folder}/{BASE}"
-        if not self._storage.exists(name):
-            found = resume or self._newest_before()
-            self._storage.create(name, json.dumps({"base": found and found.to_dict()}).encode())
+        if not self.storage.exists(name):
+            found = self._newest(self.storage, [other for other in attempts_of(self.storage) if other < self.attempt])
+            if found is None and resume is not None:
+                found = self._at_or_before(resume)
+            if self.storage.create(name, json.dumps({"base": found and found.ref.to_dict()}).encode()):
+                return found
+        base = self._recorded_base(name)
+        return None if base is None else self._at_or_before(base)
+
+    def _recorded_base(self, name: str) -> CheckpointRef | None:
         try:
-            recorded = json.loads(self._storage.read(name))["base"]
+            recorded = json.loads(self.storage.read(name))["base"]
             return CheckpointRef.from_dict(recorded) if recorded else None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{self._storage.url(name)}, which says what attempt {self._attempt} started from, is not readable "
+                f"{self.storage.url(name)}, which says what attempt {self.attempt} started from, is not readable "
                 f"({error}); delete it to have that looked for again"
             ) from error
 
-    def latest_committed(self, *, base: CheckpointRef | None = None) -> CheckpointRef | None:
-        """The newest good checkpoint of this attempt, else ``base`` or the newest good one before it, else None.
-
-        Good means: committed, of this key, and every file verified. Raises as `load_latest`.
-        """
-        loaded = self.load_latest(base=base)
-        return loaded.ref if loaded else None
-
-    def load_latest(self, *, base: CheckpointRef | None = None) -> LoadedCheckpoint | None:
-        """What `latest_committed` finds. Every file was read and verified; of a whole one the content is kept.
-
-        UserError when there is neither ``base`` nor one before it any more: to train from the start would undo work
-        that was counted on.
-        """
-        own = self._newest_in(self._storage, self._attempt)
-        if own is not None or base is None:
-            return own
-        storage = Storage(base.root) if base.root is not None else self._storage
-        found = self._newest_in(storage, base.attempt, up_to=base.step, root=base.root)
+    def _at_or_before(self, base: CheckpointRef) -> LoadedCheckpoint:
+        storage = Storage(base.root) if base.root is not None else self.storage
+        attempts = [attempt for attempt in attempts_of(storage) if attempt <= base.attempt]
+        found = self._newest(storage, attempts, up_to=base)
         if found is None:
             raise UserError(
-                f"checkpoint {base.folder} of {storage.url()}, from which this attempt began, is no longer there or "
-                "damaged, and so are those before it: put its files back, or train from the start in a new run"
+                f"checkpoint {base.folder} of {storage.url()}, which attempt {self.attempt} goes on from, is no longer "
+                "there or damaged, and so are those before it: put its files back, or train from the start in a new run"
             )
         return found
 
+    def _newest(
+        self, storage: Storage, attempts: Iterable[int], *, up_to: CheckpointRef | None = None
+    ) -> LoadedCheckpoint | None:
+        return _first(storage, attempts, load_checkpoint, key=self._key, up_to=up_to)
+
     def reference(self, step: int) -> CheckpointRef:
         """The checkpoint of this step, saved or not."""
-        return CheckpointRef(f"{self._folder}/step-{step:08d}", self._attempt, step)
+        return CheckpointRef(f"{self._folder}/step-{step:08d}", self.attempt, step)
 
     def begin(self, ref: CheckpointRef) -> None:
         """Make room for the files of a checkpoint. What was left there of the same step is deleted, manifest first."""
@@ -123,7 +127,7 @@ class Checkpoints:
     def write(self, ref: CheckpointRef, name: str, data: bytes | bytearray) -> FileEntry:
         """Write a file; returns what the manifest must say of it. Any process may do so after `begin`."""
         entry = FileEntry.of(data)
-        self._storage.write(f"{ref.folder}/{name}", data)
+        self.storage.write(f"{ref.folder}/{name}", data)
         return entry
 
     def commit(
@@ -141,7 +145,7 @@ class Checkpoints:
         All ``files`` must have been written. ``best`` is the best checkpoint before this one.
         """
         manifest = Manifest(
-            attempt=self._attempt,
+            attempt=self.attempt,
             step=ref.step,
             epoch=epoch,
             key=self._key,
@@ -149,7 +153,7 @@ class Checkpoints:
             metrics=dict(metrics),
             best=ref if is_best else best,
         )
-        self._storage.write(f"{ref.folder}/{MANIFEST}", manifest.to_bytes())
+        self.storage.write(f"{ref.folder}/{MANIFEST}", manifest.to_bytes())
         self._retain(ref, manifest.best)
 
     def _retain(self, newest: CheckpointRef, best: CheckpointRef | None) -> None:
@@ -160,8 +164,8 @@ class Checkpoints:
         """
         kept = 0
         best_folder = best.folder if best is not None and best.root is None else None
-        for step, folder in _steps(self._storage, self._attempt):
-            committed = step == newest.step or self._storage.exists(f"{folder}/{MANIFEST}")
+        for step, folder in _steps(self.storage, self.attempt):
+            committed = step == newest.step or self.storage.exists(f"{folder}/{MANIFEST}")
             if step > newest.step or not committed:
                 # Of a future that was given up, for training went on from before it; or of a save that was cut short.
                 self._delete(folder)
@@ -169,15 +173,15 @@ class Checkpoints:
                 kept += 1
             else:
                 self._delete(folder)
-        for attempt in attempts_of(self._storage):
-            if attempt < self._attempt and attempt not in self._pruned:
+        for attempt in attempts_of(self.storage):
+            if attempt < self.attempt and attempt not in self._pruned:
                 kept += self._retain_earlier(attempt, room=self._keep - kept, best_folder=best_folder)
 
     def _retain_earlier(self, attempt: int, *, room: int, best_folder: str | None) -> int:
         """Keep the newest ``room`` of an earlier attempt; how many of this work are left."""
         left = 0
-        for _, folder in _steps(self._storage, attempt):
-            key = _committed_key(self._storage, folder)
+        for _, folder in _steps(self.storage, attempt):
+            key = _committed_key(self.storage, folder)
             if key is not None and key != self._key:
                 continue  # another model's or data set's: not ours to delete
             if folder == best_folder or (key is not None and left < room):
@@ -190,31 +194,8 @@ class Checkpoints:
 
     def _delete(self, folder: str) -> None:
         # The manifest goes first: a deletion cut short leaves an uncommitted folder, not a damaged one.
-        self._storage.delete(f"{folder}/{MANIFEST}")
-        self._storage.delete(folder, recursive=True)
-
-    def _newest_before(self) -> CheckpointRef | None:
-        for attempt in range(self._attempt - 1, 0, -1):
-            if found := self._newest_in(self._storage, attempt):
-                return found.ref
-        return None
-
-    def _newest_in(
-        self, storage: Storage, attempt: int, *, up_to: int | None = None, root: str | None = None
-    ) -> LoadedCheckpoint | None:
-        for step, folder in _steps(storage, attempt):
-            if up_to is not None and step > up_to:
-                continue
-            try:
-                loaded = load_checkpoint(storage, CheckpointRef(folder, attempt, step, root), key=self._key)
-            except DamagedError as error:
-                log.warning("Checkpoint %s is passed over: %s; looking for the one before it", folder, error)
-                continue
-            except OtherKeyError:
-                log.info("Checkpoint %s belongs to another model, data set or training section", folder)
-                continue
-            return loaded
-        return None
+        self.storage.delete(f"{folder}/{MANIFEST}")
+        self.storage.delete(folder, recursive=True)
 
 
 def open_checkpoint(storage: Storage, ref: CheckpointRef, *, key: str | None = None) -> LoadedCheckpoint:
@@ -249,6 +230,12 @@ def load_checkpoint(storage: Storage, ref: CheckpointRef, *, key: str | None = N
     return replace(opened, kept=kept)
 
 
+def newest_committed(storage: Storage, key: str) -> CheckpointRef | None:
+    """The newest checkpoint of a run with this key. Its manifest alone is read; files are verified by who loads it."""
+    found = _first(storage, attempts_of(storage), open_checkpoint, key=key)
+    return None if found is None else found.ref
+
+
 def newest_key(storage: Storage) -> str | None:
     """The key of the newest committed checkpoint of a run, whatever its work; None when none was ever committed."""
     for attempt in attempts_of(storage):
@@ -263,6 +250,32 @@ def attempts_of(storage: Storage) -> list[int]:
     """Attempts that have a folder for checkpoints, newest first."""
     numbers = (name.removeprefix("attempt-") for name in storage.names(FOLDER) if name.startswith("attempt-"))
     return sorted((int(number) for number in numbers if number.isdigit()), reverse=True)
+
+
+def _first(
+    storage: Storage,
+    attempts: Iterable[int],
+    load: Callable[..., LoadedCheckpoint],
+    *,
+    key: str,
+    up_to: CheckpointRef | None = None,
+) -> LoadedCheckpoint | None:
+    """The first of the attempts' checkpoints with this key, each one's newest first, that can be loaded.
+
+    ``up_to`` is the newest that counts; when it is of another run, so are all, and are referred to as such.
+    """
+    for attempt in attempts:
+        for step, folder in _steps(storage, attempt):
+            if up_to is not None and (attempt, step) > (up_to.attempt, up_to.step):
+                continue
+            ref = CheckpointRef(folder, attempt, step, up_to.root if up_to is not None else None)
+            try:
+                return load(storage, ref, key=key)
+            except DamagedError as error:
+                log.warning("Checkpoint %s is passed over: %s; looking for the one before it", folder, error)
+            except OtherKeyError:
+                log.info("Checkpoint %s belongs to another model, data set or training section", folder)
+    return None
 
 
 def _committed_key(storage: Storage, folder: str) -> str | None:

@@ -27,17 +27,12 @@ _INDIFFERENT = frozenset(
 _NAMED = 3  # differences that a sentence names
 
 
-def checkpoint_key(spec: ScalingJobSpec, data_fingerprint: str) -> str:
-    """A SHA-256 over model, dataset, training, and the content that they name: data, weights and code.
+def key_parts(spec: ScalingJobSpec, data_fingerprint: str) -> dict[str, Any]:
+    """What the key is made from, as JSON values: model, dataset, training, and digests of data, weights and code.
 
     Of parallelism only how batch norm works counts. Weights to start from and code are fetched when the spec names
     some; UserError when they cannot be.
     """
-    return key_of(key_parts(spec, data_fingerprint))
-
-
-def key_parts(spec: ScalingJobSpec, data_fingerprint: str) -> dict[str, Any]:
-    """What the key is made from, as JSON values; UserError as for `checkpoint_key`."""
     training = spec.training.to_json_dict()
     return {
         "model": spec.model.to_json_dict(),
@@ -51,7 +46,7 @@ def key_parts(spec: ScalingJobSpec, data_fingerprint: str) -> dict[str, Any]:
 
 
 def key_of(parts: Mapping[str, Any]) -> str:
-    """The key that is made from these parts."""
+    """The key that is made from these parts: their SHA-256."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -17,6 +17,14 @@ _SHARES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
+class Training:
+    """What to train: ``key`` names the work (see `checkpoint.key`), ``resume`` a checkpoint of another run."""
+
+    key: str
+    resume: CheckpointRef | None
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """What to evaluate; the token opens the test split."""
 
@@ -31,16 +39,15 @@ class WorkerTask:
     spec: dict[str, Any]  # as JSON values: no class of the driver's version has to be unpickled
     storage_root: str
     attempt: int
-    resume: CheckpointRef | None
+    job: Training | Evaluation
     gpus: int = 0  # that each process was given
     server: Any = None  # handles of the parameter server, for an update mode that needs one
-    evaluation: Evaluation | None = None  # instead of training
 
 
 def run(task: WorkerTask) -> dict[str, Any]:
     """Train, or evaluate, as the rank that Ray gave this process; returns the outcome as plain values."""
-    if task.evaluation is not None:
-        return _evaluate(task, task.evaluation)
+    if isinstance(task.job, Evaluation):
+        return _evaluate(task, task.job)
     mailbox.mark("workerStarted", process_started_at())
     mailbox.mark("trainCalled", time.time())
 
@@ -59,7 +66,8 @@ def run(task: WorkerTask) -> dict[str, Any]:
         world=_world(task),
         observer=_observe,
         stop_requested=mailbox.stop_requested,
-        resume=task.resume,
+        key=task.job.key,
+        resume=task.job.resume,
         beat=mailbox.beat,
     )
     return outcome_to_dict(outcome)

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from scaling_api.spec import ScalingJobSpec
+from scaling_training.checkpoint.key import key_parts
 from scaling_training.data.dataset import Dataset
 from scaling_training.engine.run import Watch
 from scaling_training.engine.worker import WorkerTask
@@ -55,6 +56,15 @@ class Run:
         """A hash of the data and its split."""
         dataset = self.dataset
         return self.unless_stopped(lambda: dataset.fingerprint)
+
+    @cached_property
+    def work(self) -> Mapping[str, Any]:
+        """What the trained weights depend on: the parts of the key of the work.
+
+        Put together here alone. Another machine may see the same data otherwise (copies of large files differ in
+        their times), and then would not find the checkpoints that this one found.
+        """
+        return key_parts(self.spec, self.data_fingerprint)
 
     def unless_stopped(self, work: Callable[[], Result]) -> Result:
         """What ``work`` returns; StoppedError when a stop is requested meanwhile. See `stages.stopping`."""

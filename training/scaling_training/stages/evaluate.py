@@ -49,8 +49,7 @@ def _run(run: Run, inputs: Inputs) -> Output:
             spec=run.spec.to_json_dict(),
             storage_root=run.storage.root,
             attempt=run.attempt,
-            resume=None,
-            evaluation=Evaluation(checkpoint, access),
+            job=Evaluation(checkpoint, access),
         )
         # What of training is shown and noted stays as it is.
         watch = replace(

@@ -17,7 +17,7 @@ from dataclasses import asdict
 import torch
 
 from scaling_api.spec import ScalingJobSpec
-from scaling_training.checkpoint import CheckpointRef
+from scaling_training.checkpoint import CheckpointRef, Checkpoints
 from scaling_training.checkpoint.state import Position, Trained
 from scaling_training.data.batches import Batch
 from scaling_training.errors import UserError
@@ -25,15 +25,15 @@ from scaling_training.evaluate.metrics import Metrics, validation_key
 from scaling_training.models.freeze import apply_freeze
 from scaling_training.optim import global_batch_size
 from scaling_training.parallel.consistency import ReplicasDifferError, check_replicas
-from scaling_training.parallel.mesh import Layout
 from scaling_training.storage import Storage
 from scaling_training.train.account import Account, Observer, Stopwatch, agreed
 from scaling_training.train.collectives import broadcast_bytes, sum_in_place
 from scaling_training.train.early_stopping import should_stop
 from scaling_training.train.heartbeat import Beat, Phase, silent
 from scaling_training.train.history import Row, history_name
-from scaling_training.train.saving import Keeper, earlier_layout
+from scaling_training.train.saving import Keeper
 from scaling_training.train.setup import Setup, set_up
+from scaling_training.train.start import Start
 from scaling_training.train.step import LossNotFiniteError, StepResult, requests_from, train_step
 from scaling_training.train.types import TrainOutcome, World
 from scaling_training.train.validation import validate
@@ -49,15 +49,15 @@ def train(
     world: World,
     observer: Observer,
     stop_requested: Callable[[], bool],
+    key: str,
     resume: CheckpointRef | None,
     beat: Beat = silent,
 ) -> TrainOutcome:
     """Train to the end of the last epoch, or until asked to stop. Every rank calls it with the same arguments.
 
-    ``storage`` is the run folder, the same place for all ranks. It starts from the newest committed checkpoint
-    of this attempt (a restart of the worker group), else from the attempt's base: ``resume`` when given, else
-    the newest checkpoint of an earlier attempt with the same model, data and training settings. So a caller
-    passes ``resume`` only for another run's checkpoint (``CheckpointRef.root`` set) or to insist on one.
+    ``storage`` is the run folder, the same place for all ranks, and ``key`` names the work. It starts from the newest
+    good checkpoint with this key: of this attempt (a restart of the worker group), else of the attempts before it,
+    else ``resume``, which is another run's (``CheckpointRef.root`` set).
 
     ``observer`` and ``stop_requested`` are called on rank 0 only and must return at once. When
     ``stop_requested`` answers True, all ranks stop after the same step, a checkpoint is saved, and the outcome
@@ -66,11 +66,9 @@ def train(
     Raises UserError for what the user must mend: a loss that is not finite, storage that cannot be written,
     a checkpoint that does not fit the model.
     """
-
-    def earlier(key: str) -> Layout | None:
-        return earlier_layout(storage, world=world, attempt=attempt, key=key, resume=resume)
-
-    setup = set_up(spec, world, earlier=earlier)
+    checkpoints = Checkpoints(storage, attempt=attempt, key=key, keep=spec.training.checkpoint.keep)
+    start = Start(checkpoints, world=world, resume=resume)
+    setup = set_up(spec, world, earlier=start.layout)
     keeper = Keeper(
         Trained(
             setup.task.model,
@@ -80,13 +78,10 @@ def train(
             outer=setup.meetings.state,
         ),
         world=world,
-        storage=storage,
-        attempt=attempt,
-        key=setup.key,
-        keep=spec.training.checkpoint.keep,
+        checkpoints=checkpoints,
         objective=setup.objective,
     )
-    position = keeper.restore(resume)
+    position = keeper.restore(start)
     position.layout = setup.layout.to_dict() if setup.layout is not None else {}
     setup.loss_scale.restore(position.loss_scale)
     loop = _Loop(setup, keeper, position, observer, stop_requested, beat)

@@ -1,15 +1,13 @@
 """What a run keeps in storage while it goes: checkpoints, which of them is the best, and the curves.
 
-When every process holds the same (one process, or data parallelism), rank 0 alone saves, and what it reads at the
-start reaches the others by broadcast: object stores see one reader, and nobody else copies anything. When the
-processes hold different parts, each saves and reads its own. Either way the files are written in the background;
-where the processes must then talk to one another, they do so in a gloo group of their own, so that no save ever
-comes between two collectives of training.
+When every process holds the same (one process, or data parallelism), rank 0 alone saves, and nobody else copies
+anything. When the processes hold different parts, each saves its own. Either way the files are written in the
+background; where the processes must then talk to one another, they do so in a gloo group of their own, so that no
+save ever comes between two collectives of training.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -18,18 +16,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from scaling_training.checkpoint import CheckpointRef, Checkpoints, LoadedCheckpoint
+from scaling_training.checkpoint import CheckpointRef, Checkpoints
 from scaling_training.checkpoint.background import BackgroundSaver
-from scaling_training.checkpoint.manifest import FileEntry, Manifest
+from scaling_training.checkpoint.manifest import FileEntry
 from scaling_training.checkpoint.state import HISTORY, POSITION, Position, Trained
 from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import Objective
 from scaling_training.optim.tensors import local
-from scaling_training.parallel.mesh import Layout
-from scaling_training.storage import Storage
-from scaling_training.train.collectives import broadcast_bytes
 from scaling_training.train.early_stopping import better
 from scaling_training.train.history import Row, dump_rows, history_name, parse_rows
+from scaling_training.train.start import Start
 from scaling_training.train.types import World
 
 if TYPE_CHECKING:
@@ -53,19 +49,14 @@ class Keeper:
         trained: Trained,
         *,
         world: World,
-        storage: Storage,
-        attempt: int,
-        key: str,
-        keep: int,
+        checkpoints: Checkpoints,
         objective: Objective,
         spread: bool | None = None,
     ) -> None:
         self._trained = trained
         self._world = world
-        self._storage = storage
-        self._attempt = attempt
         self._objective = objective
-        self._checkpoints = Checkpoints(storage, attempt=attempt, key=key, keep=keep)
+        self._checkpoints = checkpoints
         self._spread = world.size > 1 and (trained.is_sharded if spread is None else spread)
         self._group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE) if self._spread else None
         self._saver = BackgroundSaver()
@@ -86,12 +77,9 @@ class Keeper:
         size = sum(local(tensor).nbytes for tensor in self._trained.tensors().values())
         return max(self._saver.longest_s, size / _USUAL_RATE)
 
-    def restore(self, resume: CheckpointRef | None) -> Position:
-        """Put the trained state where the newest good checkpoint left it."""
-        loaded = None
-        if self._world.is_first:
-            loaded = self._checkpoints.load_latest(base=self._checkpoints.base(resume))
-        loaded = self._shared(loaded)
+    def restore(self, start: Start) -> Position:
+        """Put the trained state where the checkpoint that training goes on from left it."""
+        loaded = start.take()
         if loaded is None:
             return Position()
         position = self._trained.load(loaded)
@@ -101,27 +89,17 @@ class Keeper:
             best = loaded.manifest.best
             # Another run's checkpoint speaks of its best one relative to that run.
             self.best = replace(best, root=best.root or loaded.ref.root) if best else None
-            self._storage.write(history_name(self._attempt), dump_rows(self.rows))
+            self._write_rows()
         return position
-
-    def _shared(self, loaded: LoadedCheckpoint | None) -> LoadedCheckpoint | None:
-        """What rank 0 found, on every rank."""
-        world = self._world
-        found = loaded and {"ref": loaded.ref.to_dict(), "manifest": loaded.manifest.to_bytes().decode()}
-        header = json.loads(broadcast_bytes(world, json.dumps(found).encode() if world.is_first else None))
-        if header is None:
-            return None
-        ref, manifest = CheckpointRef.from_dict(header["ref"]), Manifest.from_bytes(header["manifest"].encode())
-        kept: dict[str, bytes] = {}
-        if manifest.is_whole:
-            kept = {name: broadcast_bytes(world, loaded.read(name) if loaded else None) for name in manifest.files}
-        return LoadedCheckpoint(ref, manifest, Storage(ref.root) if ref.root else self._storage, kept)
 
     def add_row(self, row: Row) -> None:
         """Another epoch's row of the curves."""
         self.rows.append(row)
         if self._world.is_first:
-            self._storage.write(history_name(self._attempt), dump_rows(self.rows))
+            self._write_rows()
+
+    def _write_rows(self) -> None:
+        self._checkpoints.storage.write(history_name(self._checkpoints.attempt), dump_rows(self.rows))
 
     def save(self, position: Position, *, epoch: int, metrics: Mapping[str, float] | None) -> None:
         """Begin to save; with ``metrics`` of a validation at this point, on rank 0, it may become the best.
@@ -174,22 +152,6 @@ class Keeper:
         if self._is_best:
             self.best = committed
         return True
-
-
-def earlier_layout(
-    storage: Storage, *, world: World, attempt: int, key: str, resume: CheckpointRef | None
-) -> Layout | None:
-    """What the checkpoint that `Keeper.restore` finds says of the layout; None when it says nothing, or is none.
-
-    The arguments are those of a Keeper, which is made of a model that is laid out already. A collective operation.
-    """
-    found = None
-    if world.is_first:
-        checkpoints = Checkpoints(storage, attempt=attempt, key=key)
-        loaded = checkpoints.load_latest(base=checkpoints.base(resume))
-        found = loaded and json.loads(loaded.read(POSITION))["position"].get("layout")
-    said = json.loads(broadcast_bytes(world, json.dumps(found).encode() if world.is_first else None))
-    return Layout.from_dict(said) if said else None
 
 
 def _write(tensors: Mapping[str, torch.Tensor], writer: ShardWriter, group: Any) -> None:

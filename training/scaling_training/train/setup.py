@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from scaling_api.spec import ScalingJobSpec, TrainingSpec
-from scaling_training.checkpoint.key import checkpoint_key
 from scaling_training.code import install
 from scaling_training.data import Dataset, open_dataset
 from scaling_training.data.batches import Batch
@@ -31,7 +30,6 @@ from scaling_training.parallel import Mesh
 from scaling_training.parallel.mesh import Layout
 from scaling_training.parallel.replica import Replica, alone, parallelize
 from scaling_training.train import preload
-from scaling_training.train.collectives import broadcast_bytes
 from scaling_training.train.compilation import Compilation, check_compiler
 from scaling_training.train.compile_cache import remove_unfinished_builds
 from scaling_training.train.early_stopping import objective_of
@@ -53,7 +51,6 @@ class Setup:
     world: World
     mesh: Mesh
     dataset: Dataset
-    key: str  # of the work: see `checkpoint.key`
     order: DataOrder
     micro_batches: int  # that each process divides its share of a batch into
     layout: Layout | None  # what parallelism.auto chose of it
@@ -70,12 +67,11 @@ class Setup:
     objective: Objective
 
 
-def set_up(spec: ScalingJobSpec, world: World, *, earlier: Callable[[str], Layout | None] = lambda key: None) -> Setup:
+def set_up(spec: ScalingJobSpec, world: World, *, earlier: Callable[[], Layout | None] = lambda: None) -> Setup:
     """Load the data, build model and optimizer; UserError for what the user must mend. A collective operation.
 
-    With parallelism.auto the layout is the ``earlier`` one, of the checkpoint with this key that training goes on
-    from, as long as it is of as many processes: measured again, another one may look best, and its sums are others
-    in the last bits.
+    With parallelism.auto the layout is the ``earlier`` one, of the checkpoint that training goes on from, as long as
+    it is of as many processes: measured again, another one may look best, and its sums are others in the last bits.
     """
     preload.begin(preload.OPTIMIZER_MODULES)
     training = spec.training
@@ -100,10 +96,9 @@ def set_up(spec: ScalingJobSpec, world: World, *, earlier: Callable[[str], Layou
         half = _HALF.get(training.precision)
         return torch.autocast(world.device.type, half) if half is not None else nullcontext()
 
-    key = _shared_key(spec, dataset, world)
     layout = None
     if mesh is None:
-        layout = earlier(key)
+        layout = earlier()
         if layout is None or layout.shape.size != world.size:
             layout = _choose(spec, world, task, training_feed, batch_size=batch_size, around=around)
         elif world.is_first:
@@ -125,7 +120,6 @@ def set_up(spec: ScalingJobSpec, world: World, *, earlier: Callable[[str], Layou
         world=world,
         mesh=mesh,
         dataset=dataset,
-        key=key,
         order=dataset.order(
             seed=training.seed,
             batch_size=effective_batch(training.elastic, batch_size=batch_size, workers=mesh.batch_ranks),
@@ -144,12 +138,6 @@ def set_up(spec: ScalingJobSpec, world: World, *, earlier: Callable[[str], Layou
         ema=Ema(replica.model, training.ema.decay) if training.ema is not None else None,
         objective=objective_of(training.early_stopping, task.tally(world.device).objective),
     )
-
-
-def _shared_key(spec: ScalingJobSpec, dataset: Dataset, world: World) -> str:
-    """The key of the work, which rank 0 alone computes: that reads data, weights and code whole, where all do."""
-    own = checkpoint_key(spec, dataset.fingerprint).encode() if world.is_first else None
-    return broadcast_bytes(world, own).decode()
 
 
 def _choose(

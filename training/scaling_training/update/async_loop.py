@@ -25,7 +25,7 @@ from dataclasses import replace
 import torch
 
 from scaling_api.spec import ScalingJobSpec
-from scaling_training.checkpoint import CheckpointRef
+from scaling_training.checkpoint import CheckpointRef, Checkpoints
 from scaling_training.checkpoint.state import Position, Trained
 from scaling_training.data.batches import Batch
 from scaling_training.data.feed import Request
@@ -44,6 +44,7 @@ from scaling_training.train.heartbeat import Beat, Phase, silent
 from scaling_training.train.history import history_name
 from scaling_training.train.saving import Keeper
 from scaling_training.train.setup import Setup, set_up
+from scaling_training.train.start import Start
 from scaling_training.train.step import step_phase
 from scaling_training.train.types import TrainOutcome, World
 from scaling_training.train.validation import validate
@@ -64,6 +65,7 @@ def train_async(
     world: World,
     observer: Observer,
     stop_requested: Callable[[], bool],
+    key: str,
     resume: CheckpointRef | None,
     server: Server,
     beat: Beat = silent,
@@ -74,16 +76,11 @@ def train_async(
     """
     setup = set_up(spec, world)
     apply_freeze(setup.task, spec.model.freeze, 0)
+    checkpoints = Checkpoints(storage, attempt=attempt, key=key, keep=spec.training.checkpoint.keep)
     keeper = Keeper(
-        Trained(setup.task.model, setup.optimizer),
-        world=world,
-        storage=storage,
-        attempt=attempt,
-        key=setup.key,
-        keep=spec.training.checkpoint.keep,
-        objective=setup.objective,
+        Trained(setup.task.model, setup.optimizer), world=world, checkpoints=checkpoints, objective=setup.objective
     )
-    position = keeper.restore(resume)
+    position = keeper.restore(Start(checkpoints, world=world, resume=resume))
     incarnation = _join(setup, keeper, position, server)
     leader = _Leader(setup, keeper, position, server, observer, stop_requested, beat) if world.is_first else None
     # The furthest behind is who holds the oldest version, and it is that one that others may wait for.

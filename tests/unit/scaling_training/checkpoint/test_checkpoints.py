@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from scaling_training.checkpoint import CheckpointRef, Checkpoints, DamagedError, load_checkpoint
+from scaling_training.checkpoint.checkpoints import newest_committed
 from scaling_training.errors import UserError
 from scaling_training.storage import Storage
 
@@ -15,6 +17,11 @@ FILES = {"model.safetensors": b"weights" * 10, "training.pt": b"state"}
 
 def checkpoints(storage: Storage, attempt: int = 1, key: str = "key", keep: int = 10) -> Checkpoints:
     return Checkpoints(storage, attempt=attempt, key=key, keep=keep)
+
+
+def latest(of: Checkpoints, resume: CheckpointRef | None = None) -> CheckpointRef | None:
+    loaded = of.load_latest(resume)
+    return loaded.ref if loaded else None
 
 
 def saved(
@@ -47,8 +54,8 @@ def test_the_newest_is_found_with_what_was_saved(storage: Storage) -> None:
 
 
 def test_nothing_saved_is_nothing_found(storage: Storage) -> None:
-    assert checkpoints(storage).latest_committed() is None
-    assert checkpoints(storage).base() is None
+    assert latest(checkpoints(storage)) is None
+    assert latest(checkpoints(storage, attempt=2)) is None
 
 
 def truncate(storage: Storage, folder: str) -> None:
@@ -103,7 +110,7 @@ def test_a_damaged_one_is_passed_over_with_a_warning_and_the_one_before_is_used(
     damage(storage, newest.folder)
 
     with caplog.at_level(logging.WARNING):
-        assert checkpoints(storage).latest_committed() == before
+        assert latest(checkpoints(storage)) == before
     assert newest.folder in caplog.text
     assert complaint in caplog.text
     with pytest.raises(DamagedError, match=complaint):
@@ -139,14 +146,14 @@ def test_nothing_is_deleted_before_the_next_is_committed(storage: Storage, monke
     monkeypatch.setattr(Storage, "write", killed_at_the_manifest)
     with pytest.raises(KeyboardInterrupt):
         saved(kept, 20)
-    assert checkpoints(storage).latest_committed() == first
+    assert latest(checkpoints(storage)) == first
 
 
 def test_a_leftover_of_the_same_step_is_replaced(storage: Storage) -> None:
     ref = saved(checkpoints(storage), 10)
     truncate(storage, ref.folder)
     assert saved(checkpoints(storage), 10) == ref
-    assert checkpoints(storage).latest_committed() == ref
+    assert latest(checkpoints(storage)) == ref
 
 
 def test_the_earlier_attempts_are_pruned_once_there_is_enough_of_ones_own(storage: Storage) -> None:
@@ -155,7 +162,7 @@ def test_the_earlier_attempts_are_pruned_once_there_is_enough_of_ones_own(storag
     for step in (20, 30):
         saved(old, step, best=best)
     new = checkpoints(storage, attempt=2, keep=2)
-    assert new.base() is not None
+    assert latest(new) is not None
     assert steps(storage, 1) == ["step-00000010", "step-00000020", "step-00000030"]
 
     saved(new, 40, best=best)
@@ -192,57 +199,106 @@ def test_the_base_is_the_newest_of_the_attempts_before(storage: Storage) -> None
     saved(checkpoints(storage, attempt=1), 10)
     second = saved(checkpoints(storage, attempt=2), 5)
     saved(checkpoints(storage, attempt=4), 40)
-    assert checkpoints(storage, attempt=3).base() == second
+    assert latest(checkpoints(storage, attempt=3)) == second
 
 
 def test_the_base_stays_the_same_though_a_frozen_attempt_goes_on_writing(storage: Storage) -> None:
     first = saved(checkpoints(storage, attempt=1), 10)
-    assert checkpoints(storage, attempt=2).base() == first
+    assert latest(checkpoints(storage, attempt=2)) == first
     saved(checkpoints(storage, attempt=1), 20)
+    assert latest(checkpoints(storage, attempt=2)) == first
 
-    restarted = checkpoints(storage, attempt=2)
-    assert restarted.base() == first
-    assert restarted.latest_committed(base=restarted.base()) == first
+
+def test_what_began_from_nothing_does_so_again_though_a_frozen_attempt_goes_on_writing(storage: Storage) -> None:
+    assert latest(checkpoints(storage, attempt=2)) is None
+    saved(checkpoints(storage, attempt=1), 20)
+    assert latest(checkpoints(storage, attempt=2)) is None
 
 
 def test_the_attempts_own_newest_is_preferred_to_its_base(storage: Storage) -> None:
     base = saved(checkpoints(storage, attempt=1), 10)
+    assert latest(checkpoints(storage, attempt=2)) == base
     own = saved(checkpoints(storage, attempt=2), 12)
-    assert checkpoints(storage, attempt=2).latest_committed(base=base) == own
+    assert latest(checkpoints(storage, attempt=2)) == own
 
 
-def test_a_damaged_base_gives_way_to_the_one_before_it(storage: Storage) -> None:
-    before = saved(checkpoints(storage, attempt=1), 10)
-    base = saved(checkpoints(storage, attempt=1), 20)
+@pytest.mark.parametrize("attempt", [1, 2], ids=["of an earlier attempt", "of the same attempt"])
+def test_a_damaged_base_gives_way_to_the_one_before_it(storage: Storage, attempt: int) -> None:
+    before = saved(checkpoints(storage, attempt=attempt), 10)
+    base = saved(checkpoints(storage, attempt=2), 20)
+    assert latest(checkpoints(storage, attempt=3)) == base
     truncate(storage, base.folder)
-    assert checkpoints(storage, attempt=2).latest_committed(base=base) == before
+    assert latest(checkpoints(storage, attempt=3)) == before
 
 
 def test_a_base_that_cannot_be_had_any_more_is_not_forgotten(storage: Storage) -> None:
     base = saved(checkpoints(storage), 20)
-    assert checkpoints(storage, attempt=2).base() == base
+    assert latest(checkpoints(storage, attempt=2)) == base
     truncate(storage, base.folder)
     restarted = checkpoints(storage, attempt=2)
-    with pytest.raises(UserError, match=r"step-00000020 of .*, from which this attempt began, is no longer there"):
-        restarted.load_latest(base=restarted.base())
+    with pytest.raises(UserError, match=r"step-00000020 of .*, which attempt 2 goes on from, is no longer there"):
+        restarted.load_latest()
     own = saved(restarted, 30)
-    assert restarted.latest_committed(base=restarted.base()) == own
+    assert latest(restarted) == own
 
 
 def test_a_checkpoint_of_other_work_is_not_resumed_from(storage: Storage) -> None:
     saved(checkpoints(storage, attempt=1, key="narrow model"), 10)
-    assert checkpoints(storage, attempt=2, key="wide model").base() is None
+    assert latest(checkpoints(storage, attempt=2, key="wide model")) is None
 
 
 def test_another_runs_checkpoint_is_read_where_it_lies(tmp_path: Path) -> None:
     earlier, later = Storage(str(tmp_path / "earlier")), Storage(str(tmp_path / "later"))
     ref = saved(checkpoints(earlier), 10)
     resume = CheckpointRef(ref.folder, ref.attempt, ref.step, root=earlier.root)
-    found = checkpoints(later).load_latest(base=checkpoints(later).base(resume))
+    found = checkpoints(later).load_latest(resume)
 
     assert found is not None
     assert (found.ref, found.kept) == (resume, FILES)
-    assert checkpoints(later).base() == resume
+    assert latest(checkpoints(later)) == resume
+
+
+def of_another_run(tmp_path: Path) -> tuple[Storage, list[CheckpointRef]]:
+    """A run of two attempts with a checkpoint of each, and references to them for who resumes from it."""
+    earlier = Storage(str(tmp_path / "earlier"))
+    saved_there = [saved(checkpoints(earlier, attempt=attempt), 10 * attempt) for attempt in (1, 2)]
+    return earlier, [replace(ref, root=earlier.root) for ref in saved_there]
+
+
+def test_a_damaged_one_of_another_run_gives_way_to_the_one_before_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (earlier, [before, newest]), later = of_another_run(tmp_path), Storage(str(tmp_path / "later"))
+    flip(earlier, newest.folder)
+    assert latest(checkpoints(later), newest) == before
+    assert f"{newest.folder} is passed over: training.pt has another content" in caplog.text
+
+    truncate(earlier, before.folder)
+    with pytest.raises(UserError, match=r"which attempt 2 goes on from, is no longer there or damaged"):
+        latest(checkpoints(later, attempt=2), newest)
+    assert not later.exists("checkpoints/attempt-0002/BASE.json"), "nothing was decided"
+
+
+def test_another_runs_checkpoint_serves_when_all_of_this_run_are_damaged(storage: Storage, tmp_path: Path) -> None:
+    _, [_, resume] = of_another_run(tmp_path)
+    own = saved(checkpoints(storage), 50)
+    assert latest(checkpoints(storage, attempt=2), resume) == own
+    flip(storage, own.folder)
+    assert latest(checkpoints(storage, attempt=3), resume) == resume
+
+
+def test_where_only_manifests_are_read_damage_is_not_noticed(
+    storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = saved(checkpoints(storage), 10)
+    newest = saved(checkpoints(storage, attempt=2), 20)
+    saved(checkpoints(storage, attempt=3, key="wide model"), 30)
+    flip(storage, newest.folder)
+    assert newest_committed(storage, "key") == newest
+    truncate_manifest(storage, newest.folder)
+    assert newest_committed(storage, "key") == before
+    assert f"{newest.folder} is passed over: MANIFEST.json is not readable" in caplog.text
+    assert newest_committed(storage, "another") is None
 
 
 def test_a_reference_survives_a_ledger() -> None:

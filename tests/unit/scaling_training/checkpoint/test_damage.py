@@ -178,7 +178,7 @@ def test_a_record_of_the_base_that_cannot_be_read_is_the_users_to_mend(tmp_path:
     storage = Storage(str(tmp_path))
     storage.write("checkpoints/attempt-0002/BASE.json", content)
     with pytest.raises(UserError, match=r"BASE\.json, which says what attempt 2 started from, is not readable"):
-        Checkpoints(storage, attempt=2, key="key").base()
+        Checkpoints(storage, attempt=2, key="key").load_latest()
 
 
 def test_what_a_cut_short_save_left_takes_no_good_ones_place(tmp_path: Path) -> None:

@@ -5,10 +5,14 @@ from typing import Any
 
 import pytest
 
-from scaling_api.spec import CodeSpec, WeightsSpec
-from scaling_training.checkpoint.key import checkpoint_key, difference, key_of, key_parts, note_work, noted_work
+from scaling_api.spec import CodeSpec, ScalingJobSpec, WeightsSpec
+from scaling_training.checkpoint.key import difference, key_of, key_parts, note_work, noted_work
 from scaling_training.storage import Storage
 from tests.unit.scaling_training.builders import a_spec
+
+
+def keyed(spec: ScalingJobSpec, data: str = "data") -> str:
+    return key_of(key_parts(spec, data))
 
 
 @pytest.mark.parametrize(
@@ -26,13 +30,13 @@ from tests.unit.scaling_training.builders import a_spec
     ],
 )
 def test_the_key_tells_whether_weights_may_be_continued(change: dict[str, Any], same: bool) -> None:
-    assert (checkpoint_key(a_spec(), "data") == checkpoint_key(a_spec(**change), "data")) is same
+    assert (keyed(a_spec()) == keyed(a_spec(**change))) is same
 
 
 def test_other_data_or_another_model_is_other_work() -> None:
     spec = a_spec()
     wide = spec.model_copy(update={"model": spec.model.model_copy(update={"width": 2.0})})
-    assert len({checkpoint_key(spec, "a"), checkpoint_key(spec, "b"), checkpoint_key(wide, "a")}) == 3
+    assert len({keyed(spec, "a"), keyed(spec, "b"), keyed(wide, "a")}) == 3
 
 
 def test_other_code_or_weights_in_the_same_place_are_other_work(tmp_path: Path) -> None:
@@ -46,9 +50,9 @@ def test_other_code_or_weights_in_the_same_place_are_other_work(tmp_path: Path) 
     keys = []
     for content in (b"1", b"2"):
         weights.write_bytes(content)
-        keys.append(checkpoint_key(spec.model_copy(update={"model": model}), "data"))
-    keys += [checkpoint_key(spec.model_copy(update={"code": CodeSpec(uri=str(folder))}), "data") for folder in folders]
-    assert len({checkpoint_key(spec, "data"), *keys}) == 5
+        keys.append(keyed(spec.model_copy(update={"model": model})))
+    keys += [keyed(spec.model_copy(update={"code": CodeSpec(uri=str(folder))})) for folder in folders]
+    assert len({keyed(spec), *keys}) == 5
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from scaling_training.evaluate.classification import ACCURACY
 from scaling_training.storage import Storage
 from scaling_training.train import World
 from scaling_training.train.saving import Keeper
+from scaling_training.train.start import Start
 from tests.unit.scaling_training.worlds import in_world
 
 Values = dict[str, np.ndarray[Any, Any]]
@@ -89,8 +90,16 @@ def whole(trained: Trained) -> Values:
     }
 
 
-def keeper(trained: Trained, world: World, root: str, attempt: int = 1) -> Keeper:
-    return Keeper(trained, world=world, storage=Storage(root), attempt=attempt, key="key", keep=2, objective=ACCURACY)
+def keeper(trained: Trained, world: World, root: str) -> Keeper:
+    checkpoints = Checkpoints(Storage(root), attempt=1, key="key")
+    return Keeper(trained, world=world, checkpoints=checkpoints, objective=ACCURACY)
+
+
+def restored(trained: Trained, world: World, root: str) -> Position:
+    """As the next attempt does it."""
+    checkpoints = Checkpoints(Storage(root), attempt=2, key="key")
+    kept = Keeper(trained, world=world, checkpoints=checkpoints, objective=ACCURACY)
+    return kept.restore(Start(checkpoints, world=world, resume=None))
 
 
 Mesh = tuple[tuple[str, ...], tuple[int, ...]]
@@ -111,7 +120,7 @@ def saving(world: World, root: str, mesh: Mesh, optimizer: str) -> Values:
 
 def loading(world: World, root: str, mesh: Mesh, optimizer: str) -> tuple[Position, Values, int]:
     trained = built(world, *mesh, optimizer)
-    position = keeper(trained, world, root, attempt=2).restore(None)
+    position = restored(trained, world, root)
     assert isinstance(trained.ema, Average)
     return position, whole(trained), trained.ema.updates
 
@@ -173,9 +182,9 @@ def test_replicated_tensors_are_written_once_and_every_shard_counts(tmp_path: Pa
                 file.unlink()
             else:
                 file.write_bytes(damaged)
-            assert Checkpoints(Storage(str(tmp_path)), attempt=1, key="key").latest_committed() is None, file.name
+            assert Checkpoints(Storage(str(tmp_path)), attempt=1, key="key").load_latest() is None, file.name
             file.write_bytes(content)
-    assert Checkpoints(Storage(str(tmp_path)), attempt=1, key="key").latest_committed() is not None
+    assert Checkpoints(Storage(str(tmp_path)), attempt=1, key="key").load_latest() is not None
 
 
 def stage_of(world: World) -> Trained:
@@ -200,7 +209,7 @@ def saving_stages(world: World, root: str) -> Values:
 
 def loading_stages(world: World, root: str) -> Values:
     trained = stage_of(world)
-    assert keeper(trained, world, root, attempt=2).restore(None).step == 1
+    assert restored(trained, world, root).step == 1
     return whole(trained)
 
 
@@ -245,17 +254,17 @@ def _killed(self: Storage, name: str, data: bytes | bytearray) -> None:
 
 def test_a_rank_that_cannot_write_is_an_error_on_every_rank_and_nothing_is_committed(tmp_path: Path) -> None:
     assert in_world(4, failing, str(tmp_path), False) == [["no room", "fine"]] * 4
-    latest = Checkpoints(Storage(str(tmp_path)), attempt=1, key="key").latest_committed()
+    latest = Checkpoints(Storage(str(tmp_path)), attempt=1, key="key").load_latest()
     assert latest is not None
-    assert latest.step == 3
+    assert latest.ref.step == 3
 
 
 def test_a_rank_that_is_killed_while_it_writes_leaves_nothing_committed(tmp_path: Path) -> None:
     with pytest.raises((AssertionError, EOFError)):
         in_world(4, failing, str(tmp_path), True)
-    latest = Checkpoints(Storage(str(tmp_path)), attempt=1, key="key").latest_committed()
+    latest = Checkpoints(Storage(str(tmp_path)), attempt=1, key="key").load_latest()
     assert latest is not None
-    assert latest.step == 3
+    assert latest.ref.step == 3
 
 
 def test_another_models_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
@@ -270,4 +279,4 @@ def test_another_models_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
     kept.save(Position(step=1), epoch=0, metrics=None)
     kept.wait()
     with pytest.raises(UserError, match=r"layer.weight has shape \[2, 3\] there and \[2, 4\] here"):
-        keeper(Trained(large, torch.optim.SGD(large.parameters())), world, root, attempt=2).restore(None)
+        restored(Trained(large, torch.optim.SGD(large.parameters())), world, root)

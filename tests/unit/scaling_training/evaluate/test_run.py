@@ -31,6 +31,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, CheckpointRe
         world=World(rank=0, size=1, device=torch.device("cpu")),
         observer=lambda progress: None,
         stop_requested=lambda: False,
+        key="key",
         resume=None,
     )
     assert outcome.best is not None

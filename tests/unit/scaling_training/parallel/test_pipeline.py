@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from scaling_api.spec import FreezeSpec, ModelSpec, ScalingJobSpec
+from scaling_training.checkpoint import Checkpoints
 from scaling_training.checkpoint.state import Position, Trained
 from scaling_training.errors import UserError
 from scaling_training.models.freeze import apply_freeze
@@ -26,6 +27,7 @@ from scaling_training.train.history import Row, parse_rows
 from scaling_training.train.loop import train
 from scaling_training.train.saving import Keeper
 from scaling_training.train.setup import set_up
+from scaling_training.train.start import Start
 from scaling_training.train.step import requests_from, train_step
 from scaling_training.train.validation import evaluation_mode
 from tests.unit.scaling_training.builders import a_spec
@@ -191,6 +193,7 @@ def run(
         world=world,
         observer=lambda progress: None,
         stop_requested=lambda: next(asked) == stop_at,
+        key="key",
         resume=None,
     )
 
@@ -243,15 +246,8 @@ def _kept(world: World, root: str, parallelism: Mapping[str, Any], steps: int) -
     """What this process holds after so many steps, which it saves; with 0 steps, what it reads."""
     setup = set_up(a_vision_job(parallelism), world)
     trained = Trained(setup.task.model, setup.optimizer, setup.ema, is_part=world.size > 1)
-    keeper = Keeper(
-        trained,
-        world=world,
-        storage=Storage(root),
-        attempt=1,
-        key="key",
-        keep=1,
-        objective=setup.objective,
-    )
+    checkpoints = Checkpoints(Storage(root), attempt=1, key="key", keep=1)
+    keeper = Keeper(trained, world=world, checkpoints=checkpoints, objective=setup.objective)
     if steps:
         feed = setup.training.stream(requests_from(setup, 0))
         for step in range(steps):
@@ -259,7 +255,7 @@ def _kept(world: World, root: str, parallelism: Mapping[str, Any], steps: int) -
         keeper.save(Position(step=steps), epoch=0, metrics=None)
         keeper.wait()
     else:
-        assert keeper.restore(None).step
+        assert keeper.restore(Start(checkpoints, world=world, resume=None)).step
     return {name: tensor.numpy().copy() for name, tensor in trained.tensors().items()}
 
 

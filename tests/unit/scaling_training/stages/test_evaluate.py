@@ -13,7 +13,7 @@ import torch
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.data import open_dataset
 from scaling_training.engine.run import StoppedError, Watch
-from scaling_training.engine.worker import WorkerTask
+from scaling_training.engine.worker import Evaluation, WorkerTask
 from scaling_training.evaluate.run import measure
 from scaling_training.ledger import Output
 from scaling_training.stages import evaluate
@@ -31,7 +31,7 @@ class Workers:
         self.tasks: list[WorkerTask] = []
 
     def __call__(self, task: WorkerTask, watch: Watch) -> Output:
-        assert task.evaluation is not None
+        assert isinstance(task.job, Evaluation)
         self.tasks.append(task)
         spec = ScalingJobSpec.model_validate(task.spec)
         dataset = open_dataset(spec.dataset)
@@ -39,10 +39,10 @@ class Workers:
         watch.mark("workerStarted", 1.0)
         found = measure(
             spec,
-            {"test": dataset.open_test(task.evaluation.access), "validation": dataset.validation},
+            {"test": dataset.open_test(task.job.access), "validation": dataset.validation},
             dataset=dataset,
             storage=Storage(task.storage_root),
-            checkpoint=task.evaluation.checkpoint,
+            checkpoint=task.job.checkpoint,
             world=World(rank=0, size=1, device=torch.device("cpu")),
         )
         assert found is not None

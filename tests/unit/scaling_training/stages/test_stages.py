@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from scaling_api.spec import DatasetSpec, ScalingJobSpec
 from scaling_training.data import Dataset, open_dataset
 from scaling_training.engine.run import Watch
-from scaling_training.engine.worker import WorkerTask
+from scaling_training.engine.worker import Training, WorkerTask
 from scaling_training.errors import UserError
 from scaling_training.ledger import Ledger
 from scaling_training.progress import ProgressModel
@@ -37,10 +38,11 @@ class OneProcess:
     """The engine without Ray."""
 
     def __init__(self) -> None:
-        self.tasks: list[WorkerTask] = []
+        self.jobs: list[Training] = []
 
     def __call__(self, task: WorkerTask, watch: Watch) -> TrainOutcome:
-        self.tasks.append(task)
+        assert isinstance(task.job, Training)
+        self.jobs.append(task.job)
         return train(
             ScalingJobSpec.model_validate(task.spec),
             storage=Storage(task.storage_root),
@@ -48,7 +50,8 @@ class OneProcess:
             world=World(rank=0, size=1, device=torch.device("cpu")),
             observer=watch.progress,
             stop_requested=watch.stop_requested,
-            resume=task.resume,
+            key=task.job.key,
+            resume=task.job.resume,
         )
 
 
@@ -88,7 +91,7 @@ def test_another_run_reuses_training_and_evaluation_but_makes_its_own_report(fin
     states, engine = go(tmp_path, previous=finished)
     assert states == {"analyze": "Reused", "train": "Reused", "evaluate": "Reused", "report": "Succeeded"}
     assert (tmp_path / "analysis.json").read_bytes() == (finished / "analysis.json").read_bytes()
-    assert engine.tasks == []
+    assert engine.jobs == []
     assert (tmp_path / "model/model.safetensors").read_bytes() == (finished / "model/model.safetensors").read_bytes()
 
 
@@ -99,9 +102,36 @@ def test_an_unfinished_training_of_another_run_is_gone_on_with(finished: Path, t
         (unfinished / part).symlink_to(finished / part)
     states, engine = go(tmp_path / "run", previous=unfinished)
     assert states["train"] == "Succeeded"
-    resume = engine.tasks[0].resume
+    resume = engine.jobs[0].resume
     assert resume is not None
     assert resume.root == str(unfinished)
+
+
+@pytest.mark.parametrize("training", [{}, {"parallelism": {"auto": True}}], ids=["a mesh by name", "a mesh chosen"])
+@pytest.mark.parametrize("where", ["of this run", "of another run"])
+def test_whatever_asks_for_it_a_checkpoint_is_read_once(
+    tmp_path: Path, where: str, training: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = a_spec(epochs=1, **training)
+    go(tmp_path, spec=spec)
+    (tmp_path / "ledger/attempt-0001/train.json").unlink()
+    reads: list[str] = []
+    read = Storage.read
+
+    def counted(storage: Storage, name: str) -> bytes:
+        reads.append(name)
+        return read(storage, name)
+
+    monkeypatch.setattr(Storage, "read", counted)
+    if where == "of this run":
+        go(tmp_path, attempt=2, spec=spec)
+    else:
+        go(tmp_path / "run", previous=tmp_path, spec=spec)
+    files = [name.rpartition("/")[2] for name in reads if "/step-" in name]
+    # Another run's report is made anew, from the weights.
+    weights = 1 if where == "of this run" else 2
+    expected = {"optimizer.safetensors": 1, "history.jsonl": 1, "model.safetensors": weights}
+    assert {name: files.count(name) for name in expected} == expected
 
 
 def test_a_run_that_fits_no_checkpoint_of_the_one_it_resumes_from_is_told_what_differs(
@@ -136,7 +166,19 @@ def test_a_run_goes_on_with_its_own_checkpoints_first(finished: Path, tmp_path: 
     go(tmp_path / "run", spec=a_spec())
     (tmp_path / "run/ledger/attempt-0001/train.json").unlink()
     _, engine = go(tmp_path / "run", attempt=2, previous=finished.parent / "nothing")
-    assert [task.resume for task in engine.tasks] == [None]
+    assert [job.resume for job in engine.jobs] == [None]
+
+
+def test_the_driver_finds_what_processes_saved_that_see_the_data_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def elsewhere(spec: DatasetSpec) -> Dataset:
+        return replace(open_dataset(spec), _fingerprint=lambda: "of a copy with other times")
+
+    monkeypatch.setattr("scaling_training.train.setup.open_dataset", elsewhere)
+    _, engine = go(tmp_path)
+    keys = {json.loads(file.read_bytes())["key"] for file in tmp_path.glob("checkpoints/*/*/MANIFEST.json")}
+    assert keys == {engine.jobs[0].key}
 
 
 def test_a_training_whose_best_checkpoint_is_gone_is_done_again(tmp_path: Path) -> None:
@@ -145,7 +187,7 @@ def test_a_training_whose_best_checkpoint_is_gone_is_done_again(tmp_path: Path) 
         manifest.unlink()
     states, engine = go(tmp_path, attempt=2)
     assert states["train"] == "Succeeded"
-    assert len(engine.tasks) == 1
+    assert len(engine.jobs) == 1
 
 
 def test_the_data_is_looked_at_first_and_what_was_found_is_kept(finished: Path) -> None:
@@ -192,6 +234,6 @@ def test_the_driver_opens_the_data_once(finished: Path, tmp_path: Path, monkeypa
         monkeypatch.setattr(f"{module}.open_dataset", counted)
     states, engine = go(tmp_path, attempt=2, previous=None)
     assert set(states.values()) == {"Succeeded"}
-    assert len(engine.tasks) == 1
+    assert len(engine.jobs) == 1
     # The training process, which is this one here, has opened its own by another name.
     assert opened == ["digits"]

@@ -180,6 +180,7 @@ def trained(world: World, spec: ScalingJobSpec, root: str, attempt: int, log: st
             world=world,
             observer=lambda progress: None,
             stop_requested=lambda: False,
+            key="key",
             resume=None,
         )
 

@@ -140,6 +140,7 @@ def run(
         observer=lambda progress: None,
         stop_requested=lambda: next(asked) == stop_at,
         beat=beat,
+        key="key",
         resume=None,
     )
     return left_of(root, outcome) if world.is_first else None

@@ -14,8 +14,7 @@ import torch.distributed as dist
 from safetensors.numpy import load
 
 from scaling_api.spec import ScalingJobSpec
-from scaling_training.checkpoint import Checkpoints
-from scaling_training.checkpoint.checkpoints import newest_key
+from scaling_training.checkpoint.checkpoints import newest_committed
 from scaling_training.checkpoint.weights import weights_file
 from scaling_training.data.batches import Batch
 from scaling_training.errors import UserError
@@ -69,6 +68,7 @@ def said(world: World, spec: ScalingJobSpec, root: str) -> str:
             world=world,
             observer=lambda progress: None,
             stop_requested=lambda: False,
+            key="key",
             resume=None,
             **how,
         )
@@ -100,7 +100,7 @@ def test_it_ends_the_run_on_every_rank_before_it_is_saved(
         assert "lower training.optimizer.learningRate" in sentence
 
     storage = Storage(root)
-    ref = Checkpoints(storage, attempt=1, key=newest_key(storage) or "").latest_committed()
+    ref = newest_committed(storage, "key")
     assert ref is not None
     assert ref.step == (BAD_STEP - 2 if "update" in training and training["update"] == LOCAL else BAD_STEP - 1)
     assert all(np.isfinite(value).all() for value in load(weights_file(storage, ref)).values())

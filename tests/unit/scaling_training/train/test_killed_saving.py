@@ -28,6 +28,7 @@ def run(world: World, root: str, kill_at: str | None = None) -> TrainOutcome:
         world=world,
         observer=lambda progress: None,
         stop_requested=lambda: False,
+        key="key",
         resume=None,
     )
 

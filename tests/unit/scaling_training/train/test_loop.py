@@ -51,6 +51,7 @@ def trained(
         world=ALONE,
         observer=observer,
         stop_requested=stop_requested,
+        key="key",
         resume=resume,
         beat=beat,
     )

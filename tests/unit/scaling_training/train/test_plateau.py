@@ -31,6 +31,7 @@ def rates(world: World, root: str) -> list[float]:
             world=world,
             observer=lambda progress: None,
             stop_requested=lambda: False,
+            key="key",
             resume=None,
         )
     return seen

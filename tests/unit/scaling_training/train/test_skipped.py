@@ -53,6 +53,7 @@ def run(world: World, root: str, flowers: Path, attempt: int, stop_at: int | Non
         world=world,
         observer=lambda progress: None,
         stop_requested=lambda: next(asked) == stop_at,
+        key="key",
         resume=None,
     )
     return outcome.history
@@ -75,6 +76,7 @@ def test_mode_async_counts_them_with_each_push(tmp_path: Path, flowers: Path) ->
         world=World(rank=0, size=1, device=torch.device("cpu")),
         observer=lambda progress: None,
         stop_requested=lambda: False,
+        key="key",
         resume=None,
         server=a_local_server(spec),
     )

@@ -59,6 +59,7 @@ def trained(
         world=ALONE,
         observer=observer,
         stop_requested=stop_requested,
+        key="key",
         resume=None,
         server=server or a_local_server(spec),
         beat=beat,
@@ -101,6 +102,7 @@ def test_one_worker_takes_the_steps_of_mode_sync(tmp_path: Path) -> None:
         world=ALONE,
         observer=lambda progress: None,
         stop_requested=never,
+        key="key",
         resume=None,
     )
     assert_equal(weights(tmp_path / "async", ours), weights(tmp_path / "sync", plain))
@@ -188,6 +190,7 @@ def test_one_worker_with_reading_processes_takes_the_steps_of_mode_sync(tmp_path
         world=ALONE,
         observer=lambda progress: None,
         stop_requested=never,
+        key="key",
         resume=None,
     )
     assert ours.step == plain.step > 10
@@ -315,6 +318,7 @@ def run(
         world=world,
         observer=lambda progress: None,
         stop_requested=stop_requested,
+        key="key",
         resume=None,
         server=server,
     )

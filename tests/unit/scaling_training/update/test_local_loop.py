@@ -27,6 +27,7 @@ def run(world: World, root: str, attempt: int, update: dict[str, Any], stop_at: 
         world=world,
         observer=lambda progress: None,
         stop_requested=lambda: next(asked) == stop_at,
+        key="key",
         resume=None,
     )
 

@@ -53,6 +53,7 @@ def run(world: World, root: str, attempt: int, stop_at: int | None) -> TrainOutc
         world=world,
         observer=lambda progress: None,
         stop_requested=lambda: next(asked) == stop_at,
+        key="key",
         resume=None,
     )
 
