@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.cluster.kube.client import Client, condition_status
+from tests.cluster.kube.client import ApiError, Client, condition_status, wait_until
 
 KIND = "scalingjobs.scaling.dev"
 _FILE = Path(__file__).parents[2] / "manifests" / "crd.yaml"
@@ -12,6 +12,16 @@ _FILE = Path(__file__).parents[2] / "manifests" / "crd.yaml"
 
 def install_crd(client: Client) -> None:
     """Apply manifests/crd.yaml and wait until the server answers for it; nothing changes when it is there already."""
+
+    def served() -> bool:
+        try:
+            client.list(KIND, "default")
+        except ApiError as error:  # it is Established a moment before it is found
+            if error.code != 404:
+                raise
+            return False
+        return True
+
     client.apply_all(_FILE.read_text())
     client.wait_for(
         "customresourcedefinitions.apiextensions.k8s.io",
@@ -19,3 +29,4 @@ def install_crd(client: Client) -> None:
         None,
         lambda found: condition_status(found, "Established") == "True",
     )
+    wait_until(served)

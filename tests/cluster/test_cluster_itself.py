@@ -80,7 +80,7 @@ def test_exit_code_and_termination_message_reach_the_status(client: Client, name
 
 
 def test_exec_and_logs_work(client: Client, kubectl: Kubectl, namespace: str) -> None:
-    client.create(pod("sleeper", container("main", "sh", "-c", "echo started; exec sleep 60")), namespace)
+    client.create(pod("sleeper", container("main", "sh", "-c", "echo started; exec sleep 600")), namespace)
     client.wait_for("pods", "sleeper", namespace, phase_is("Running"))
     assert kubectl("-n", namespace, "exec", "sleeper", "--", "id", "-u") == "1000\n"
     assert kubectl("-n", namespace, "logs", "sleeper") == "started\n"
@@ -98,7 +98,7 @@ def test_names_services_and_the_api_server_are_reached_from_a_pod(client: Client
     looks = f"""
 import socket, time, urllib.request
 def until(action):
-    for attempt in range(100):
+    for attempt in range(600):
         try:
             return action()
         except OSError:
@@ -106,8 +106,8 @@ def until(action):
     return action()
 headless = until(lambda: socket.gethostbyname("servers.{namespace}.svc.cluster.local"))
 named = until(lambda: socket.gethostbyname("one.servers"))
-status = until(lambda: urllib.request.urlopen("http://virtual/", timeout=3).status)
-api = until(lambda: socket.create_connection(("kubernetes.default", 443), 3)) is not None
+status = until(lambda: urllib.request.urlopen("http://virtual/", timeout=10).status)
+api = until(lambda: socket.create_connection(("kubernetes.default", 443), 10)) is not None
 try:
     outside = socket.gethostbyname("example.com")
 except OSError:
@@ -142,11 +142,11 @@ def test_a_claim_is_written_by_a_pod_and_read_on_the_machine(
 
 def test_sidecar_and_shared_processes_end_as_the_main_container_ends(client: Client, namespace: str) -> None:
     sidecar = container("sidecar", "sleep", "600", restartPolicy="Always")
-    main = container("main", "sh", "-c", "cat /proc/*/cmdline | tr '\\0' ' ' | grep -c 'sleep 600'; exit 3")
+    main = container("main", "sh", "-c", "cat /proc/*/cmdline | tr '\\0' ' ' | grep -c '[s]leep 600'; exit 3")
     manifest = pod("both", main, initContainers=[sidecar], shareProcessNamespace=True)
     client.create(manifest, namespace)
     finished = ended(client, "both", namespace)
-    assert client.logs("both", namespace, "main").strip() != "0"
+    assert client.logs("both", namespace, "main").strip() == "1"
     assert finished["status"]["phase"] == "Failed"
 
 

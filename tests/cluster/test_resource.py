@@ -21,7 +21,7 @@ from scaling_api.status import (
 )
 from tests.cases.case import minimal
 from tests.cluster.crd import KIND, install_crd
-from tests.cluster.kube.client import ApiError, Client
+from tests.cluster.kube.client import ApiError, Client, wait_until
 
 _NAME = "resource"
 _NOW = "2026-01-02T03:04:05Z"
@@ -122,10 +122,13 @@ def test_a_status_that_the_models_refuse_is_refused(job: Client) -> None:
 def test_what_kubectl_get_shows(job: Client, kubectl: Callable[..., str]) -> None:
     _write_leaders_part(job)
     _write_drivers_part(job)
+    wait_until(lambda: "scalingjobs" in kubectl("api-resources", "--api-group=scaling.dev", check=False))
     header, row = kubectl("get", "sj", _NAME, "-n", "default").splitlines()
     assert header.split() == ["NAME", "STATUS", "STAGE", "PROGRESS", "WORKERS", "ACCURACY", "AGE"]
     assert row.split()[:8] == [_NAME, "Running", "train", "42%", "(3m", "left)", "1/2", "0.9000"]
 
 
 def test_kubectl_explains_a_field(job: Client, kubectl: Callable[..., str]) -> None:
-    assert "Samples per optimizer step over all workers together." in kubectl("explain", "sj.spec.training.batchSize")
+    sentence = "Samples per optimizer step over all workers together."
+    # The schema of a kind is published some time after the kind.
+    wait_until(lambda: sentence in kubectl("explain", "sj.spec.training.batchSize", check=False))

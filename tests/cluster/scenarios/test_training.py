@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -29,19 +30,34 @@ def _epochs(rows: list[dict[str, object]]) -> list[object]:
     return [row["epoch"] for row in rows]
 
 
-def _follow(cluster: Access, namespace: str, job: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "scaling_cli.main", "status", job, "-n", namespace, "--watch"]
-    environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig)}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def follow(cluster: Access, namespace: str) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+    """Starts `scalingjob status --watch` of a job."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(job: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "scaling_cli.main", "status", job, "-n", namespace, "--watch"]
+        environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig)}
+        started.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        with process:
+            process.kill()
 
 
-def test_apply_leads_to_a_trained_model(run_job: RunJob, cluster: Access, namespace: str) -> None:
+def test_apply_leads_to_a_trained_model(
+    run_job: RunJob, cluster: Access, namespace: str, follow: Callable[[str], subprocess.Popen[str]]
+) -> None:
     training = {
         "optimizer": {"name": "adam", "learningRate": 0.003},
         "schedule": {"name": "one-cycle", "warmupFraction": 0.3},
     }
     job = run_job("mnist", dataset="mnist-5k", epochs=3, batch_size=128, training=training)
-    follower = _follow(cluster, namespace, "mnist")
+    follower = follow("mnist")
 
     workers: dict[str, str] = {}
 
@@ -75,7 +91,7 @@ def test_apply_leads_to_a_trained_model(run_job: RunJob, cluster: Access, namesp
     assert table[0].split() == ["NAME", "STATUS", "STAGE", "PROGRESS", "WORKERS", "ACCURACY", "AGE"]
     assert table[1].split()[:2] == ["mnist", "Succeeded"]
     # `scalingjob status --watch` has seen it through, and its exit code tells how the job ended.
-    told, complaints = follower.communicate(timeout=120)
+    told, complaints = follower.communicate(timeout=300)
     assert follower.returncode == 0, complaints
     assert "Succeeded" in told
     # cleanPodPolicy All is the default: of a finished job nothing is left but itself.
@@ -209,10 +225,10 @@ def test_operator_restart_edits_and_deletion_of_a_running_job(
     before = job.pod_uids()
 
     # The operator away and back: the job does not notice.
-    (replica,) = operator.pods()
-    operator.delete_pod(replica["metadata"]["name"])
+    (replica,) = operator.living()
+    operator.delete_pod(replica)
     saved = len(job.checkpoints())
-    wait_until(lambda: operator.pods() and replica["metadata"]["name"] not in str(operator.pods()), timeout_s=60)
+    wait_until(lambda: operator.living() and replica not in str(operator.pods()), timeout_s=60)
     operator.wait_available(1)
     reported = job.status()["progress"]["updatedAt"]
     job.wait(lambda item: item["status"]["progress"]["updatedAt"] > reported, timeout_s=60)

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from scaling_operator.events import COUNT_INTERVAL_S, MAX_NOTE_CHARACTERS, MAX_NOTES, SERIES_S, EventRecorder
 from scaling_operator.runtime.client import ApiClient
@@ -26,19 +27,29 @@ class Clock:
         return self.now
 
 
+def _answered() -> float:
+    """Of all recorders of this process."""
+    outcomes = ("sent", "failed")
+    return sum(REGISTRY.get_sample_value("scaling_events_total", {"result": result}) or 0.0 for result in outcomes)
+
+
 class Recorded:
-    """A recorder with its server; `sent` waits until that many requests have arrived."""
+    """A recorder with its server; `sent` waits until that many requests have been answered.
+
+    One that has only arrived is sent again when the recorder ends.
+    """
 
     def __init__(self, server: ScriptedServer, client: ApiClient, **options: Any) -> None:
         self.clock = Clock()
         self.server = server
         self.recorder = EventRecorder(client, clock=self.clock, **options)
+        self._answered_before = _answered()
 
     def record(self, reason: str = "WorkerReplaced", note: str = "why", of: Any = JOB) -> None:
         self.recorder.record(of, "Normal", reason, note)
 
     async def sent(self, count: int) -> list[Received]:
-        await until(lambda: len(self.server.received) >= count)
+        await until(lambda: _answered() - self._answered_before >= count)
         return self.server.received
 
 

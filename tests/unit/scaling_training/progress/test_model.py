@@ -161,8 +161,8 @@ def test_waiting_ends_with_a_change() -> None:
     progress = model()
     threading.Timer(0.05, progress.stage_started, ["train"]).start()
     began = time.monotonic()
-    assert progress.wait(0, timeout_s=5).stages[0].state == "Running"
-    assert time.monotonic() - began < 4
+    assert progress.wait(0, timeout_s=60).stages[0].state == "Running"
+    assert time.monotonic() - began < 50
 
 
 def test_waiting_for_a_landmark_passes_over_steps() -> None:

@@ -40,7 +40,7 @@ class Gate:
     def at(self, place: str) -> None:
         if place == self.where:
             self.reached.set()
-            self.open.wait(30)
+            self.open.wait(240)
             self.passed = True
 
 
