@@ -168,6 +168,11 @@ class CoordinatorActor:
         self._opened.stop()
         await self._notify()
 
+    async def dismiss(self) -> None:
+        """The others may go."""
+        self._opened.dismiss()
+        await self._notify()
+
     async def snapshot(self, drained: bool) -> Snapshot:
         """Everything at one point."""
         async with self._changed:
@@ -291,6 +296,10 @@ class RayServer:
     def stop(self) -> None:
         """Give no more leases."""
         self._get(self._coordinator.stop.remote())
+
+    def dismiss(self) -> None:
+        """The others may go."""
+        self._get(self._coordinator.dismiss.remote())
 
     def snapshot(self, *, drained: bool) -> Snapshot:
         """Everything at one point."""
