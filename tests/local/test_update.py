@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -121,3 +122,6 @@ def test_a_part_that_is_lost_is_named_and_a_new_group_starts_it_anew(actor: str,
         lease = server.next(again)
         assert isinstance(lease, Lease)
         assert server.push(again, lease, gradient, 1.0).counts.version == 1
+        # Every shard has heard of it.
+        for parameters, _ in ThreadPoolExecutor(1).submit(server.pull, 1).result(timeout=120):
+            assert (parameters < 1.0).all()

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -134,7 +134,16 @@ class CoordinatorActor:
     async def open(
         self, group: Group, ledger: dict[str, Any] | None, rows: Sequence[Row], shards: Sequence[Any]
     ) -> int:
-        """Let a group take part; the shards have loaded what belongs to ``ledger``."""
+        """Let a group take part; the shards have loaded what belongs to ``ledger``.
+
+        ServerLostError when one of them is not where the ledger is.
+        """
+        version = self._coordinator.version if ledger is None else ledger["version"]
+        for number, shard in enumerate(shards):
+            # A shard that was lost is back for others before this process hears of it. Nobody waits for the answer to a
+            # commit: one that was sent too early would be missing, and its version waited for for ever.
+            if await _once_known(shard.position.remote) != version:
+                raise ServerLostError(shard_name(number))
         if not self._coordinator.started:
             # Not by the constructor: Ray would have to keep the handles for a restart.
             self._actors = shards
@@ -168,6 +177,11 @@ class CoordinatorActor:
         self._opened.stop()
         await self._notify()
 
+    async def dismiss(self) -> None:
+        """The others may go."""
+        self._opened.dismiss()
+        await self._notify()
+
     async def snapshot(self, drained: bool) -> Snapshot:
         """Everything at one point."""
         async with self._changed:
@@ -187,6 +201,18 @@ class CoordinatorActor:
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
+
+
+async def _once_known(ask: Callable[[], Awaitable[int]]) -> int:
+    """The position that a shard says once this process knows that it is there; -1 after BACK_S."""
+    deadline = time.monotonic() + BACK_S
+    while True:
+        try:
+            return await ask()
+        except RayActorError:
+            if time.monotonic() > deadline:
+                return -1
+        await asyncio.sleep(LOOK_S)
 
 
 class RayServer:
@@ -291,6 +317,10 @@ class RayServer:
     def stop(self) -> None:
         """Give no more leases."""
         self._get(self._coordinator.stop.remote())
+
+    def dismiss(self) -> None:
+        """The others may go."""
+        self._get(self._coordinator.dismiss.remote())
 
     def snapshot(self, *, drained: bool) -> Snapshot:
         """Everything at one point."""

@@ -157,7 +157,7 @@ class _Loop:
                 result = train_step(setup, feed, batch, step=position.step, rate=rate, stop=stop, beat=self._beat)
             except LossNotFiniteError as error:
                 what, epoch = f"training {error} at", self.epochs_done + 1
-                raise self._diverged(what, position.step + 1, epoch) from error
+                raise self._diverged(what, position.step + 1, epoch, everywhere=error.everywhere) from error
             position.cursor = batch.end
             position.step += 1
             if math.isfinite(result.loss_sum):  # in fp16 a forward pass may overflow; its step was left out
@@ -271,8 +271,7 @@ class _Loop:
         try:
             check_replicas(self.setup.replica.model, self.setup.mesh)
         except ReplicasDifferError:
-            # The save in flight is of weights that passed.
-            self.keeper.wait()
+            self._finish_saving(everywhere=True)
             raise
 
     def _save(self, metrics: Metrics | None) -> None:
@@ -313,11 +312,24 @@ class _Loop:
             samples_left=len(self.setup.training) * self.setup.spec.training.epochs - position.cursor,
         )
 
-    def _diverged(self, what: str, step: int, epoch: int) -> UserError:
-        """Both count from 1."""
+    def _finish_saving(self, *, everywhere: bool) -> str:
+        """Before an error: wait for the save in flight, which is of weights that were good.
+
+        ``everywhere``, if all ranks are about to raise it, for all ranks' saves: the first error has the engine end the
+        others. Returns the newest checkpoint's folder as far as it is known; empty when there is none.
+        """
+        self._begin_saving()
         self.keeper.wait()
+        latest = self.keeper.latest.folder if self.keeper.latest else ""
+        if not everywhere:
+            return latest
+        return broadcast_bytes(self.setup.world, latest.encode() if self.setup.world.is_first else None).decode()
+
+    def _diverged(self, what: str, step: int, epoch: int, *, everywhere: bool = True) -> UserError:
+        """Both count from 1."""
+        latest = self._finish_saving(everywhere=everywhere)
         rate = self.setup.spec.training.optimizer.learning_rate
-        kept = f"; {self.keeper.latest.folder} is kept" if self.keeper.latest else ""
+        kept = f"; {latest} is kept" if latest else ""
         return UserError(
             f"the {what} step {step} (epoch {epoch}): lower training.optimizer.learningRate ({rate:g}), "
             f"or let it rise slowly by training.schedule.warmupFraction{kept}"

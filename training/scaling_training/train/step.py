@@ -28,13 +28,18 @@ from scaling_training.optim.tensors import local, local_norms
 from scaling_training.train.heartbeat import Beat, Phase, silent
 from scaling_training.train.setup import Setup
 from scaling_training.update.meetings import Agreed
+from scaling_training.update.modes import update_mode
 
 
 class LossNotFiniteError(Exception):
     """The loss of a step, or the norm of its gradient, is infinite or no number; the message says which.
 
-    The weights are those from before the step.
+    The weights are those from before the step. ``everywhere`` says whether all ranks raise it in this step.
     """
+
+    def __init__(self, message: str, *, everywhere: bool) -> None:
+        super().__init__(message)
+        self.everywhere = everywhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +100,7 @@ def train_step(
     norm = _prepare(setup)
     agreed = meetings.agree()
     if setup.loss_scale.exhausted:
-        _check_finite(agreed, norm)
+        _check_finite(agreed, norm, is_global=update_mode(setup.spec).averages_gradients)
     for group in optimizer.param_groups:
         group["lr"] = rate
     skipped = norm is not None and not setup.loss_scale.accept(norm)
@@ -122,12 +127,14 @@ def _watched(setup: Setup) -> torch.Tensor:
     return local_norms(gradients).sum().to(setup.world.device)
 
 
-def _check_finite(agreed: Agreed | None, norm: float | None) -> None:
+def _check_finite(agreed: Agreed | None, norm: float | None, *, is_global: bool) -> None:
+    """``is_global``: the norm is that of the mean gradient, which all processes have."""
     if agreed is not None and not math.isfinite(agreed.loss_sum):
-        raise LossNotFiniteError(f"loss became {agreed.loss_sum}")
-    for known in (norm or 0.0, agreed.gradients if agreed is not None else 0.0):
-        if not math.isfinite(known):
-            raise LossNotFiniteError(f"gradient's norm became {known}")
+        raise LossNotFiniteError(f"loss became {agreed.loss_sum}", everywhere=True)
+    if agreed is not None and not math.isfinite(agreed.gradients):
+        raise LossNotFiniteError(f"gradient's norm became {agreed.gradients}", everywhere=True)
+    if norm is not None and not math.isfinite(norm):
+        raise LossNotFiniteError(f"gradient's norm became {norm}", everywhere=is_global)
 
 
 def _finds_norm(setup: Setup) -> bool:

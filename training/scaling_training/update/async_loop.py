@@ -111,7 +111,10 @@ def train_async(
             version = pushed.counts.version
             if leader is not None:
                 leader.after_push(pushed, worker.data_wait_s)
-    outcome = None if leader is None else leader.finish(history_name(attempt), version)
+    outcome = None
+    if leader is not None:
+        outcome = leader.finish(history_name(attempt), version)
+        server.dismiss()
     beat(Phase.END, version)
     return agreed(world, outcome)
 

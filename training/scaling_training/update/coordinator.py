@@ -47,6 +47,7 @@ class Coordinator:
         self._group = _NOBODY
         self._incarnation = 0
         self._closings: deque[Closing] = deque()
+        self._dismissed = False
         self._loss_sum = 0.0
         self._last_rate = 0.0
         self.rows: list[Row] = []
@@ -72,6 +73,7 @@ class Coordinator:
             self._closings.clear()
             self.rows = list(rows)
         self._incarnation += 1
+        self._dismissed = False
         self._group = group
         self._ledger.regroup(
             incarnation=self._incarnation,
@@ -89,10 +91,14 @@ class Coordinator:
         return self._incarnation
 
     def next(self, worker: Worker) -> Lease | Closing | Answer:
-        """What a worker without a lease does next; an epoch to close goes to rank 0."""
+        """What a worker without a lease does next; an epoch to close goes to rank 0. The others end after `dismiss`."""
         if worker.rank == 0 and self._closings and worker.incarnation == self._incarnation:
             return self._closings[0]
-        return self._ledger.lease(worker)
+        answer = self._ledger.lease(worker)
+        if answer is Answer.DONE and worker.rank != 0 and not self._dismissed:
+            # All meet at the end, and a collective does not wait for as long as a validation or a save may take.
+            return Answer.WAIT
+        return answer
 
     def push(self, worker: Worker, lease: int, loss_sum: float, skipped: int = 0) -> Pushed | Answer:
         """Apply what the worker has staged for this lease, unless it has to wait or does not count."""
@@ -118,6 +124,10 @@ class Coordinator:
     def stop(self) -> None:
         """Give no more leases."""
         self._ledger.stop()
+
+    def dismiss(self) -> None:
+        """Rank 0 has nothing left to do."""
+        self._dismissed = True
 
     @property
     def idle(self) -> bool:

@@ -8,7 +8,8 @@ shard. Floating-point buffers (batch norm's running statistics) are in the first
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,6 +53,17 @@ def unflatten(vector: Vector, tensors: Sequence[torch.Tensor]) -> None:
     assert offset == len(vector)
 
 
+def plain(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """What an optimizer keeps for a parameter, as anybody can hold it: copies on the CPU, with no graph."""
+    # Contiguous, as the parameters of a shard are: fused kernels take both as they lie in memory.
+    return {
+        key: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        if isinstance(value, torch.Tensor)
+        else value
+        for key, value in kept.items()
+    }
+
+
 class PartView:
     """The tensors of a part within a worker's model."""
 
@@ -89,7 +101,7 @@ def shard_states(
                 shapes={name: tuple(tensors[name].shape) for name in (*part.parameters, *part.buffers)},
                 parameters=flatten(view.parameters),
                 buffers=flatten(view.buffers),
-                optimizer={name: dict(optimizer.state.get(tensors[name], {})) for name in part.parameters},
+                optimizer={name: plain(optimizer.state.get(tensors[name], {})) for name in part.parameters},
             )
         )
     return states

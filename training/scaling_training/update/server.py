@@ -39,7 +39,10 @@ class Server(Protocol):
         """
 
     def next(self, worker: Worker) -> Lease | Closing | None:
-        """Work to do: a lease, or for rank 0 an epoch to close. None: nothing is left, or all are to stop."""
+        """Work to do: a lease, or for rank 0 an epoch to close. None: nothing is left, or all are to stop.
+
+        The other ranks get None only after `dismiss`.
+        """
 
     def pull(self, version: int) -> Sequence[tuple[Vector, Vector]]:
         """Of each shard parameters and buffers, of this version or a later one."""
@@ -57,6 +60,9 @@ class Server(Protocol):
 
     def stop(self) -> None:
         """Give no more leases. Rank 0."""
+
+    def dismiss(self) -> None:
+        """All is closed and saved, and the others may go. Rank 0."""
 
     def snapshot(self, *, drained: bool) -> Snapshot:
         """Everything at one point; ``drained``: once no lease is out, after `stop`. Rank 0."""
@@ -140,6 +146,12 @@ class LocalServer:
         """Give no more leases."""
         with self._changed:
             self._coordinator.stop()
+            self._changed.notify_all()
+
+    def dismiss(self) -> None:
+        """The others may go."""
+        with self._changed:
+            self._coordinator.dismiss()
             self._changed.notify_all()
 
     def snapshot(self, *, drained: bool) -> Snapshot:

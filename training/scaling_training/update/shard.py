@@ -17,13 +17,12 @@ convex combination it is stable at any staleness.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from scaling_api.spec import OptimizerSpec
 from scaling_training.optim import build_optimizer
-from scaling_training.update.layout import flatten, unflatten
+from scaling_training.update.layout import flatten, plain, unflatten
 from scaling_training.update.messages import Commit, Part, ShardState, Vector
 from scaling_training.update.samples import Worker
 
@@ -66,7 +65,7 @@ class ParameterShard:
         for name, kept in state.optimizer.items():
             if kept:
                 assert self._optimizer is not None
-                self._optimizer.state[self._parameters[name]] = {key: _copied(value) for key, value in kept.items()}
+                self._optimizer.state[self._parameters[name]] = plain(kept)
         self._staged.clear()
         self.position = state.position
 
@@ -101,18 +100,8 @@ class ParameterShard:
     def state(self) -> ShardState:
         """A copy of everything but what is staged."""
         kept = self._optimizer.state if self._optimizer is not None else {}
-        optimizer = {
-            name: {key: _copied(value) for key, value in kept.get(parameter, {}).items()}
-            for name, parameter in self._parameters.items()
-        }
+        optimizer = {name: plain(kept.get(parameter, {})) for name, parameter in self._parameters.items()}
         parameters, buffers = self.pull()
         tensors = {**self._parameters, **self._buffers}
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         return ShardState(self.position, self._part, shapes, parameters, buffers, optimizer)
-
-
-def _copied(value: Any) -> Any:
-    # Contiguous, as the parameters here are: fused kernels take both as they lie in memory.
-    return (
-        value.detach().cpu().clone(memory_format=torch.contiguous_format) if isinstance(value, torch.Tensor) else value
-    )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ import torch.distributed as dist
 from safetensors.numpy import load
 
 from scaling_api.spec import ScalingJobSpec
+from scaling_training.checkpoint import CheckpointRef
 from scaling_training.checkpoint.checkpoints import newest_committed
 from scaling_training.checkpoint.weights import weights_file
 from scaling_training.data.batches import Batch
@@ -26,7 +29,7 @@ from scaling_training.train.loop import train
 from scaling_training.update.async_loop import train_async
 from tests.unit.scaling_training.train.looped import STEPS_PER_EPOCH, a_run
 from tests.unit.scaling_training.update.served import a_local_server
-from tests.unit.scaling_training.worlds import in_world
+from tests.unit.scaling_training.worlds import in_world, started
 
 BAD_STEP = STEPS_PER_EPOCH + 2
 LOCAL = {"mode": "local", "steps": 2}
@@ -54,6 +57,26 @@ def task(input_shape: tuple[int, int, int], classes: int, label_smoothing: float
 def a_spec(**training: Any) -> ScalingJobSpec:
     model = {"factory": f"{__name__}:{task.__name__}", "arguments": {}}
     return a_run("", model=model, **{"checkpoint": {"everySteps": 1, "keep": 9}, **training})
+
+
+def newest(root: str) -> CheckpointRef:
+    """What is committed."""
+    ref = newest_committed(Storage(root), "key")
+    assert ref is not None
+    return ref
+
+
+def said_with_slow_storage(world: World, spec: ScalingJobSpec, root: str) -> tuple[str, int]:
+    """And the newest checkpoint at that moment."""
+    write = Storage.write
+
+    def write_slowly(self: Storage, name: str, data: bytes) -> None:
+        if f"step-{BAD_STEP - 1:08d}" in name:
+            time.sleep(1.0)
+        write(self, name, data)
+
+    with patch.object(Storage, "write", write_slowly):
+        return said(world, spec, root), newest(root).step
 
 
 def said(world: World, spec: ScalingJobSpec, root: str) -> str:
@@ -99,8 +122,22 @@ def test_it_ends_the_run_on_every_rank_before_it_is_saved(
         assert "training gradient's norm became nan" in sentence
         assert "lower training.optimizer.learningRate" in sentence
 
-    storage = Storage(root)
-    ref = newest_committed(storage, "key")
-    assert ref is not None
+    ref = newest(root)
     assert ref.step == (BAD_STEP - 2 if "update" in training and training["update"] == LOCAL else BAD_STEP - 1)
+    storage = Storage(root)
     assert all(np.isfinite(value).all() for value in load(weights_file(storage, ref)).values())
+
+
+@pytest.mark.parametrize("training", [{}, {"clipNorm": 1.0}], ids=["watched", "clipped"])
+def test_no_rank_ends_before_the_save_in_flight_is_committed(tmp_path: Path, training: Mapping[str, Any]) -> None:
+    for sentence, saved in in_world(2, said_with_slow_storage, a_spec(**training), str(tmp_path)):
+        assert saved == BAD_STEP - 1, "the first that ends takes the others along"
+        assert f"step-{BAD_STEP - 1:08d} is kept" in sentence
+
+
+def test_a_rank_that_alone_knows_of_its_gradient_waits_for_nobody(tmp_path: Path) -> None:
+    with started(2, said, a_spec(update=LOCAL, clipNorm=1.0), str(tmp_path)) as running:
+        assert running.pipes[1].poll(150.0)
+        error, sentence = running.pipes[1].recv()
+    assert error is None
+    assert "training gradient's norm became nan" in sentence

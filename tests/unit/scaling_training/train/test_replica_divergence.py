@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -9,6 +10,7 @@ from unittest.mock import patch
 import torch
 
 from scaling_training.parallel.consistency import ReplicasDifferError
+from scaling_training.storage import Storage
 from scaling_training.train import World, loop
 from scaling_training.train.step import train_step
 from tests.unit.scaling_training.train.looped import a_run, run
@@ -32,13 +34,21 @@ def disturbed(world: World, root: str) -> dict[str, str]:
                 dict(setup.replica.model.named_parameters())["13.weight"][0, 0] += 1e-3
         return result
 
+    write = Storage.write
+
+    def write_slowly(self: Storage, name: str, data: bytes) -> None:
+        time.sleep(0.5 if name.endswith("MANIFEST.json") else 0.0)
+        write(self, name, data)
+
     said = {}
     for name, (training, stop_at) in WHEN.items():
-        with patch.object(loop, "train_step", step_and_disturb):
+        with patch.object(loop, "train_step", step_and_disturb), patch.object(Storage, "write", write_slowly):
             try:
                 run(world, a_run("small-cnn", **training), f"{root}/{name}", stop_at=stop_at)
                 said[name] = "nothing"
             except ReplicasDifferError as error:
+                # The first process that ends takes the others along, and with them what they still save.
+                assert list(Path(root, name).glob("checkpoints/*/step-00000003/MANIFEST.json")), name
                 said[name] = str(error)
     return said
 

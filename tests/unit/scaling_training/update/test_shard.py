@@ -146,6 +146,27 @@ def test_a_snapshot_of_ledger_and_shards_goes_on_bit_for_bit_also_with_another_n
     np.testing.assert_array_equal(whole(others), whole(made))
 
 
+def test_what_a_shard_starts_from_is_held_by_nobody_else() -> None:
+    model = a_model()
+    optimizer = build_optimizer(OptimizerSpec.model_validate(MOMENTUM), model.parameters())
+    torch.autograd.backward(loss_sum(model, 0, BATCH))
+    optimizer.step()
+    for kept in optimizer.state.values():
+        kept["momentum_buffer"] = torch.nn.Parameter(kept["momentum_buffer"])
+    (state,) = shard_states(model, optimizer, divide(model, 1), position=1)
+    before = {name: kept["momentum_buffer"].clone() for name, kept in state.optimizer.items()}
+    with torch.no_grad():
+        for kept in optimizer.state.values():
+            kept["momentum_buffer"].zero_()
+    assert before.keys() == dict(model.named_parameters()).keys()
+    for name, value in before.items():
+        held = state.optimizer[name]["momentum_buffer"]
+        assert torch.equal(held, value), "a copy"
+        assert held.device.type == "cpu"
+        assert not held.requires_grad
+        assert value.any()
+
+
 def test_shards_cut_between_tensors_and_are_about_equal() -> None:
     model = nn.Sequential(*(nn.Linear(10, 10) for _ in range(6)))
     parts = divide(model, 3)

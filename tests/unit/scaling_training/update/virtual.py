@@ -98,3 +98,5 @@ class Simulation:
             running.left = running.ticks
         else:
             running.done = answer is not Answer.WAIT
+            if answer is Answer.DONE and running.worker.rank == 0:
+                self.coordinator.dismiss()

@@ -1,0 +1,79 @@
+"""What the coordinator's actor makes of shards that come and go, without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.exceptions import RayActorError
+
+from scaling_training.engine import parameter_server
+from scaling_training.engine.parameter_server import CoordinatorActor
+from scaling_training.update.errors import ServerLostError
+from scaling_training.update.messages import Commit, Group, Pushed
+from scaling_training.update.samples import Lease, SampleLedger, Worker
+from tests.unit.scaling_training.builders import a_spec
+
+GROUP = Group(workers=1, samples=100, epochs=1, share=10, batch=10, bound=4, scaling=None)
+LEDGER = SampleLedger().state_dict()
+
+
+class Shard:
+    """A handle on a shard that its holder takes for lost until it has asked so often."""
+
+    def __init__(self, *, lost_for: int = 0, position: int = 0) -> None:
+        self.commits: list[Commit] = []
+        self.position = SimpleNamespace(remote=self._position)
+        self.commit = SimpleNamespace(remote=self._commit)
+        self._lost_for = lost_for
+        self._at = position
+
+    def _position(self) -> Awaitable[int]:
+        async def answer() -> int:
+            if self._lost_for > 0:
+                self._lost_for -= 1
+                raise RayActorError
+            return self._at
+
+        return answer()
+
+    def _commit(self, commit: Commit) -> None:
+        if self._lost_for == 0:
+            self.commits.append(commit)
+
+
+@pytest.fixture(autouse=True)
+def _briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parameter_server, "BACK_S", 1.0)
+    monkeypatch.setattr(parameter_server, "LOOK_S", 0.01)
+
+
+def opened(*shards: Shard, then: Callable[[CoordinatorActor, Worker], Awaitable[Any]]) -> Any:
+    async def run() -> Any:
+        coordinator = CoordinatorActor(a_spec(update={"mode": "async"}).to_json_dict())
+        return await then(coordinator, Worker(0, await coordinator.open(GROUP, LEDGER, (), shards)))
+
+    return asyncio.run(run())
+
+
+async def a_push(coordinator: CoordinatorActor, worker: Worker) -> Any:
+    lease = await coordinator.next(worker)
+    assert isinstance(lease, Lease)
+    return await coordinator.push(worker, lease.number, 1.0, 0)
+
+
+def test_no_commit_is_sent_to_a_shard_that_the_coordinator_still_takes_for_lost() -> None:
+    shards = Shard(), Shard(lost_for=3)
+    assert isinstance(opened(*shards, then=a_push), Pushed)
+    assert [len(shard.commits) for shard in shards] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "lost", [Shard(position=-1), Shard(position=1), Shard(lost_for=10**9)], ids=["empty", "elsewhere", "away"]
+)
+def test_a_shard_that_is_not_where_the_ledger_is_is_named(lost: Shard) -> None:
+    with pytest.raises(ServerLostError, match="shard 1 of the parameter server"):
+        opened(Shard(), lost, then=a_push)

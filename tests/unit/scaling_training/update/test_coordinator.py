@@ -1,0 +1,51 @@
+"""Who is told what, beside what the ledger says."""
+
+from __future__ import annotations
+
+import pytest
+
+from scaling_training.update.coordinator import Coordinator
+from scaling_training.update.messages import Closing, Group, Pushed
+from scaling_training.update.samples import Answer, Lease, Worker
+
+GROUP = Group(workers=2, samples=8, epochs=1, share=4, batch=8, bound=4, scaling=None)
+
+
+def opened() -> tuple[Coordinator, Worker, Worker]:
+    coordinator = Coordinator([], lambda samples, applied, rows: 0.1)
+    incarnation = coordinator.open(GROUP, None, ())
+    return coordinator, Worker(0, incarnation), Worker(1, incarnation)
+
+
+def work(coordinator: Coordinator, worker: Worker) -> None:
+    lease = coordinator.next(worker)
+    assert isinstance(lease, Lease)
+    assert isinstance(coordinator.push(worker, lease.number, 1.0), Pushed)
+
+
+@pytest.mark.parametrize("is_stopped", [False, True], ids=["at the end", "after a stop"])
+def test_the_others_wait_until_rank_0_has_closed_and_saved_everything(is_stopped: bool) -> None:
+    coordinator, first, other = opened()
+    work(coordinator, first)
+    work(coordinator, other)
+    if is_stopped:
+        coordinator.stop()
+    assert coordinator.next(other) is Answer.WAIT
+    closing = coordinator.next(first)
+    assert isinstance(closing, Closing)
+    assert coordinator.next(other) is Answer.WAIT
+    coordinator.close_epoch({"epoch": 1})
+    assert coordinator.next(first) is Answer.DONE
+    assert coordinator.next(other) is Answer.WAIT
+    coordinator.dismiss()
+    assert coordinator.next(other) is Answer.DONE
+
+
+def test_a_new_group_is_not_dismissed() -> None:
+    coordinator, first, _ = opened()
+    work(coordinator, first)
+    coordinator.stop()
+    coordinator.dismiss()
+    incarnation = coordinator.open(GROUP, None, ())
+    coordinator.stop()
+    assert coordinator.next(Worker(1, incarnation)) is Answer.WAIT
