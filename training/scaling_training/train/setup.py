@@ -33,7 +33,6 @@ from scaling_training.parallel.replica import Replica, alone, parallelize
 from scaling_training.train import preload
 from scaling_training.train.collectives import broadcast_bytes
 from scaling_training.train.compilation import Compilation, check_compiler
-from scaling_training.train.compile_cache import remove_unfinished_builds
 from scaling_training.train.early_stopping import objective_of
 from scaling_training.train.types import World
 from scaling_training.update.elastic import effective_batch
@@ -115,8 +114,6 @@ def set_up(spec: ScalingJobSpec, world: World, *, earlier: Callable[[str], Layou
         replica = parallelize(task, mesh, spec=spec, around=around)
     else:
         replica = alone(task, spec=spec, around=around)
-    if training.compile:
-        remove_unfinished_builds()
     compilation = Compilation(replica.model) if training.compile else None
     parameters = tuple(replica.model.parameters())
     optimizer = build_optimizer(training.optimizer, parameters)
