@@ -27,7 +27,7 @@ _CONTEXT.set_forkserver_preload(
         "scaling_training.train.loop",
     ]
 )
-_LIMIT_S = 200.0
+_LIMIT_S = 280.0
 
 
 def in_world(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:

@@ -16,6 +16,7 @@ import ray
 from ray.train.backend import Backend, BackendConfig
 
 from scaling_training.engine import mailbox
+from scaling_training.engine.answers import answers
 from scaling_training.engine.device import device_for
 from scaling_training.train import preload
 
@@ -35,13 +36,16 @@ class ProcessGroupBackend(Backend):  # type: ignore[misc]
     """Joins the training processes before training starts."""
 
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        """Rank 0 offers an address, and all ranks meet there."""
+        """Rank 0 offers an address, and all ranks meet there. NoAnswerError when one never does."""
         size = len(worker_group)
         if size == 1:
             return
-        address = worker_group.execute_single(0, offer_address)
         gpus = worker_group.get_resources_per_worker().get("GPU", 0)
-        ray.get([worker_group.execute_single_async(rank, join, gpus, address, rank, size) for rank in range(size)])
+        ask = worker_group.execute_single_async
+        # Before they meet, so that one that hangs as it imports can be told from those that would wait for it.
+        answers([ask(rank, prepare, gpus) for rank in range(size)])
+        (address,) = answers([ask(0, offer_address)])
+        answers([ask(rank, join, gpus, address, rank, size) for rank in range(size)])
 
 
 def offer_address() -> str:
@@ -54,17 +58,23 @@ def offer_address() -> str:
     return f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}"
 
 
-def join(gpus: float, address: str, rank: int, size: int) -> None:
-    """Become ``rank`` of the default process group; UserError when this process was given GPUs that do not work."""
+def prepare(gpus: float) -> None:
+    """Get ready to join; UserError when this process was given GPUs that do not work."""
     mailbox.mark("joinCalled", time.time())
     # The process began these imports when it started; two threads must not import parts of torch at once.
     preload.wait(preload.OPTIMIZER_MODULES)
-    import torch.distributed as dist
+    import torch.distributed  # noqa: F401
 
     mailbox.mark("torchImported", time.time())
-    device = device_for(gpus)
+    device_for(gpus)
+
+
+def join(gpus: float, address: str, rank: int, size: int) -> None:
+    """Become ``rank`` of the default process group; `prepare` was called before."""
+    import torch.distributed as dist
+
     dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
+        "nccl" if gpus else "gloo",
         init_method=f"tcp://{address}",
         rank=rank,
         world_size=size,

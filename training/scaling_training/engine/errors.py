@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from scaling_api.reasons import Failure
 
 
@@ -14,3 +16,13 @@ class EngineError(Exception):
 
     def __reduce__(self) -> tuple[type[EngineError], tuple[str, Failure]]:
         return (EngineError, (str(self), self.reason))
+
+
+class NoAnswerError(Exception):
+    """Training processes, by rank, have said nothing for so many seconds while their group started."""
+
+    def __init__(self, ranks: Sequence[int], seconds: float) -> None:
+        named = "training process" if len(ranks) == 1 else "training processes"
+        super().__init__(
+            f"{named} {', '.join(map(str, ranks))} did not answer within {seconds:.0f} s as the group started"
+        )

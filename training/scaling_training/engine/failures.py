@@ -19,6 +19,7 @@ from enum import IntEnum
 from scaling_api.reasons import Failure
 from scaling_api.redaction import redacted
 from scaling_training.data.errors import DataLostError, Ended, LoaderError, MissingPlaceError
+from scaling_training.engine.errors import NoAnswerError
 from scaling_training.errors import UserError
 from scaling_training.update.errors import ServerLostError
 
@@ -119,6 +120,8 @@ def cause_of(error: BaseException, *, rank: int | None = None) -> Cause:
         return Cause(_READERS[error.how], str(error))
     if isinstance(error, ServerLostError):
         return Cause(Kind.SERVER, f"{error} was lost; {_SERVER_HELP}")
+    if isinstance(error, NoAnswerError):
+        return Cause(Kind.LOST, str(error))
     name, text = type(error).__name__, str(error)
     who = "a training process" if rank is None else f"training process {rank}"
     if any(sign in text for sign in _GPU_MEMORY):

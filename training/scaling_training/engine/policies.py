@@ -30,27 +30,41 @@ PATIENCE_S = 15.0
 LOOK_S = 0.1
 
 
+class GivenUpError(Exception):
+    """Nobody waits for the group any more."""
+
+
 class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
     """As many workers as there are slots, between the sizing's bounds.
 
     A running group is left alone here: it grows by saving a checkpoint and starting anew, which is the
     engine's business, and shrinks by losing a worker.
+
+    The controller asks in each of its rounds, so this is also where it hears that it was ``given_up``.
     """
 
     def __init__(
-        self, scaling_config: Any, *, sizing: Sizing, processes: Processes, waiting: Callable[[int], None]
+        self,
+        scaling_config: Any,
+        *,
+        sizing: Sizing,
+        processes: Processes,
+        waiting: Callable[[int], None],
+        given_up: Callable[[], bool],
     ) -> None:
         super().__init__(scaling_config)
+        self._given_up = given_up
         self._sizing = sizing
         self._processes = processes
         self._waiting = waiting
         self._since: float | None = None
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
-        """Start when enough slots are there and their processes have answered.
+        """Start when enough slots are there and their processes have answered. GivenUpError ends the controller.
 
         The controller asks again at once after a Noop.
         """
+        self._go_on()
         now = time.monotonic()
         self._since = self._since or now
         by_node = slots_by_node()
@@ -71,8 +85,13 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
     def make_decision_for_running_worker_group(
         self, worker_group_state: Any, worker_group_status: Any
     ) -> ScalingDecision:
-        """Leave it alone."""
+        """Leave it alone. GivenUpError ends the controller."""
+        self._go_on()
         return NoopDecision()
+
+    def _go_on(self) -> None:
+        if self._given_up():
+            raise GivenUpError
 
     def _get_num_workers_for_resource_request(self) -> int:
         return self._sizing.least

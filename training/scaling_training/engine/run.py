@@ -32,6 +32,8 @@ SAVE_LIMIT_S = 90.0
 # A group grows at most so often, because each time costs a restart.
 GROW_INTERVAL_S = 30.0
 SLOTS_INTERVAL_S = 3.0
+# How long a stop waits for the controller to leave; it may be in the midst of a group's start.
+LEAVE_LIMIT_S = 8.0
 # How long the end waits for what is written about the last hang; storage may be what hung.
 TELL_LIMIT_S = 20.0
 
@@ -138,6 +140,7 @@ class _Group:
         self._latest: TrainingProgress | None = None
         self._aside = Aside()
         self._supervisor = Supervisor(self._deliver, mark, mark.ended, self._hang, self._aside)
+        self._given_up = threading.Event()
         self._failures: BudgetPolicy | None = None
         self._value: dict[str, Any] | None = None
         self._error: BaseException | None = None
@@ -156,6 +159,9 @@ class _Group:
                 self._supervisor.request_stop()
             if stopped_at is not None and (self._latest is None or now - stopped_at > SAVE_LIMIT_S):
                 # No process trains yet, or one hangs: there is nothing (more) to save.
+                self._given_up.set()
+                # The caller is about to leave Ray, which may end a process that has a thread in it.
+                thread.join(LEAVE_LIMIT_S)
                 raise StoppedError
             if now - looked_at >= SLOTS_INTERVAL_S:
                 looked_at = now
@@ -202,7 +208,11 @@ class _Group:
                 scratch=self._scratch,
                 supervisor=self._supervisor,
                 scaling_policy=lambda config, processes: SlotPolicy(
-                    config, sizing=self._sizing, processes=processes, waiting=self._waiting
+                    config,
+                    sizing=self._sizing,
+                    processes=processes,
+                    waiting=self._waiting,
+                    given_up=self._given_up.is_set,
                 ),
                 failure_policy=failure_policy,
             )

@@ -149,7 +149,11 @@ def local(slots: int, gpus: int) -> Iterator[Path]:
             with suppress(Exception):
                 ray.shutdown()
             if cluster is not None:
-                cluster.shutdown()
+                try:
+                    cluster.shutdown()
+                except Exception as error:
+                    # The outcome is there, and the reaper ends what is left.
+                    log.warning("Ray's node did not end in order: %s: %s", type(error).__name__, error)
             del os.environ["RAY_TMPDIR"]
 
 

@@ -40,6 +40,7 @@ from ray.train.v2._internal.execution.worker_group import (
 from ray.train.v2._internal.util import bundle_to_remote_args
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from scaling_training.engine.answers import answers
 from scaling_training.engine.backend import ProcessGroupConfig
 from scaling_training.engine.processes import ByValue, Processes, TrainingProcess
 
@@ -82,7 +83,7 @@ class InProcessWorkerGroup(WorkerGroup):  # type: ignore[misc]
 
     def _init_train_context_on_workers(self, workers: Any, sync_actor: Any, train_context_args: dict[str, Any]) -> None:
         # The controller's handle serves ray.train.report, which we do not use: checkpoints and curves are our own.
-        ray.get(
+        answers(
             [
                 worker.actor.init_train_context.remote(
                     train_run_context=self._train_run_context,

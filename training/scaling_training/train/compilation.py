@@ -11,6 +11,7 @@ import torch
 
 from scaling_training.data.batches import Batch
 from scaling_training.errors import UserError
+from scaling_training.train.compile_cache import remove_unfinished_builds
 
 # By kind of device: the language of what is compiled there, the variable that names the compiler, where to look
 # without it, and the package that has one. On a GPU that is no kernel, but what Triton launches kernels by.
@@ -45,6 +46,7 @@ class Compilation:
     def __init__(self, model: torch.nn.Module) -> None:
         self._parameters = tuple(model.parameters())
         self._met: set[tuple[object, ...]] = set()
+        remove_unfinished_builds()
         model.compile()
 
     def meets_new(self, batch: Batch) -> bool:

@@ -31,7 +31,6 @@ from scaling_training.parallel.mesh import Layout
 from scaling_training.parallel.replica import Replica, alone, parallelize
 from scaling_training.train import preload
 from scaling_training.train.compilation import Compilation, check_compiler
-from scaling_training.train.compile_cache import remove_unfinished_builds
 from scaling_training.train.early_stopping import objective_of
 from scaling_training.train.types import World
 from scaling_training.update.elastic import effective_batch
@@ -110,8 +109,6 @@ def set_up(spec: ScalingJobSpec, world: World, *, earlier: Callable[[], Layout |
         replica = parallelize(task, mesh, spec=spec, around=around)
     else:
         replica = alone(task, spec=spec, around=around)
-    if training.compile:
-        remove_unfinished_builds()
     compilation = Compilation(replica.model) if training.compile else None
     parameters = tuple(replica.model.parameters())
     optimizer = build_optimizer(training.optimizer, parameters)

@@ -26,6 +26,10 @@ def validate(setup: Setup) -> Metrics | None:
     collective, so a rank whose share is shorter repeats a sample that it does not count.
     """
     mesh, feed, device = setup.mesh, setup.validation, setup.world.device
+    if setup.world.is_first and feed.ahead:
+        # An import that has gone on in the background since the first step: readers that are forked meanwhile would
+        # have its locks for ever.
+        preload.wait(preload.METRICS_MODULES)
     samples = len(feed)
     share = rank_slice(samples, mesh.batch_rank, mesh.batch_ranks)
     longest = -(-samples // mesh.batch_ranks)

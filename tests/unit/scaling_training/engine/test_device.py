@@ -29,13 +29,13 @@ def test_it_is_refused_before_the_processes_meet_and_as_the_users_to_mend() -> N
     from ray.exceptions import RayTaskError
     from ray.train.v2.api.exceptions import ControllerError
 
-    from scaling_training.engine.backend import join
+    from scaling_training.engine.backend import prepare
     from scaling_training.engine.failures import Kind
     from scaling_training.engine.policies import group_cause
 
     with pytest.raises(UserError) as refused:
-        join(1, "127.0.0.1:1", 0, 2)
+        prepare(1)
     crossed = pickle.loads(pickle.dumps(refused.value))
-    reported = RayTaskError("join", "traceback", crossed).as_instanceof_cause()
+    reported = RayTaskError("prepare", "traceback", crossed).as_instanceof_cause()
     cause = group_cause(ControllerError(reported))
     assert (cause.kind, cause.sentence) == (Kind.USER, str(refused.value))

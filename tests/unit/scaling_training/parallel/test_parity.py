@@ -12,6 +12,8 @@ from scaling_training.train import World
 from tests.unit.scaling_training.parallel.stepping import Case, Result, train, train_all
 from tests.unit.scaling_training.worlds import in_world
 
+pytestmark = pytest.mark.timeout(900)
+
 ALONE = World(0, 1, torch.device("cpu"))
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
 SYNC = {"batchNorm": "sync"}

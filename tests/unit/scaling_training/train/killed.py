@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -169,10 +170,13 @@ def disturbed(expected: Straight, root: Path, *, kills: int, seed: int) -> Tally
     raise AssertionError("it never ended")
 
 
-def trained(world: World, spec: ScalingJobSpec, root: str, attempt: int, log: str) -> Any:
-    """What each process does: train, and note the loss of each step where a SIGKILL leaves it."""
+def trained(world: World, spec: ScalingJobSpec, root: str, attempt: int, log: str, held_at: float = math.inf) -> Any:
+    """What each process does: train, and note the loss of each step where a SIGKILL leaves it.
+
+    After step ``held_at`` it waits to be killed, however late that comes.
+    """
     note = os.open(f"{log}-{world.rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    with patch.object(loop, "train_step", _noting(train_step, note)):
+    with patch.object(loop, "train_step", _noting(train_step, note, held_at)):
         return loop.train(
             spec,
             storage=Storage(root),
@@ -185,10 +189,12 @@ def trained(world: World, spec: ScalingJobSpec, root: str, attempt: int, log: st
         )
 
 
-def _noting(take: Callable[..., Any], note: int) -> Callable[..., Any]:
+def _noting(take: Callable[..., Any], note: int, held_at: float) -> Callable[..., Any]:
     def noting(*arguments: Any, step: int, **options: Any) -> Any:
         result = take(*arguments, step=step, **options)
         os.write(note, f"{step + 1} {result.loss_sum.hex()}\n".encode())
+        if step + 1 == held_at:
+            signal.pause()
         return result
 
     return noting

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -76,3 +77,20 @@ def test_what_others_build_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     remove_unfinished_builds()
     assert [file.exists() for file in files] == [False, True]
     assert not (tmp_path / "ab/key.main_CxxBuild").exists()
+
+
+def test_what_others_delete_in_the_meantime_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    scan, vanishing, left = os.scandir, tmp_path / "aa", tmp_path / "zz/key.main_CxxBuild"
+    vanishing.mkdir()
+    left.mkdir(parents=True)
+
+    def vanish(path: Any) -> Any:
+        if path == str(vanishing) or path == vanishing:
+            vanishing.rmdir()
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", vanish)
+    remove_unfinished_builds()
+    assert not left.exists()
+    assert not vanishing.exists(), "it was looked into"

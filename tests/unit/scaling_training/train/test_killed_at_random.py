@@ -10,6 +10,10 @@ from tests.unit.scaling_training.train.killed import Case, disturbed, straight
 
 # Half of the soak's epochs.
 SHORT = {"epochs": 2}
+# A run may end before it is killed.
+TRIES = 3
+
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.mark.parametrize(
@@ -23,5 +27,8 @@ SHORT = {"epochs": 2}
 )
 def test_killed_at_random_and_resumed_is_the_straight_run(tmp_path: Path, case: Case, kills: int, seed: int) -> None:
     expected = straight(case, tmp_path / "straight")
-    tally = disturbed(expected, tmp_path / "disturbed", kills=kills, seed=seed)
-    assert tally.kills >= 1
+    tallies = (
+        disturbed(expected, tmp_path / f"disturbed-{seed + again}", kills=kills, seed=seed + again)
+        for again in range(TRIES)
+    )
+    assert any(tally.kills for tally in tallies)

@@ -15,11 +15,13 @@ from tests.unit.scaling_training.train.killed import newest_committed, trained, 
 from tests.unit.scaling_training.train.looped import Run, a_run, assert_same, on, run, run_alone
 from tests.unit.scaling_training.worlds import in_world, started
 
+pytestmark = pytest.mark.timeout(900)
+
 BEFORE = {"data": 2, "fsdp": 2}
 AFTER: tuple[Mapping[str, int], ...] = ({}, {"data": 3}, {"data": 4}, {"fsdp": 2}, {"tensor": 2}, {"data": 2})
 # docs/checkpoints.md, for steps as few as these.
 TOLERANCE = {64: 1e-9, 32: 1e-5}
-STEPS, KILLED_AFTER = 16, 4
+STEPS, KILLED_AFTER, HELD_AT = 16, 4, 12
 
 
 def a_spec(bits: int) -> ScalingJobSpec:
@@ -49,7 +51,8 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Mapping[int, Path]:
     """Folders of runs that were killed, by bits."""
     folders = {bits: tmp_path_factory.mktemp(f"killed-{bits}") for bits in TOLERANCE}
     for bits, folder in folders.items():
-        with started(4, trained, on(a_spec(bits), BEFORE), str(folder), 1, str(folder / "losses-0")) as running:
+        arguments = (on(a_spec(bits), BEFORE), str(folder), 1, str(folder / "losses-0"), HELD_AT)
+        with started(4, trained, *arguments) as running:
             wait_for_a_step(running, folder / "losses-0", KILLED_AFTER)
             for process in running.processes:
                 process.kill()

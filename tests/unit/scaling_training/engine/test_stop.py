@@ -1,0 +1,62 @@
+"""A stop before there is anything to save."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from ray.train import ScalingConfig
+
+    from scaling_training.engine.policies import GivenUpError, SlotPolicy
+    from scaling_training.engine.processes import Processes
+from scaling_training.engine.failures import RestartBudget
+from scaling_training.engine.run import Marks, StoppedError, Watch, _Group
+from scaling_training.engine.sizing import Sizing
+from scaling_training.engine.worker import WorkerTask
+
+SIZING = Sizing(least=1, wanted=1, most=1, gpus_per_worker=0)
+
+
+class Waiting(_Group):
+    """Its controller makes its rounds until it is given up."""
+
+    def _fit(self) -> None:
+        self.controller = threading.current_thread()
+        rounds = policy(self._given_up.is_set)
+        with suppress(GivenUpError):
+            while True:
+                rounds.make_decision_for_running_worker_group(None, None)
+                time.sleep(0.01)
+
+
+def policy(given_up: Callable[[], bool]) -> SlotPolicy:
+    return SlotPolicy(
+        ScalingConfig(num_workers=1),
+        sizing=SIZING,
+        processes=Processes(lambda **options: None),
+        waiting=lambda slots: None,
+        given_up=given_up,
+    )
+
+
+def test_the_controller_has_left_ray_when_its_caller_does() -> None:
+    nothing: Any = lambda *arguments: None  # noqa: E731
+    watch = Watch(progress=nothing, say=nothing, mark=nothing, stop_requested=lambda: True)
+    task = WorkerTask(spec={}, storage_root="/nowhere", attempt=1, resume=None)
+    group = Waiting(task, SIZING, {}, "/nowhere", watch, RestartBudget(), Marks(nothing))
+    with pytest.raises(StoppedError):
+        group.run()
+    assert not group.controller.is_alive()
+
+
+def test_a_controller_that_is_given_up_starts_no_group() -> None:
+    with pytest.raises(GivenUpError):
+        policy(lambda: True).make_decision_for_non_running_worker_group()
