@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -123,6 +124,15 @@ def run(*arguments: str, folder: Path, timeout_s: float = LIMIT_S) -> Finished:
 def committed(folder: Path, attempt: int) -> list[str]:
     """Names of the committed checkpoints of an attempt, oldest first."""
     return sorted(path.parent.name for path in folder.glob(f"checkpoints/attempt-{attempt:04d}/*/MANIFEST.json"))
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Digests of all files below a folder, by their path in it."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def descendants(pid: int) -> list[int]:

@@ -74,6 +74,32 @@ def test_a_killed_driver_leaves_nothing_and_can_be_resumed(straight: Finished, j
     assert_same_curves(resumed, straight)
 
 
+def test_a_frozen_run_that_wakes_up_after_another_one_has_finished_changes_nothing(
+    straight: Finished, job: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    frozen = runs.start(str(job), "--run-dir", str(folder), folder=folder)
+    frozen.wait_until(lambda: len(frozen.checkpoints()) >= 2)
+    asleep = [frozen.process.pid, *runs.descendants(frozen.process.pid)]
+    for pid in runs.alive(asleep):
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        finished = runs.run(str(job), "--resume", str(folder), folder=folder)
+        assert finished.code == 0, finished.err
+        assert_same_curves(finished, straight)
+        before = runs.contents(folder)
+    finally:
+        for pid in runs.alive(asleep):
+            os.kill(pid, signal.SIGCONT)
+    # It may train to its end before it asks the ledger.
+    woken = frozen.wait(300)
+    assert woken.code != 0
+    assert "attempt 2" in woken.err, "it says what it was superseded by"
+    after = runs.contents(folder)
+    changed = [name for name in after | before if after.get(name) != before.get(name)]
+    assert [name for name in changed if "attempt-0001" not in name] == [], "all that it wrote lies in places of its own"
+
+
 def test_a_stuck_training_process_is_found_named_and_replaced(straight: Finished, job: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     started = runs.start(str(job), "--run-dir", str(folder), folder=folder)

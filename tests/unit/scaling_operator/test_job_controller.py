@@ -257,6 +257,32 @@ def test_a_spec_that_becomes_unreadable_leaves_the_running_job_alone() -> None:
     _in_world(scene)
 
 
+def test_a_job_that_ends_while_the_operator_is_away_has_its_result() -> None:
+    report: dict[str, Any] = {
+        "attempt": 1,
+        "progress": {"stage": "report", "percent": 100.0, "summary": "done", "updatedAt": "2030-01-01T00:00:00Z"},
+        "stages": [{"name": "train", "state": "Succeeded"}],
+        "result": {"metrics": {"accuracy": 0.97}, "artifacts": [{"name": "model", "uri": "s3://runs/model"}]},
+    }
+
+    async def scene(world: World) -> None:
+        await asyncio.sleep(20.0)
+        restarting = asyncio.create_task(world.restart(away_s=600.0))
+        await asyncio.sleep(1.0)
+        head = world.pick(0, "head")
+        assert head is not None
+        world.kubelet.end(head, exit_code=0, told=report)
+        await restarting
+        await asyncio.sleep(60.0)
+        assert world.status["phase"] == "Succeeded"
+        assert {name: world.status[name] for name in ("progress", "stages", "result")} == {
+            name: report[name] for name in ("progress", "stages", "result")
+        }
+        assert world.left()["pods"] == []
+
+    _in_world(scene)
+
+
 def test_each_log_line_says_which_attempt_it_is_about() -> None:
     seen: list[tuple[str, dict[str, Any]]] = []
 

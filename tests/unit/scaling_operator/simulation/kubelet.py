@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from scaling_api import names
@@ -59,7 +59,7 @@ class Kubelet:
             self.frozen.add(uid)
             asyncio.get_running_loop().call_later(30.0, self._taint, uid, key)
 
-    def end(self, pod: Object, *, exit_code: int, reason: str = "Error", told: dict[str, str] | None = None) -> None:
+    def end(self, pod: Object, *, exit_code: int, reason: str = "Error", told: Mapping[str, Any] | None = None) -> None:
         """Its main container ends, and so does the pod."""
         uid = pod["metadata"]["uid"]
         if uid in self.frozen or pod["status"]["phase"] != "Running":

@@ -80,9 +80,10 @@ class World:
         """Names of the job's objects."""
         return {plural: sorted(obj["metadata"]["name"] for obj in self.server.all(plural)) for plural in OWNED}
 
-    async def restart(self) -> None:
-        """The operator's process ends and another one starts."""
+    async def restart(self, *, away_s: float = 0.0) -> None:
+        """The operator's process ends, and after so long another one starts."""
         await self.operator.kill()
+        await asyncio.sleep(away_s)
         self.requests.update(self.operator.client.requests)
         self.operator = SimulatedOperator(self.server, self.kubelet, self.faults, self._rng)
 
