@@ -56,6 +56,12 @@ def test_a_job_without_its_own_account_gets_the_shared_one(tmp_path: Path, capsy
             {"cluster": {"podOverrides": {"spec": {"hostPID": True}}}}, [], "podOverrides.spec.hostPID", id="override"
         ),
         pytest.param({}, ["--attempt", "0"], "--attempt is 0", id="attempt"),
+        pytest.param({}, ["--attempt", "10000"], "counted from 1 to 9999", id="attempt too high"),
+        pytest.param({}, ["--namespace", "Team_A"], '--namespace: "Team_A" is not the name', id="namespace"),
+        pytest.param({}, ["--namespace", ""], '--namespace: "" is not the name', id="no namespace"),
+        pytest.param({}, ["--operator-namespace", "a b"], '--operator-namespace: "a b" is not', id="its namespace"),
+        pytest.param({}, ["--image", "a b"], '--image: "a b" is not an image reference', id="image"),
+        pytest.param({}, ["--image", ""], "--image: must have at least 1 character", id="no image"),
     ],
 )
 def test_what_the_operator_would_refuse_is_refused(
