@@ -96,7 +96,7 @@ def _listed(job: ScalingJob, attempt: int, objects: AttemptObjects) -> list[dict
         for group in job.spec.cluster.workers
         for index in range(group.max)
     ]
-    return [*shared, _readable(objects.secret), objects.service, objects.network_policy, objects.head, *workers]
+    return [objects.network_policy, *shared, _readable(objects.secret), objects.head, objects.service, *workers]
 
 
 def _readable(secret: dict[str, Any]) -> dict[str, Any]:
