@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,10 @@ class Document:
             path = path[:-1]
         return self.lines.get(path, 1)
 
+    def sorted(self, problems: Iterable[Problem]) -> list[Problem]:
+        """Problems in the order of their lines."""
+        return sorted(problems, key=lambda problem: self.line(problem.path))
+
     def report(self, problem: Problem) -> str:
         """A problem as compilers write it: file:line: path: sentence."""
         return f"{self.source}:{self.line(problem.path)}: {problem}"
@@ -92,9 +96,11 @@ def load_job(source: str, *, on_cluster: bool) -> ScalingJob:
     if len(jobs) > 1:
         where = " and ".join(str(document.line(())) for document in jobs)
         raise UsageError(f"{jobs[0].source} holds {len(jobs)} ScalingJobs (lines {where}); give each its own file")
-    job, problems = examine(jobs[0].value, on_cluster=on_cluster)
+    (document,) = jobs
+    job, problems = examine(document.value, on_cluster=on_cluster)
     if problems or job is None:
-        raise UsageError("\n".join(["the manifest is wrong", *(jobs[0].report(problem) for problem in problems)]))
+        lines = [document.report(problem) for problem in document.sorted(problems)]
+        raise UsageError("\n".join(["the manifest is wrong", *lines]))
     return job
 
 

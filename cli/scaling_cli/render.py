@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import argparse
 import base64
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
 
 from scaling_api import names
 from scaling_api.driver import SECRET_KEY_CA, SECRET_KEY_RAY_TOKEN, SECRET_KEY_TEMPLATES
+from scaling_api.metadata import metadata_problems
+from scaling_api.problems import Problem
+from scaling_api.scalars import MAX_ATTEMPT
 from scaling_api.spec import ScalingJob
+from scaling_api.validation import examine
 from scaling_cli.errors import UsageError
 from scaling_cli.manifest import load_job
 from scaling_operator.resources.attempt import AttemptObjects, render_attempt, worker_pod
@@ -42,9 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the objects; raises UsageError for a job that would be refused."""
-    if args.attempt < 1:
-        raise UsageError(f"--attempt is {args.attempt}; attempts are counted from 1")
+    if not 1 <= args.attempt <= MAX_ATTEMPT:
+        raise UsageError(f"--attempt is {args.attempt}; attempts are counted from 1 to {MAX_ATTEMPT}")
+    _refuse("--namespace", metadata_problems({"namespace": args.namespace}))
+    _refuse("--operator-namespace", metadata_problems({"namespace": args.operator_namespace}))
     job = _identified(load_job(args.file, on_cluster=True), args.namespace)
+    _refuse("--image", examine(_with_image(job, args.image))[1])
     if problems := check_overrides(job.spec.cluster.pod_overrides):
         raise UsageError("; ".join(problems))
     settings = Settings(namespace=args.operator_namespace, runtime_image=args.image)
@@ -53,6 +61,19 @@ def run(args: argparse.Namespace) -> int:
     )
     print(yaml.dump_all(_listed(job, args.attempt, objects), Dumper=_Dumper, sort_keys=False, width=120), end="")
     return 0
+
+
+def _refuse(flag: str, problems: Iterable[Problem]) -> None:
+    """UsageError with the first problem of a flag's value, if there is one."""
+    for problem in problems:
+        raise UsageError(f"{flag}: {problem.sentence}")
+
+
+def _with_image(job: ScalingJob, image: str) -> dict[str, Any]:
+    """The manifest as if it named this image, to have that checked by the rules of the field."""
+    manifest = job.to_json_dict()
+    manifest["spec"]["cluster"] = {**manifest["spec"].get("cluster", {}), "image": image}
+    return manifest
 
 
 def _identified(job: ScalingJob, namespace: str | None) -> ScalingJob:
@@ -75,7 +96,7 @@ def _listed(job: ScalingJob, attempt: int, objects: AttemptObjects) -> list[dict
         for group in job.spec.cluster.workers
         for index in range(group.max)
     ]
-    return [*shared, _readable(objects.secret), objects.service, objects.network_policy, objects.head, *workers]
+    return [objects.network_policy, *shared, _readable(objects.secret), objects.head, objects.service, *workers]
 
 
 def _readable(secret: dict[str, Any]) -> dict[str, Any]:

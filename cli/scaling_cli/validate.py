@@ -71,7 +71,7 @@ def _verdict(document: Document, *, on_cluster: bool) -> Verdict:
         return Verdict(document, None, [])
     job, problems = examine(document.value, on_cluster=on_cluster)
     warnings = check_overrides(job.spec.cluster.pod_overrides) if job is not None and on_cluster else []
-    return Verdict(document, sorted(problems, key=lambda problem: document.line(problem.path)), warnings)
+    return Verdict(document, document.sorted(problems), warnings)
 
 
 def _lines(verdict: Verdict) -> list[str]:

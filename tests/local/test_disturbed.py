@@ -42,6 +42,19 @@ def test_ctrl_c_saves_and_says_how_to_go_on(straight: Finished, job: Path, tmp_p
     assert_same_curves(resumed, straight)
 
 
+def test_ctrl_c_while_ray_starts_ends_without_a_word_of_ray(job: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    started = runs.start(str(job), "--run-dir", str(folder), folder=folder)
+    # The stage before training is done, so Ray is next, and takes seconds.
+    started.wait_until(lambda: (folder / "ledger/attempt-0001/analyze.json").exists())
+    runs.interrupt(started)
+    stopped = started.wait(240)
+    assert stopped.code == 130, stopped.err
+    assert stopped.err.splitlines()[-1].startswith("Stopped on request; what was done is saved. Go on with: ")
+    assert "starting the training processes" not in stopped.err
+    assert "failed" not in stopped.err
+
+
 def test_a_killed_training_process_is_replaced(straight: Finished, job: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     started = runs.start(str(job), "--run-dir", str(folder), folder=folder)

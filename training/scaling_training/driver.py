@@ -228,7 +228,7 @@ def _ending(run: Callable[[], Ending], stop: _Stop) -> Ending:
     except StoppedError:
         if stop.superseded:
             return _badly(ExitCode.STOPPED, Failure.STOPPED, stop.superseded)
-        return _badly(ExitCode.STOPPED, Failure.STOPPED, "stopped on request; the last checkpoint is saved")
+        return _badly(ExitCode.STOPPED, Failure.STOPPED, "stopped on request; what was done is saved")
     except SupersededError as error:
         return _badly(ExitCode.STOPPED, Failure.STOPPED, str(error))
     except EngineError as error:

@@ -200,3 +200,12 @@ def test_no_job_or_a_wrong_one(file: Path, text: str, message: str) -> None:
 def test_a_run_on_one_machine_needs_no_storage(file: Path) -> None:
     file.write_text(_JOB.replace("  storage: {claimName: runs}\n", ""))
     assert load_job(str(file), on_cluster=False).spec.storage is None
+
+
+def test_problems_are_told_in_the_order_of_their_lines(file: Path) -> None:
+    file.write_text(f"{_JOB}kinds: x\n".replace("  model:", "  modell: {}\n  model:").replace("epochs: 2", "epochs: 0"))
+    with pytest.raises(UsageError) as error:
+        load_job(str(file), on_cluster=True)
+    lines = [int(line.split(":")[1]) for line in str(error.value).splitlines()[1:]]
+    assert len(lines) == 3
+    assert lines == sorted(lines)

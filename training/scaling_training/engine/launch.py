@@ -14,7 +14,7 @@ from typing import Any
 from scaling_api.driver import RAY_RESOURCE_SLOT
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.engine import session
-from scaling_training.engine.run import Watch, run_evaluation, run_training
+from scaling_training.engine.run import StoppedError, Watch, run_evaluation, run_training
 from scaling_training.engine.sizing import Sizing, plan_workers, unused_gpus
 from scaling_training.engine.worker import WorkerTask
 from scaling_training.train.types import TrainOutcome
@@ -95,6 +95,9 @@ class RayEngine:
             imports.join()
             session.silence_logs()
             watch.mark("trainImported")
+            if watch.stop_requested():
+                # Ray took seconds to start, in which somebody may have thought better of it.
+                raise StoppedError
             yield _Connection(sizing, resources, str(scratch), unused)
 
     def _server(self) -> AbstractContextManager[Any]:

@@ -144,13 +144,14 @@ class BudgetPolicy(FailurePolicy):  # type: ignore[misc]
         start, step, checkpoint = self._gained()
         cause = self._verdict() or group_cause(training_failed_error)
         cause = self._budget.judged(cause, start=start, step=step)
+        if self._stopping():
+            # Asked to stop, a group that breaks is not mended; and whoever asked may have left Ray already, which
+            # makes errors that tell nobody anything.
+            self.final = cause
+            return FailureDecision.RAISE
         if cause.kind is Kind.PROGRAM:
             # A sentence is for users; whoever mends the program needs the traceback.
             log.error("%s", training_failed_error)
-        if self._stopping():
-            # Asked to stop, a group that breaks is not mended; and whoever asked may have left Ray already.
-            self.final = cause
-            return FailureDecision.RAISE
         if self._budget.spend(cause, start=start, step=step, checkpoint=checkpoint):
             self._restarting(cause)
             return FailureDecision.RETRY

@@ -14,7 +14,7 @@ from scaling_operator.decide.types import PodView
 
 from .builders import NOW, container, ended, head, worker
 
-_STOPPED = json.dumps({"reason": "DriverStopped", "message": "stopped on request; the last checkpoint is saved"})
+_STOPPED = json.dumps({"reason": "DriverStopped", "message": "stopped on request; what was done is saved"})
 _NO_GCS = json.dumps({"reason": "DriverFailed", "message": "RuntimeError: failed to connect to GCS"})
 _TOLD = json.dumps({"reason": "OutOfMemory", "message": "Ray killed rank 1; lower training.batchSize"})
 

@@ -105,6 +105,13 @@ def test_a_bugs_traceback_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert "Traceback of shapes" in caplog.text
 
 
+def test_what_breaks_after_a_stop_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    error = ControllerError(AttributeError("'NoneType' object has no attribute 'cluster_id'"))
+    with caplog.at_level(logging.ERROR):
+        assert policy(stopping=True).make_decision(error) is FailureDecision.RAISE
+    assert caplog.text == ""
+
+
 def test_what_the_watchdog_stopped_is_not_called_lost() -> None:
     restarts: list[Any] = []
     verdict = Cause(Kind.LOST, "training process 1 made no step for 34 s: stopped")
