@@ -12,12 +12,11 @@ from dataclasses import replace
 from typing import Literal
 
 from scaling_api.spec import ScalingJobSpec
-from scaling_training.checkpoint import CheckpointRef, DamagedError
+from scaling_training.checkpoint import CheckpointRef
 from scaling_training.data import Dataset, TestAccess, open_dataset
 from scaling_training.data.batches import Batch
 from scaling_training.data.order import rank_slice
 from scaling_training.data.samples import Samples
-from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import Metrics
 from scaling_training.storage import Storage
 from scaling_training.train.heartbeat import Beat, Phase, silent
@@ -78,13 +77,8 @@ def measure(
     from scaling_training.train.collectives import broadcast_bytes, sum_in_place
 
     task = job_task(spec, dataset, device=world.device, initial_weights=False)
-    try:
-        # Read by one process, as when training is resumed.
-        weights = broadcast_bytes(world, weights_file(storage, checkpoint) if world.is_first else None)
-    except DamagedError as error:
-        raise UserError(
-            f"checkpoint {checkpoint.folder} cannot be evaluated: {error}; delete it and run the training again"
-        ) from error
+    # Read by one process, as when training is resumed.
+    weights = broadcast_bytes(world, weights_file(storage, checkpoint) if world.is_first else None)
     load_weights(weights, task.model)
     del weights
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -179,6 +180,17 @@ def test_the_driver_finds_what_processes_saved_that_see_the_data_otherwise(
     _, engine = go(tmp_path)
     keys = {json.loads(file.read_bytes())["key"] for file in tmp_path.glob("checkpoints/*/*/MANIFEST.json")}
     assert keys == {engine.jobs[0].key}
+
+
+def test_a_report_whose_checkpoint_was_damaged_meanwhile_says_so_and_what_to_do(tmp_path: Path, finished: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run/ledger/attempt-0001/report.json").unlink()
+    for file in (tmp_path / "run").glob("checkpoints/*/*/model.safetensors"):
+        file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(
+        UserError, match=r"checkpoint .*step-.* cannot be used: model.safetensors has .*; delete it and"
+    ):
+        go(tmp_path / "run", attempt=2)
 
 
 def test_a_training_whose_best_checkpoint_is_gone_is_done_again(tmp_path: Path) -> None:

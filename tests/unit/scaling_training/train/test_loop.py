@@ -250,7 +250,7 @@ def test_the_test_split_stays_shut_without_a_token(tmp_path: Path) -> None:
 def test_evaluating_a_damaged_checkpoint_is_the_users_to_mend(tmp_path: Path) -> None:
     outcome = trained(tmp_path, stop_requested=stop_at(1))
     (tmp_path / outcome.checkpoint.folder / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match=r"step-00000001 cannot be evaluated: model.safetensors"):
+    with pytest.raises(UserError, match=r"step-00000001 cannot be used: model.safetensors"):
         evaluate(a_spec(), storage=Storage(str(tmp_path)), checkpoint=outcome.checkpoint, split="validation")
 
 
