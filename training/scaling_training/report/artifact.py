@@ -7,6 +7,7 @@ image becomes an input: divide by ``maxValue``, subtract ``mean``, divide by ``s
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from scaling_api.spec import ModelSpec, ScalingJobSpec
@@ -22,8 +23,8 @@ ARCHITECTURE = "architecture.json"
 FORMAT = 1
 
 
-def write_model(folder: Storage, weights: bytes, spec: ScalingJobSpec, dataset: Dataset) -> dict[str, Any]:
-    """Write the model of a job; returns the architecture. ``weights`` are a checkpoint's, as safetensors."""
+def write_model(write: Callable[[str, bytes], None], weights: bytes, spec: ScalingJobSpec, dataset: Dataset) -> None:
+    """Write the model of a job. ``weights`` are a checkpoint's, as safetensors; ``write`` puts a file in its folder."""
     normalisation = dataset.normalisation
     architecture = {
         "format": FORMAT,
@@ -34,9 +35,8 @@ def write_model(folder: Storage, weights: bytes, spec: ScalingJobSpec, dataset: 
         "normalisation": normalisation
         and {"maxValue": dataset.max_value, "mean": list(normalisation.mean), "std": list(normalisation.std)},
     }
-    folder.write(WEIGHTS, weights)
-    folder.write(ARCHITECTURE, json.dumps(architecture, indent=1).encode())
-    return architecture
+    write(WEIGHTS, weights)
+    write(ARCHITECTURE, json.dumps(architecture, indent=1).encode())
 
 
 def load_model(folder: str | Storage) -> tuple[Task, dict[str, Any]]:

@@ -41,7 +41,7 @@ def _run(run: Run, inputs: Inputs) -> Output:
 
 
 def _write(run: Run, output: Output) -> None:
-    run.storage.write(ANALYSIS_JSON, json.dumps(output["found"], indent=1, sort_keys=True).encode())
+    run.publish(ANALYSIS_JSON, json.dumps(output["found"], indent=1, sort_keys=True).encode())
 
 
 def _reuse(run: Run, output: Output, root: str | None) -> Output | None:
