@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaling_api.spec import ModelSpec, ScalingJobSpec
 from scaling_training.errors import UserError
+from scaling_training.sources import without_secrets
 from scaling_training.storage import Storage
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def write_model(write: Callable[[str, bytes], None], weights: bytes, spec: Scali
     normalisation = dataset.normalisation
     architecture = {
         "format": FORMAT,
-        "model": spec.model.to_json_dict(),
+        "model": without_secrets(spec.model.to_json_dict()),
         "inputShape": list(dataset.input_shape),
         "classes": list(dataset.class_names),
         # None: the inputs are no images, the model takes them as they are.
