@@ -271,8 +271,7 @@ def test_the_driver_opens_the_data_once(finished: Path, tmp_path: Path, monkeypa
         opened.append(spec.name)
         return open_dataset(spec)
 
-    for module in ("scaling_training.data", "scaling_training.evaluate.run"):
-        monkeypatch.setattr(f"{module}.open_dataset", counted)
+    monkeypatch.setattr("scaling_training.data.open_dataset", counted)
     states, engine = go(tmp_path, attempt=2, previous=None)
     assert set(states.values()) == {"Succeeded"}
     assert len(engine.jobs) == 1
