@@ -145,6 +145,7 @@ def _run(settings: Settings, ledger: Ledger, model: ProgressModel, stop: _Stop, 
             stop_requested=stop.requested.is_set,
             share=model.share,
         ),
+        publish=ledger.publish,
         workers_evaluate=engine.evaluate if settings.ray_address is not None else None,
     )
     records = run_stages(STAGES, run, ledger, model)

@@ -23,12 +23,6 @@ class Timeline:
         with self._lock:
             self._marks.setdefault(name, time.time() if at is None else at)
 
-    def since_start(self, name: str) -> float | None:
-        """Seconds from the process's start to a point."""
-        with self._lock:
-            at = self._marks.get(name)
-        return None if at is None else at - self.started_at
-
     def to_bytes(self) -> bytes:
         """As JSON: seconds since the start of the driver's process, in order of time."""
         with self._lock:

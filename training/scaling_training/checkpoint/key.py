@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scaling_api.spec import ScalingJobSpec
-from scaling_training.sources import source_digests
+from scaling_training.sources import source_digests, without_secrets
 from scaling_training.storage import Storage
 
 # Left out of the training section: any world size and any number of micro-batches give the same update, and saving
@@ -30,14 +30,16 @@ _NAMED = 3  # differences that a sentence names
 def key_parts(spec: ScalingJobSpec, data_fingerprint: str) -> dict[str, Any]:
     """What the key is made from, as JSON values: model, dataset, training, and digests of data, weights and code.
 
-    Of parallelism only how batch norm works counts. Weights to start from and code are fetched when the spec names
-    some; UserError when they cannot be.
+    Of parallelism only how batch norm works counts. What may be a secret in a URI is left out. Weights to start from
+    and code are fetched when the spec names some; UserError when they cannot be.
     """
     training = spec.training.to_json_dict()
     return {
-        "model": spec.model.to_json_dict(),
+        "model": without_secrets(spec.model.to_json_dict()),
         # Who reads the files, and how far ahead, changes no batch.
-        "dataset": {name: value for name, value in spec.dataset.to_json_dict().items() if name != "loader"},
+        "dataset": without_secrets(
+            {name: value for name, value in spec.dataset.to_json_dict().items() if name != "loader"}
+        ),
         "training": {name: value for name, value in training.items() if name not in _INDIFFERENT},
         "batchNorm": spec.training.parallelism.batch_norm,
         "data": data_fingerprint,

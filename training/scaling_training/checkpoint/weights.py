@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from scaling_training.checkpoint.checkpoints import open_checkpoint
-from scaling_training.checkpoint.manifest import WHOLE_MODEL, CheckpointRef
+from scaling_training.checkpoint.manifest import WHOLE_MODEL, CheckpointRef, DamagedError
 from scaling_training.checkpoint.state import EMA, MODEL
 from scaling_training.errors import UserError
 from scaling_training.storage import Storage
@@ -17,9 +17,18 @@ WHOLE_EMA = "ema.safetensors"
 def weights_file(storage: Storage, ref: CheckpointRef) -> bytes:
     """What is evaluated and kept, as one safetensors file, whatever mesh it was saved on.
 
-    That is the weights, or their moving averages where there are some; nothing else is read. Raises DamagedError
-    naming the file that is not as its manifest says.
+    That is the weights, or their moving averages where there are some; nothing else is read. UserError naming the
+    file that is not as its manifest says.
     """
+    try:
+        return _weights_file(storage, ref)
+    except DamagedError as error:
+        raise UserError(
+            f"checkpoint {ref.folder} cannot be used: {error}; delete it and run the training again"
+        ) from error
+
+
+def _weights_file(storage: Storage, ref: CheckpointRef) -> bytes:
     opened = open_checkpoint(storage, ref)
     if WHOLE_MODEL in opened.manifest.files and WHOLE_EMA not in opened.manifest.files:
         return opened.read(WHOLE_MODEL)

@@ -96,11 +96,6 @@ class DataOrder:
         """Samples of a batch; an epoch's last one may have fewer."""
         return self._batch_size
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches of an epoch, a smaller last one included."""
-        return -(-self._samples // self._batch_size)
-
     def indices(self, epoch: int) -> NDArray[np.int64]:
         """The whole order of an epoch.
 

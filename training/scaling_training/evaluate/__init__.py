@@ -2,6 +2,5 @@
 
 from scaling_training.evaluate.metrics import Metrics, Objective, validation_key
 from scaling_training.evaluate.overfitting import overfitting_onset
-from scaling_training.evaluate.run import evaluate
 
-__all__ = ["Metrics", "Objective", "evaluate", "overfitting_onset", "validation_key"]
+__all__ = ["Metrics", "Objective", "overfitting_onset", "validation_key"]

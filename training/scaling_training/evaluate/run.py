@@ -9,48 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Literal
 
 from scaling_api.spec import ScalingJobSpec
-from scaling_training.checkpoint import CheckpointRef, DamagedError
-from scaling_training.data import Dataset, TestAccess, open_dataset
+from scaling_training.checkpoint import CheckpointRef
+from scaling_training.data import Dataset
 from scaling_training.data.batches import Batch
 from scaling_training.data.order import rank_slice
 from scaling_training.data.samples import Samples
-from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import Metrics
 from scaling_training.storage import Storage
 from scaling_training.train.heartbeat import Beat, Phase, silent
 from scaling_training.train.types import World
 
 _BATCH = 256  # samples per process; a matter of memory only
-
-
-def evaluate(
-    spec: ScalingJobSpec,
-    *,
-    storage: Storage,
-    checkpoint: CheckpointRef,
-    split: Literal["validation", "test"],
-    access: TestAccess | None = None,
-    device: str = "cpu",
-    dataset: Dataset | None = None,
-) -> Metrics:
-    """Metrics of the checkpoint's model on the split; ``dataset`` is the spec's, where it is open already.
-
-    The test split needs ``access=TestAccess("evaluate")``; without it a PermissionError is raised. A checkpoint
-    that is damaged or of another model raises UserError.
-    """
-    if split == "test" and access is None:
-        raise PermissionError("the test split opens only with a TestAccess, which evaluate and report hold")
-    import torch
-
-    dataset = dataset or open_dataset(spec.dataset)
-    samples = dataset.open_test(access) if access is not None and split == "test" else dataset.validation
-    world = World(rank=0, size=1, device=torch.device(device))
-    found = measure(spec, {split: samples}, dataset=dataset, storage=storage, checkpoint=checkpoint, world=world)
-    assert found is not None, "nobody asked for a stop"
-    return found[split]
 
 
 def measure(
@@ -68,7 +39,8 @@ def measure(
     """Metrics of the checkpoint's model on each of the splits of ``dataset``, on every rank alike.
 
     Every rank must call it. ``share_done`` hears after each batch how much of this rank's work is done, from 0 to 1.
-    None after a stop, which counts for all ranks as soon as it reaches one. UserError as for `evaluate`.
+    None after a stop, which counts for all ranks as soon as it reaches one. UserError for a checkpoint that is damaged
+    or of another model.
     """
     import torch
 
@@ -78,13 +50,8 @@ def measure(
     from scaling_training.train.collectives import broadcast_bytes, sum_in_place
 
     task = job_task(spec, dataset, device=world.device, initial_weights=False)
-    try:
-        # Read by one process, as when training is resumed.
-        weights = broadcast_bytes(world, weights_file(storage, checkpoint) if world.is_first else None)
-    except DamagedError as error:
-        raise UserError(
-            f"checkpoint {checkpoint.folder} cannot be evaluated: {error}; delete it and run the training again"
-        ) from error
+    # Read by one process, as when training is resumed.
+    weights = broadcast_bytes(world, weights_file(storage, checkpoint) if world.is_first else None)
     load_weights(weights, task.model)
     del weights
 

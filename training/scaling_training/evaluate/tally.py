@@ -7,7 +7,7 @@ the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -48,32 +48,14 @@ class Measurable(Protocol):
 
 
 @torch.no_grad()
-def count(
-    task: Measurable,
-    batches: Iterable[Batch],
-    *,
-    device: torch.device,
-    forward: Callable[[Batch], Any] | None = None,
-) -> Tally:
-    """Run the model over the batches, in evaluation mode; its mode is put back afterwards.
-
-    ``forward`` stands in for the model where it is divided over processes, and leads to the same output.
-    """
+def count(task: Measurable, batches: Iterable[Batch], *, device: torch.device) -> Tally:
+    """Run the model over the batches, in evaluation mode; its mode is put back afterwards."""
     tally = task.tally(device)
     was_training = task.model.training
     task.model.eval()
     try:
         for batch in batches:
-            tally.update(forward(batch) if forward else task.model(*task.inputs(batch)), batch)
+            tally.update(task.model(*task.inputs(batch)), batch)
     finally:
         task.model.train(was_training)
     return tally
-
-
-def not_finite(tally: Tally) -> float | None:
-    """The first of the sums that is infinite or no number, None when all are finite."""
-    for sums in tally.tensors():
-        wrong = sums[~sums.isfinite()]
-        if len(wrong):
-            return float(wrong[0].item())
-    return None

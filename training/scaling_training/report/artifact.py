@@ -7,10 +7,12 @@ image becomes an input: divide by ``maxValue``, subtract ``mean``, divide by ``s
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from scaling_api.spec import ModelSpec, ScalingJobSpec
 from scaling_training.errors import UserError
+from scaling_training.sources import without_secrets
 from scaling_training.storage import Storage
 
 if TYPE_CHECKING:
@@ -22,21 +24,20 @@ ARCHITECTURE = "architecture.json"
 FORMAT = 1
 
 
-def write_model(folder: Storage, weights: bytes, spec: ScalingJobSpec, dataset: Dataset) -> dict[str, Any]:
-    """Write the model of a job; returns the architecture. ``weights`` are a checkpoint's, as safetensors."""
+def write_model(write: Callable[[str, bytes], None], weights: bytes, spec: ScalingJobSpec, dataset: Dataset) -> None:
+    """Write the model of a job. ``weights`` are a checkpoint's, as safetensors; ``write`` puts a file in its folder."""
     normalisation = dataset.normalisation
     architecture = {
         "format": FORMAT,
-        "model": spec.model.to_json_dict(),
+        "model": without_secrets(spec.model.to_json_dict()),
         "inputShape": list(dataset.input_shape),
         "classes": list(dataset.class_names),
         # None: the inputs are no images, the model takes them as they are.
         "normalisation": normalisation
         and {"maxValue": dataset.max_value, "mean": list(normalisation.mean), "std": list(normalisation.std)},
     }
-    folder.write(WEIGHTS, weights)
-    folder.write(ARCHITECTURE, json.dumps(architecture, indent=1).encode())
-    return architecture
+    write(WEIGHTS, weights)
+    write(ARCHITECTURE, json.dumps(architecture, indent=1).encode())
 
 
 def load_model(folder: str | Storage) -> tuple[Task, dict[str, Any]]:

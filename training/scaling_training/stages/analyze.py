@@ -9,6 +9,7 @@ from typing import Any
 
 from scaling_training.errors import UserError
 from scaling_training.ledger import Output
+from scaling_training.sources import without_secrets
 from scaling_training.stages.base import Inputs, Run, Stage
 
 ANALYSIS_JSON = "analysis.json"
@@ -17,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def _depends_on(run: Run) -> Mapping[str, Any]:
-    section = run.spec.dataset.to_json_dict()
+    section = without_secrets(run.spec.dataset.to_json_dict())
     return {"data": run.data_fingerprint, "dataset": {name: section[name] for name in section if name != "loader"}}
 
 
@@ -41,7 +42,7 @@ def _run(run: Run, inputs: Inputs) -> Output:
 
 
 def _write(run: Run, output: Output) -> None:
-    run.storage.write(ANALYSIS_JSON, json.dumps(output["found"], indent=1, sort_keys=True).encode())
+    run.publish(ANALYSIS_JSON, json.dumps(output["found"], indent=1, sort_keys=True).encode())
 
 
 def _reuse(run: Run, output: Output, root: str | None) -> Output | None:

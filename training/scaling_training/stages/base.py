@@ -41,6 +41,8 @@ class Run:
     previous: Storage | None  # the run folder that resumeFrom names
     engine: Engine
     watch: Watch
+    # Writes a file that all attempts share; SupersededError when a later one has begun. See `Ledger.publish`.
+    publish: Callable[[str, bytes], None]
     # Evaluates on the training workers, metrics by split; None: they are on this very machine.
     workers_evaluate: Callable[[WorkerTask, Watch], Output] | None = None
 

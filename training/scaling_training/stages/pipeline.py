@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from scaling_api.redaction import redacted
 from scaling_training.clock import utc
 from scaling_training.engine.run import StoppedError
-from scaling_training.ledger import Ledger, Output, Record, digest
+from scaling_training.ledger import Ledger, Output, Record, SupersededError, digest
 from scaling_training.progress import ProgressModel
 from scaling_training.stages.base import Run, Stage
 
@@ -15,8 +15,8 @@ from scaling_training.stages.base import Run, Stage
 def run_stages(stages: Sequence[Stage], run: Run, ledger: Ledger, progress: ProgressModel) -> dict[str, Record]:
     """The records of all stages by name.
 
-    Raises StoppedError between two stages after a stop, and whatever a stage raises, after noting its failure
-    in the progress and the ledger.
+    Raises StoppedError between two stages after a stop, SupersededError when a later attempt has begun, and whatever a
+    stage raises, after noting its failure in the progress and the ledger.
     """
     records: dict[str, Record] = {}
     for stage in stages:
@@ -59,7 +59,7 @@ def _run(
     inputs: dict[str, Output] = {name: records[name].output for name in stage.inputs}
     try:
         output = stage.run(run, inputs)
-    except StoppedError:
+    except (StoppedError, SupersededError):
         raise
     except Exception as error:
         message = redacted(str(error)) or type(error).__name__

@@ -32,8 +32,10 @@ def _run(run: Run, inputs: Inputs) -> Output:
     trained, evaluated = inputs["train"], inputs["evaluate"]
     rows = _rows(trained)
     best = best_checkpoint(trained)
-    write_model(run.storage.child(MODEL_FOLDER), _weights(run, best), run.spec, run.dataset)
-    run.storage.write(CURVES_JSON, curves_json(rows))
+    write_model(
+        lambda name, data: run.publish(f"{MODEL_FOLDER}/{name}", data), _weights(run, best), run.spec, run.dataset
+    )
+    run.publish(CURVES_JSON, curves_json(rows))
     onset = overfitting_onset(rows)
     picture = curves_png(
         rows,
@@ -42,10 +44,10 @@ def _run(run: Run, inputs: Inputs) -> Output:
         onset_epoch=onset,
         test_accuracy=evaluated["test"].get("accuracy"),
     )
-    run.storage.write(CURVES_PNG, picture)
+    run.publish(CURVES_PNG, picture)
     splits = {split: evaluated[split] for split in ("test", "validation")}
     metrics = {**splits, "overfitting": {"onsetEpoch": onset}}
-    run.storage.write(METRICS_JSON, json.dumps(metrics, indent=1).encode())
+    run.publish(METRICS_JSON, json.dumps(metrics, indent=1).encode())
     return {
         # The numbers alone; how many samples, and the tables, are in the file.
         "metrics": {

@@ -40,8 +40,7 @@ _USUAL_RATE = 100e6
 class Keeper:
     """The run's checkpoints and curves. ``latest`` (committed) and ``best`` are known on rank 0.
 
-    ``spread`` says whether the processes hold different parts of ``trained``; without it, that is so when there are
-    DTensors. Building one is a collective operation, and so are `restore`, `save` and `wait`.
+    Building one is a collective operation, and so are `restore`, `save` and `wait`.
     """
 
     def __init__(
@@ -51,13 +50,12 @@ class Keeper:
         world: World,
         checkpoints: Checkpoints,
         objective: Objective,
-        spread: bool | None = None,
     ) -> None:
         self._trained = trained
         self._world = world
         self._objective = objective
         self._checkpoints = checkpoints
-        self._spread = world.size > 1 and (trained.is_sharded if spread is None else spread)
+        self._spread = world.size > 1 and trained.is_sharded
         self._group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE) if self._spread else None
         self._saver = BackgroundSaver()
         self._committed: CheckpointRef | None = None

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from scaling_api.spec import CodeSpec, ScalingJobSpec, WeightsSpec
+from scaling_api.spec import CodeSpec, DatasetSpec, ModelSpec, ScalingJobSpec, WeightsSpec
 from scaling_training.checkpoint.key import difference, key_of, key_parts, note_work, noted_work
 from scaling_training.storage import Storage
 from tests.unit.scaling_training.builders import a_spec
@@ -53,6 +54,32 @@ def test_other_code_or_weights_in_the_same_place_are_other_work(tmp_path: Path) 
         keys.append(keyed(spec.model_copy(update={"model": model})))
     keys += [keyed(spec.model_copy(update={"code": CodeSpec(uri=str(folder))})) for folder in folders]
     assert len({keyed(spec), *keys}) == 5
+
+
+def test_a_presigned_uri_is_the_same_work_with_another_signature_and_is_kept_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("scaling_training.checkpoint.key.source_digests", lambda spec: {"weights": "content"})
+
+    def signed(signature: str) -> ScalingJobSpec:
+        query = f"?X-Amz-Signature={signature}"
+        spec = a_spec()
+        weights = WeightsSpec(uri=f"https://store/w.safetensors{query}")
+        dataset = DatasetSpec(name="image-folder", uri=f"https://store/flowers{query}")
+        return spec.model_copy(update={"model": spec.model.model_copy(update={"weights": weights}), "dataset": dataset})
+
+    assert keyed(signed("f00d")) == keyed(signed("beef"))
+    kept = json.dumps(key_parts(signed("f00d"), "data"))
+    assert "https://store/w.safetensors?X-Amz-Signature=***" in kept
+    assert "f00d" not in kept
+
+
+def test_arguments_of_a_factory_count_as_they_are() -> None:
+    def of_revision(number: int) -> ScalingJobSpec:
+        model = {"factory": "models:build", "arguments": {"uri": f"https://hub/model?revision={number}"}}
+        return a_spec().model_copy(update={"model": ModelSpec.model_validate(model)})
+
+    assert keyed(of_revision(1)) != keyed(of_revision(2))
 
 
 @pytest.mark.parametrize(

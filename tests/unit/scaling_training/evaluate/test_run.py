@@ -8,12 +8,13 @@ import torch
 from scaling_training.checkpoint import CheckpointRef
 from scaling_training.data import TestAccess, open_dataset
 from scaling_training.evaluate.metrics import Metrics
-from scaling_training.evaluate.run import evaluate, measure
+from scaling_training.evaluate.run import measure
 from scaling_training.storage import Storage
 from scaling_training.train.heartbeat import Phase
 from scaling_training.train.loop import train
 from scaling_training.train.types import World
 from tests.unit.scaling_training.builders import a_spec
+from tests.unit.scaling_training.evaluate.measured import measured_alone
 from tests.unit.scaling_training.worlds import in_world
 
 SPEC = a_spec(epochs=2, batchSize=64, ema={"decay": 0.9})
@@ -60,16 +61,7 @@ def measured(
 
 def test_several_processes_count_what_one_does(trained: tuple[str, CheckpointRef]) -> None:
     folder, checkpoint = trained
-    alone = {
-        split: evaluate(
-            SPEC,
-            storage=Storage(folder),
-            checkpoint=checkpoint,
-            split="test" if split == "test" else "validation",
-            access=TestAccess("evaluate"),
-        )
-        for split in SPLITS
-    }
+    alone = measured_alone(SPEC, folder, checkpoint)
     assert (alone["test"].samples, alone["validation"].samples) == (359, 179)
     for found, shares, beats in in_world(3, measured, folder, checkpoint):
         assert found is not None

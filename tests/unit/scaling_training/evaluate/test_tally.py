@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from scaling_training.data.batches import Batch
-from scaling_training.evaluate.tally import count, not_finite
+from scaling_training.evaluate.tally import count
 from scaling_training.models.task import ClassificationTask
 from scaling_training.train import World
 from scaling_training.train.collectives import sum_in_place
@@ -56,17 +56,3 @@ def test_counting_leaves_the_model_as_it_was() -> None:
 
     assert model.training
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-
-
-def test_the_forward_pass_of_a_divided_model_can_stand_in() -> None:
-    task = a_task()
-    pieces = batches_of(slice(0, 41), 9)
-    tally = count(task, pieces, device=CPU, forward=lambda batch: nn.functional.one_hot(batch.targets, 7) * 50.0)
-    assert tally.result(NAMES).scalars()["accuracy"] == 1.0
-
-
-def test_a_sum_that_is_not_finite_is_found() -> None:
-    task = a_task()
-    assert not_finite(count(task, [], device=CPU)) is None
-    tally = count(task, batches_of(slice(0, 3), 3), device=CPU, forward=lambda batch: torch.full((3, 7), float("inf")))
-    assert not_finite(tally) is not None

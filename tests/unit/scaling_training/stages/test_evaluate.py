@@ -57,11 +57,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Output]:
     return folder, json.loads((folder / "ledger/attempt-0001/train.json").read_text())["output"]
 
 
+def never(name: str, data: bytes) -> None:
+    raise AssertionError(f"{name} is not of evaluation")
+
+
 def evaluated(
     trained: tuple[Path, Output], spec: ScalingJobSpec, workers: Workers | None, watch: Watch = WATCH
 ) -> dict[str, Any]:
     folder, output = trained
-    run = Run("job", spec, Storage(str(folder)), 2, None, OneProcess(), watch, workers)
+    run = Run("job", spec, Storage(str(folder)), 2, None, OneProcess(), watch, never, workers)
     return evaluate.STAGE.run(run, {"train": output})
 
 

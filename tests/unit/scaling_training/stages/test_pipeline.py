@@ -10,7 +10,7 @@ import pytest
 from scaling_training.engine.run import StoppedError, Watch
 from scaling_training.engine.worker import WorkerTask
 from scaling_training.errors import UserError
-from scaling_training.ledger import Ledger, Output
+from scaling_training.ledger import Ledger, Output, SupersededError
 from scaling_training.progress import ProgressModel
 from scaling_training.stages.base import Inputs, Run, Stage
 from scaling_training.stages.pipeline import run_stages
@@ -57,6 +57,7 @@ def storage(tmp_path: Path) -> Storage:
 
 
 def go(recorder: Recorder, storage: Storage, attempt: int, *, stop: bool = False) -> dict[str, tuple[str, Output]]:
+    ledger = Ledger(storage, attempt=attempt)
     run = Run(
         job="job",
         spec=a_spec(),
@@ -70,10 +71,10 @@ def go(recorder: Recorder, storage: Storage, attempt: int, *, stop: bool = False
             mark=lambda name, at=0.0: None,
             stop_requested=lambda: stop,
         ),
+        publish=ledger.publish,
     )
     stages = recorder.stages()
     model = ProgressModel("job", attempt, [stage.name for stage in stages])
-    ledger = Ledger(storage, attempt=attempt)
     ledger.claim({})
     recorder.ran.clear()
     records = run_stages(stages, run, ledger, model)
@@ -158,3 +159,11 @@ def test_a_stop_ends_before_the_next_stage(storage: Storage) -> None:
     with pytest.raises(StoppedError):
         go(recorder, storage, 1, stop=True)
     assert recorder.ran == []
+
+
+def test_a_stage_that_a_later_attempt_took_over_from_has_not_failed(storage: Storage) -> None:
+    recorder = Recorder()
+    recorder.fails = SupersededError(1, 2)
+    with pytest.raises(SupersededError):
+        go(recorder, storage, 1)
+    assert storage.names("ledger/attempt-0001") == ["first.json"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +15,10 @@ from scaling_training.data import Dataset, open_dataset
 from scaling_training.engine.run import Watch
 from scaling_training.engine.worker import Training, WorkerTask
 from scaling_training.errors import UserError
-from scaling_training.ledger import Ledger
+from scaling_training.ledger import Ledger, SupersededError
 from scaling_training.progress import ProgressModel
 from scaling_training.report.artifact import load_model
-from scaling_training.stages import STAGES
+from scaling_training.stages import STAGES, Stage
 from scaling_training.stages.base import Run
 from scaling_training.stages.pipeline import run_stages
 from scaling_training.storage import Storage
@@ -61,8 +62,8 @@ def go(
     engine = OneProcess()
     storage = Storage(str(folder))
     earlier = Storage(str(previous)) if previous else None
-    run = Run("job", spec or a_spec(), storage, attempt, earlier, engine, WATCH)
     ledger = Ledger(storage, attempt=attempt, previous=earlier)
+    run = Run("job", spec or a_spec(), storage, attempt, earlier, engine, WATCH, ledger.publish)
     ledger.claim({})
     records = run_stages(STAGES, run, ledger, ProgressModel("job", attempt, [stage.name for stage in STAGES]))
     return {name: record.state for name, record in records.items()}, engine
@@ -181,6 +182,46 @@ def test_the_driver_finds_what_processes_saved_that_see_the_data_otherwise(
     assert keys == {engine.jobs[0].key}
 
 
+def test_a_report_whose_checkpoint_was_damaged_meanwhile_says_so_and_what_to_do(tmp_path: Path, finished: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run/ledger/attempt-0001/report.json").unlink()
+    for file in (tmp_path / "run").glob("checkpoints/*/*/model.safetensors"):
+        file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(
+        UserError, match=r"checkpoint .*step-.* cannot be used: model.safetensors has .*; delete it and"
+    ):
+        go(tmp_path / "run", attempt=2)
+
+
+@pytest.mark.parametrize(
+    "stage", [stage for stage in STAGES if stage.name in ("analyze", "report")], ids=lambda stage: stage.name
+)
+def test_a_driver_that_a_later_attempt_took_over_from_overwrites_none_of_its_files(
+    tmp_path: Path, finished: Path, stage: Stage
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    storage = Storage(str(tmp_path / "run"))
+    ledgers = [Ledger(storage, attempt=attempt) for attempt in (2, 3)]
+    for ledger in ledgers:
+        ledger.claim({})
+    shared = [
+        "analysis.json",
+        "curves.json",
+        "curves.png",
+        "metrics.json",
+        *(f"model/{name}" for name in storage.names("model")),
+    ]
+    for name in shared:
+        storage.write(name, b"of the third attempt")
+
+    run = Run("job", a_spec(), storage, 2, None, OneProcess(), WATCH, ledgers[0].publish)
+    records = finished / "ledger/attempt-0001"
+    inputs = {name: json.loads((records / f"{name}.json").read_bytes())["output"] for name in stage.inputs}
+    with pytest.raises(SupersededError):
+        stage.run(run, inputs)
+    assert {storage.read(name) for name in shared} == {b"of the third attempt"}
+
+
 def test_a_training_whose_best_checkpoint_is_gone_is_done_again(tmp_path: Path) -> None:
     go(tmp_path)
     for manifest in tmp_path.glob("checkpoints/*/*/MANIFEST.json"):
@@ -230,8 +271,7 @@ def test_the_driver_opens_the_data_once(finished: Path, tmp_path: Path, monkeypa
         opened.append(spec.name)
         return open_dataset(spec)
 
-    for module in ("scaling_training.data", "scaling_training.evaluate.run"):
-        monkeypatch.setattr(f"{module}.open_dataset", counted)
+    monkeypatch.setattr("scaling_training.data.open_dataset", counted)
     states, engine = go(tmp_path, attempt=2, previous=None)
     assert set(states.values()) == {"Succeeded"}
     assert len(engine.jobs) == 1

@@ -106,8 +106,9 @@ def test_a_stop_does_not_wait_for_the_data(where: str, stage: str | None, tmp_pa
         }
     )
     storage = Storage(str(tmp_path))
-    run = Run("job", spec, storage, 1, None, ThenGate(), replace(WATCH, stop_requested=gate.reached.is_set))
     ledger = Ledger(storage, attempt=1)
+    watch = replace(WATCH, stop_requested=gate.reached.is_set)
+    run = Run("job", spec, storage, 1, None, ThenGate(), watch, ledger.publish)
     ledger.claim({})
     progress = ProgressModel("job", 1, [stage.name for stage in STAGES])
     with pytest.raises(StoppedError):

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from scaling_training.evaluate import evaluate
-from scaling_training.storage import Storage
 from scaling_training.train import World
+from tests.unit.scaling_training.evaluate.measured import measured_alone
 from tests.unit.scaling_training.train.looped import Run, a_run, assert_bit_for_bit, on, run
 from tests.unit.scaling_training.worlds import in_world
 
@@ -35,8 +34,6 @@ def test_the_metrics_are_those_of_the_averages_that_are_kept(tmp_path: Path) -> 
     found: Mapping[str, Any] = in_world(2, on_meshes, str(tmp_path))[0]
     for mesh, (straight, resumed) in found.items():
         assert_bit_for_bit(resumed, straight, mesh)
-        kept = evaluate(
-            SPEC, storage=Storage(f"{tmp_path}/{mesh}"), checkpoint=straight.outcome.checkpoint, split="validation"
-        )
+        kept = measured_alone(SPEC, tmp_path / str(mesh), straight.outcome.checkpoint)["validation"]
         last = {name: straight.rows[-1][f"val{name[0].upper()}{name[1:]}"] for name in kept.scalars()}
         assert last == pytest.approx(kept.scalars(), rel=1e-9), mesh

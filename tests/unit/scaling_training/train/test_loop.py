@@ -15,9 +15,8 @@ import torch
 
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.checkpoint import CheckpointRef
-from scaling_training.data import TestAccess, loader
+from scaling_training.data import loader
 from scaling_training.errors import UserError
-from scaling_training.evaluate import evaluate
 from scaling_training.storage import Storage
 from scaling_training.train import TrainingProgress, TrainOutcome, World, preload
 from scaling_training.train.heartbeat import Beat, Phase, silent
@@ -27,6 +26,7 @@ from scaling_training.train.setup import Setup
 from scaling_training.train.validation import validate
 from tests.unit.scaling_training.builders import a_spec
 from tests.unit.scaling_training.data.folders import fill, folder_spec
+from tests.unit.scaling_training.evaluate.measured import measured_alone
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 STEPS = 6  # of a_spec(): two epochs of three steps
@@ -100,13 +100,10 @@ def test_a_run_ends_with_curves_checkpoints_and_what_it_learned(tmp_path: Path) 
     }
     assert rows[-1]["trainLoss"] < rows[0]["trainLoss"] / 2
     assert outcome.best is not None
-    test = evaluate(
-        spec, storage=Storage(str(tmp_path)), checkpoint=outcome.best, split="test", access=TestAccess("evaluate")
-    )
-    assert test.samples == 359
-    assert test.scalars()["accuracy"] > 0.8  # 0.1 is chance
-    validation = evaluate(spec, storage=Storage(str(tmp_path)), checkpoint=outcome.best, split="validation")
-    assert validation.scalars() == pytest.approx(outcome.metrics)
+    found = measured_alone(spec, tmp_path, outcome.best)
+    assert found["test"].samples == 359
+    assert found["test"].scalars()["accuracy"] > 0.8  # 0.1 is chance
+    assert found["validation"].scalars() == pytest.approx(outcome.metrics)
 
 
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
@@ -192,8 +189,8 @@ def test_a_best_checkpoint_of_another_run_is_still_found(tmp_path: Path) -> None
 
     assert later.best is not None
     assert later.best.root == str(tmp_path / "earlier")
-    found = evaluate(a_spec(), storage=Storage(str(tmp_path / "later")), checkpoint=later.best, split="validation")
-    assert found.scalars() == pytest.approx(earlier.metrics)
+    found = measured_alone(a_spec(), tmp_path / "later", later.best)
+    assert found["validation"].scalars() == pytest.approx(earlier.metrics)
 
 
 def test_progress_is_told_from_the_start_to_the_end(tmp_path: Path) -> None:
@@ -286,17 +283,11 @@ def test_a_watchdog_is_told_what_a_save_takes_by_its_size_and_then_by_the_longes
     assert told[-1] >= 1.0, "that training did not wait for"
 
 
-def test_the_test_split_stays_shut_without_a_token(tmp_path: Path) -> None:
-    nowhere: Any = CheckpointRef("nowhere", 1, 1)
-    with pytest.raises(PermissionError, match="TestAccess"):
-        evaluate(a_spec(), storage=Storage(str(tmp_path)), checkpoint=nowhere, split="test")
-
-
 def test_evaluating_a_damaged_checkpoint_is_the_users_to_mend(tmp_path: Path) -> None:
     outcome = trained(tmp_path, stop_requested=stop_at(1))
     (tmp_path / outcome.checkpoint.folder / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match=r"step-00000001 cannot be evaluated: model.safetensors"):
-        evaluate(a_spec(), storage=Storage(str(tmp_path)), checkpoint=outcome.checkpoint, split="validation")
+    with pytest.raises(UserError, match=r"step-00000001 cannot be used: model.safetensors"):
+        measured_alone(a_spec(), tmp_path, outcome.checkpoint)
 
 
 def test_a_checkpoint_of_another_width_does_not_fit(tmp_path: Path) -> None:
@@ -304,7 +295,7 @@ def test_a_checkpoint_of_another_width_does_not_fit(tmp_path: Path) -> None:
     spec = a_spec()
     wide = spec.model_copy(update={"model": spec.model.model_copy(update={"width": 1.0})})
     with pytest.raises(UserError, match=r"weights do not fit spec.model: size mismatch"):
-        evaluate(wide, storage=Storage(str(tmp_path)), checkpoint=outcome.checkpoint, split="validation")
+        measured_alone(wide, tmp_path, outcome.checkpoint)
 
 
 def test_a_gradient_that_is_no_number_moves_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
