@@ -20,7 +20,7 @@ with warnings.catch_warnings():
 from scaling_training.engine.failures import RestartBudget
 from scaling_training.engine.run import Marks, StoppedError, Watch, _Group
 from scaling_training.engine.sizing import Sizing
-from scaling_training.engine.worker import WorkerTask
+from scaling_training.engine.worker import Training, WorkerTask
 
 SIZING = Sizing(least=1, wanted=1, most=1, gpus_per_worker=0)
 
@@ -50,7 +50,7 @@ def policy(given_up: Callable[[], bool]) -> SlotPolicy:
 def test_the_controller_has_left_ray_when_its_caller_does() -> None:
     nothing: Any = lambda *arguments: None  # noqa: E731
     watch = Watch(progress=nothing, say=nothing, mark=nothing, stop_requested=lambda: True)
-    task = WorkerTask(spec={}, storage_root="/nowhere", attempt=1, resume=None)
+    task = WorkerTask(spec={}, storage_root="/nowhere", attempt=1, job=Training(key="key", resume=None))
     group = Waiting(task, SIZING, {}, "/nowhere", watch, RestartBudget(), Marks(nothing))
     with pytest.raises(StoppedError):
         group.run()
