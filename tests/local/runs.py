@@ -20,7 +20,7 @@ import yaml
 LIMIT_S = 600.0
 
 
-def manifest(folder: Path, *, name: str = "digits", epochs: int = 30, **training: Any) -> Path:
+def manifest(folder: Path, *, name: str = "digits", epochs: int = 60, **training: Any) -> Path:
     """A small job on digits that trains for some seconds; returns its file."""
     document = {
         "apiVersion": "scaling.dev/v1alpha1",
@@ -74,6 +74,10 @@ class Started:
     def checkpoints(self, attempt: int = 1) -> list[str]:
         """Names of the committed checkpoints of an attempt."""
         return committed(self.folder, attempt)
+
+    def newest(self) -> str:
+        """The last of them; empty when the look fell between a commit and the deletion of those before it."""
+        return max(self.checkpoints(), default="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +180,14 @@ def alive(pids: list[int]) -> list[int]:
             return False
 
     return [pid for pid in pids if runs(pid)]
+
+
+def assert_gone(pids: list[int]) -> None:
+    """They have ended, or do so soon: whoever is told to end does it in its own time."""
+    deadline = time.monotonic() + 120
+    while alive(pids) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert alive(pids) == []
 
 
 def interrupt(started: Started) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,7 +35,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(straight: Finished, job: Path, tmp_p
     assert f"--resume {folder}" in stopped.err
     assert "Traceback" not in stopped.err
     assert not (folder / "result.json").exists()
-    assert runs.alive(below) == []
+    runs.assert_gone(below)
 
     resumed = runs.run(str(job), "--resume", str(folder), folder=folder)
     assert resumed.code == 0, resumed.err
@@ -77,10 +78,7 @@ def test_a_killed_driver_leaves_nothing_and_can_be_resumed(straight: Finished, j
     below = runs.descendants(started.process.pid)
     started.process.kill()
     started.process.communicate()
-    deadline = time.monotonic() + 120
-    while runs.alive(below) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert runs.alive(below) == []
+    runs.assert_gone(below)
 
     resumed = runs.run(str(job), "--resume", str(folder), folder=folder)
     assert resumed.code == 0, resumed.err
@@ -126,13 +124,13 @@ def test_a_stuck_training_process_is_found_named_and_replaced(straight: Finished
         if victims[1] in runs.alive([victims[1]]):
             os.kill(victims[1], signal.SIGKILL)
     assert finished.code == 0, finished.err
-    assert "has not answered for 10 s: stopped" in finished.err
+    assert re.search(r"has not answered for \d+ s: stopped", finished.err)
     assert finished.result["attempt"] == 1
     assert_same_curves(finished, straight)
     texts = [path.read_text() for path in sorted(folder.glob("hangs/attempt-0001-1/process-*.txt"))]
     assert len(texts) == 2
-    # The one that waited for it tells where; the stopped one cannot.
-    assert sum("train_step" in text for text in texts) == 1
+    # The one that waited for it tells where, in a step or at the epoch's end; the stopped one cannot.
+    assert sum(bool(re.search("train_step|_close_epoch", text)) for text in texts) == 1
     assert sum("there are no stacks" in text for text in texts) == 1
 
 
@@ -152,8 +150,8 @@ def test_a_machine_without_cpu_to_spare_raises_no_alarm(tmp_path: Path) -> None:
         for process in greedy:
             process.kill()
             process.wait()
-    reached = started.checkpoints()[-1]
-    started.wait_until(lambda: started.checkpoints()[-1] > reached)
+    reached = started.newest()
+    started.wait_until(lambda: started.newest() > reached)
     assert runs.training_processes(started.process.pid) == trainers, "nobody was taken for stuck"
     assert not (folder / "hangs").exists()
     runs.interrupt(started)

@@ -57,14 +57,14 @@ def test_an_asynchronous_training_outlives_a_killed_worker_and_a_killed_shard(tm
     assert len(restarts) == 2, finished.err
     assert "training process" in restarts[0]
     assert re.search(r"shard [01] of the parameter server was lost; .*memory limit of cluster.head", restarts[1])
-    assert finished.result["metrics"]["test"]["accuracy"] > 0.9
+    assert finished.result["metrics"]["test"]["accuracy"] > 0.8
     assert [row["epoch"] for row in finished.curves] == list(range(1, EPOCHS + 1))
     assert all(row["stalenessMax"] <= 8 for row in finished.curves), "four for each worker"
     outcome = json.loads((folder / "ledger/attempt-0001/train.json").read_text())["output"]
     # Shares of 32 samples: 40 in each epoch, the last of them smaller. What was held or lost is leased again, and
     # counts once.
     assert sum(outcome["staleness"]) == outcome["step"] == EPOCHS * 40
-    assert runs.alive(below) == []
+    runs.assert_gone(below)
 
 
 GROUP = Group(workers=1, samples=100, epochs=1, share=10, batch=10, bound=4, scaling=None)

@@ -128,6 +128,10 @@ class Job:
 
         return wait_until(found, timeout_s=timeout_s)
 
+    def newest(self, attempt: int) -> str:
+        """The last one's name; empty when the look fell between a commit and the deletion of those before it."""
+        return max((path.name for path in self.checkpoints(attempt)), default="")
+
     def base_of(self, attempt: int) -> str:
         """The name of the checkpoint's folder that an attempt started from."""
         recorded = json.loads((self.run_folder / f"checkpoints/attempt-{attempt:04d}/BASE.json").read_text())

@@ -110,8 +110,8 @@ def test_lost_workers_are_replaced_and_training_goes_on(run_job: RunJob, cluster
     cluster.client.delete("pods", "worker-1-cpu-1-0", namespace, grace_period_s=0)
 
     job.wait(lambda item: item["status"].get("incarnations", {}).get("cpu-1", 0) >= 1, timeout_s=30)
-    lost_at = job.checkpoints(1)[-1].name
-    wait_until(lambda: job.checkpoints(1)[-1].name > lost_at, timeout_s=120)
+    lost_at = job.wait_checkpoint(1).name
+    wait_until(lambda: job.newest(1) > lost_at, timeout_s=120)
     assert job.head()["metadata"]["uid"] == head
 
     # One that is frozen closes no connection and looks alive to everybody but to who asks it.
@@ -145,7 +145,7 @@ def test_an_elastic_job_goes_on_with_fewer_workers_and_grows_again(
     cluster.client.delete("pods", "elastic-1-cpu-0-0", namespace)
     _wait_workers(job, 1)
     reached = job.wait_checkpoint(1)
-    wait_until(lambda: job.checkpoints(1)[-1].name > reached.name, timeout_s=120)
+    wait_until(lambda: job.newest(1) > reached.name, timeout_s=120)
     wait_until(lambda: len(job.pods("worker")) == 1, timeout_s=120)
     # Fewer workers are no trouble to an elastic job.
     job.wait_condition("Running")
@@ -153,7 +153,7 @@ def test_an_elastic_job_goes_on_with_fewer_workers_and_grows_again(
     cluster.client.delete("resourcequotas", QUOTA, namespace)
     _wait_workers(job, 2)
     reached = job.wait_checkpoint(1)
-    wait_until(lambda: job.checkpoints(1)[-1].name > reached.name, timeout_s=120)
+    wait_until(lambda: job.newest(1) > reached.name, timeout_s=120)
 
     assert job.head()["metadata"]["uid"] == head, "neither costs an attempt"
     assert job.status().get("failures", 0) == 0

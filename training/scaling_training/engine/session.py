@@ -21,8 +21,10 @@ log = logging.getLogger(__name__)
 
 # How long the head's Ray may take to come up beside the driver.
 ATTACH_TIMEOUT_S = 180.0
-# Nothing large goes through the object store: training processes talk by collectives and storage.
-OBJECT_STORE_BYTES = 100 * 1024 * 1024
+# What goes through the object store is small but in update mode async: parameters, gradients and snapshots. It takes
+# memory only as it fills, so it may be large; what finds no room in it goes to the disk.
+OBJECT_STORE_SHARE = 0.3
+OBJECT_STORE_LEAST_BYTES = 100 * 1024 * 1024
 # Short, because a socket's path has at most 107 characters.
 _SCRATCH_PREFIX = "scaling-"
 
@@ -115,6 +117,7 @@ def local(slots: int, gpus: int) -> Iterator[Path]:
     the autoscaler's monitor, a process of a second each. It ends with this process even when that is killed.
     """
     import ray
+    from ray._private.utils import estimate_available_memory, get_shared_memory_bytes
     from ray.cluster_utils import Cluster
 
     silence_logs()
@@ -139,7 +142,9 @@ def local(slots: int, gpus: int) -> Iterator[Path]:
                         "include_dashboard": False,
                         "include_log_monitor": False,
                         "no_monitor": True,
-                        "object_store_memory": OBJECT_STORE_BYTES,
+                        "object_store_memory": object_store_bytes(
+                            memory_bytes=estimate_available_memory(), shared_bytes=get_shared_memory_bytes()
+                        ),
                         "temp_dir": str(folder),
                     },
                 )
@@ -155,6 +160,11 @@ def local(slots: int, gpus: int) -> Iterator[Path]:
                     # The outcome is there, and the reaper ends what is left.
                     log.warning("Ray's node did not end in order: %s: %s", type(error).__name__, error)
             del os.environ["RAY_TMPDIR"]
+
+
+def object_store_bytes(*, memory_bytes: int, shared_bytes: int) -> int:
+    """How large the object store may be where so much memory is free, of which so much can be shared (/dev/shm)."""
+    return max(OBJECT_STORE_LEAST_BYTES, int(OBJECT_STORE_SHARE * min(memory_bytes, shared_bytes)))
 
 
 def local_gpus() -> int:

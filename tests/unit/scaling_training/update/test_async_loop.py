@@ -344,7 +344,7 @@ def assert_whole(root: Path, outcome: TrainOutcome, server: LocalServer) -> None
     rows = rows_of(root, outcome)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert rows[-1]["trainLoss"] < rows[0]["trainLoss"]
-    assert rows[-1]["valAccuracy"] > 0.5  # 0.1 is chance
+    assert rows[-1]["valAccuracy"] > 0.3  # 0.1 is chance
 
 
 def test_three_processes_of_which_one_is_slow_train_on_every_sample_once(tmp_path: Path) -> None:
