@@ -4,10 +4,10 @@ import json
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Event, Timer
 
 import pytest
 
@@ -80,7 +80,7 @@ def test_every_end_has_an_exit_code_and_a_sentence(
 
 def test_whoever_reports_progress_does_not_wait_for_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first_step = TrainingProgress(epoch=1, epochs=1, step=1, steps=2, workers=1, first_step_at=time.time())
-    hangs, reported = Event(), Event()
+    hangs, reported = threading.Event(), threading.Event()
 
     class Training:
         def __init__(self, spec: object, address: object) -> None:
@@ -100,7 +100,7 @@ def test_whoever_reports_progress_does_not_wait_for_storage(tmp_path: Path, monk
 
     monkeypatch.setattr(driver, "RayEngine", Training)
     monkeypatch.setattr(Storage, "write", hang)
-    ends = Timer(60, hangs.set)
+    ends = threading.Timer(60, hangs.set)
     ends.start()
     drive(Settings(a_job(), Storage(str(tmp_path)), attempt=1), shows=())
     waited = hangs.is_set()

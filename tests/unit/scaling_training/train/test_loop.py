@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,17 @@ import torch
 
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.checkpoint import CheckpointRef
-from scaling_training.data import TestAccess
+from scaling_training.data import TestAccess, loader
 from scaling_training.errors import UserError
 from scaling_training.evaluate import evaluate
 from scaling_training.storage import Storage
-from scaling_training.train import TrainingProgress, TrainOutcome, World
+from scaling_training.train import TrainingProgress, TrainOutcome, World, preload
 from scaling_training.train.history import Row, history_name, parse_rows
 from scaling_training.train.loop import train
 from scaling_training.train.setup import Setup
 from scaling_training.train.validation import validate
 from tests.unit.scaling_training.builders import a_spec
+from tests.unit.scaling_training.data.folders import fill, folder_spec
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 STEPS = 6  # of a_spec(): two epochs of three steps
@@ -231,6 +233,25 @@ def test_weights_that_validate_to_nothing_are_not_saved_over_good_ones(
     kept = str(caught.value).rpartition("; ")[2].removesuffix(" is kept")
     assert (tmp_path / kept / "MANIFEST.json").is_file()
     assert all(math.isfinite(value) for row in rows_of(tmp_path, history_name(1)) for value in row.values())
+
+
+def test_no_reader_is_forked_in_the_midst_of_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow_to_import.py").write_text("import time\ntime.sleep(3)\ndone = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(preload, "METRICS_MODULES", ("slow_to_import",))
+    read = loader._Reader.__getitem__
+
+    def checked(reader: loader._Reader, work: Any) -> Any:
+        """In the forked process."""
+        module = sys.modules.get("slow_to_import")
+        if module is not None and not hasattr(module, "done"):
+            return None, UserError("forked while the module was half imported")
+        return read(reader, work)
+
+    monkeypatch.setattr(loader._Reader, "__getitem__", checked)
+    fill(tmp_path / "pictures", {"a": 20, "b": 20})
+    dataset = folder_spec(tmp_path / "pictures", loader={"workers": 1})
+    trained(tmp_path / "run", a_spec(epochs=1, batchSize=16).model_copy(update={"dataset": dataset}))
 
 
 def test_checkpoints_come_when_they_are_due(tmp_path: Path) -> None:
