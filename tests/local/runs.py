@@ -116,6 +116,13 @@ def committed(folder: Path, attempt: int) -> list[str]:
     return sorted(path.parent.name for path in folder.glob(f"checkpoints/attempt-{attempt:04d}/*/MANIFEST.json"))
 
 
+def damage(file: Path) -> None:
+    """Change a byte in its middle."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
 def descendants(pid: int) -> list[int]:
     """All processes below one, by /proc."""
     parents: dict[int, int] = {}

@@ -133,6 +133,7 @@ class _Group:
         # Of the group at work: what it started from and how far it is.
         self._base: TrainingProgress | None = None
         self._latest: TrainingProgress | None = None
+        self._warned = 0  # of its warnings, how many are logged
         self._supervisor = Supervisor(self._deliver, mark, mark.ended, self._hang)
         self._failures: BudgetPolicy | None = None
         self._value: dict[str, Any] | None = None
@@ -215,6 +216,9 @@ class _Group:
                 self._watch.say("")
             self._latest = letter.progress
             self._watch.progress(letter.progress)
+        for warning in letter.warnings[self._warned :]:
+            log.warning("%s", warning)
+        self._warned = max(self._warned, len(letter.warnings))
 
     def _hang(self, why: str, stacks: Mapping[int, str]) -> None:
         log.error("%s", why)
@@ -234,6 +238,7 @@ class _Group:
         self._mark("lossNoticed", time.time())
         self._supervisor.group_lost()
         self._base = self._latest = None
+        self._warned = 0
         self._watch.say(f"restarting from the last checkpoint: {cause.sentence}")
 
     def _waiting(self, slots: int) -> None:
