@@ -139,6 +139,13 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
+def damage(file: Path) -> None:
+    """Change a byte in its middle."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
 def descendants(pid: int) -> list[int]:
     """All processes below one, by /proc."""
     parents: dict[int, int] = {}

@@ -80,8 +80,12 @@ def test_a_killed_driver_leaves_nothing_and_can_be_resumed(straight: Finished, j
     started.process.communicate()
     runs.assert_gone(below)
 
+    # A training process finds the damage; it is the driver who says so.
+    newest = runs.committed(folder, 1)[-1]
+    runs.damage(folder / "checkpoints/attempt-0001" / newest / "optimizer.safetensors")
     resumed = runs.run(str(job), "--resume", str(folder), folder=folder)
     assert resumed.code == 0, resumed.err
+    assert f"{newest} is passed over: optimizer.safetensors has another content" in " ".join(resumed.err.split())
     assert_same_curves(resumed, straight)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scaling_api.spec import ScalingJobSpec
+from scaling_training.checkpoint.nesting import flat
 from scaling_training.sources import source_digests, without_secrets
 from scaling_training.storage import Storage
 
@@ -68,7 +69,7 @@ def noted_work(storage: Storage, key: str) -> dict[str, Any] | None:
 
 def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """What differs between two keys' parts, in words: "training.epochs is 5 there and 10 here"."""
-    old, new = _flat(there), _flat(here)
+    old, new = flat(there, "."), flat(here, ".")
     names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     told = [_told(name, old.get(name), new.get(name)) for name in names[:_NAMED]]
     more = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
@@ -89,16 +90,6 @@ _CONTENT = {
     "weights": "the content of the weights",
 }
 _NAMES = {"batchNorm": "training.parallelism.batchNorm"}
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, item in value.items():
-        if isinstance(item, Mapping):
-            flat |= _flat(item, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = item
-    return flat
 
 
 def _note(key: str) -> str:

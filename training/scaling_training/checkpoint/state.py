@@ -22,18 +22,20 @@ import torch
 from torch import nn
 
 from scaling_training.checkpoint.checkpoints import LoadedCheckpoint
+from scaling_training.checkpoint.nesting import flat, nested
 from scaling_training.errors import UserError
 
 HISTORY = "history.jsonl"
 POSITION = "position.json"
 
 MODEL, OPTIMIZER, EMA, OUTER = "model", "optimizer", "ema", "outer"
+_SEPARATOR = "/"  # between what a tensor belongs to and its path there
 # What torch.compile puts before the names of a module that it wraps.
 _COMPILED = "_orig_mod."
 
 
 class HasState(Protocol):
-    """The averaged weights, for one: tensors and numbers by name."""
+    """What is kept besides model and optimizer, the averaged weights for one: tensors and numbers by name."""
 
     def state_dict(self) -> dict[str, Any]:
         """The state; tensors in it are the live ones."""
@@ -89,7 +91,9 @@ class Trained:
                     raise TypeError(f"the optimizer keeps {entry} as a {type(value).__name__}; only tensors are saved")
                 found[f"{OPTIMIZER}/{name}/{entry}"] = value
         for kind, holder in self._holders():
-            found |= {f"{kind}/{name}": _as_tensor(value) for name, value in _flat(holder.state_dict()).items()}
+            found |= {
+                f"{kind}/{name}": _as_tensor(value) for name, value in flat(holder.state_dict(), _SEPARATOR).items()
+            }
         return found
 
     def _holders(self) -> list[tuple[str, HasState]]:
@@ -125,7 +129,7 @@ class Trained:
         held: dict[str, dict[str, Any]] = {}
         for kind, holder in self._holders():
             if any(name.startswith(f"{kind}/") for name in saved):
-                held[kind] = _flat(holder.state_dict())
+                held[kind] = flat(holder.state_dict(), _SEPARATOR)
                 wanted = {f"{kind}/{name}": _as_tensor(value) for name, value in held[kind].items()}
                 self._check_fit(kind, wanted, saved)
                 targets |= wanted
@@ -139,7 +143,7 @@ class Trained:
             }
             # The outer optimizer starts from the weights, whether it keeps something itself or not.
             if loaded or kind == OUTER:
-                holder.load_state_dict(_nested(loaded))
+                holder.load_state_dict(nested(loaded, _SEPARATOR))
         saved_position = json.loads(checkpoint.read(POSITION))
         for group, rate in zip(self.optimizer.param_groups, saved_position["learningRates"], strict=False):
             group["lr"] = rate
@@ -194,27 +198,6 @@ def _put_back(
         if parameter in names and names[parameter] in state
     }
     optimizer.load_state_dict({"state": by_index, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _flat(state: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in state.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}/")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
-
-
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for path, value in flat.items():
-        *folders, name = path.split("/")
-        place = nested
-        for folder in folders:
-            place = place.setdefault(folder, {})
-        place[name] = value
-    return nested
 
 
 def _as_tensor(value: Any) -> torch.Tensor:

@@ -8,6 +8,7 @@ progress is complete in itself, and one that is overwritten does no harm.
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import traceback
@@ -21,13 +22,17 @@ from scaling_training.train.types import TrainingProgress
 class Letter:
     """What the driver gets: what the process is doing, and when it passed which point (Unix time).
 
-    Rank 0's holds the latest progress besides.
+    Rank 0's holds the latest progress besides, and all that it warned of.
     """
 
     progress: TrainingProgress | None = None
     marks: dict[str, float] = field(default_factory=dict)
     heartbeat: Heartbeat | None = None
+    warnings: list[str] = field(default_factory=list)
 
+
+# Each letter holds them all, because any may be lost.
+_MOST_WARNINGS = 50
 
 _lock = threading.Lock()
 _letter = Letter()
@@ -49,12 +54,25 @@ def post(progress: TrainingProgress) -> None:
         _letter.progress = progress
 
 
+class Warnings(logging.Handler):
+    """Leaves what is warned of for the driver's log: that of a training process is read by nobody."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the sentence; of a run that warns without end, the first ones."""
+        with _lock:
+            if len(_letter.warnings) < _MOST_WARNINGS:
+                _letter.warnings.append(record.getMessage())
+
+
 def exchange(stop: bool) -> Letter:
     """The driver's side: take what is there, and say whether training shall stop."""
     if stop:
         _stop.set()
     with _lock:
-        return Letter(_letter.progress, dict(_letter.marks), _pulse.read())
+        return Letter(_letter.progress, dict(_letter.marks), _pulse.read(), list(_letter.warnings))
 
 
 def stop_requested() -> bool:

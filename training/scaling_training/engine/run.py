@@ -141,6 +141,7 @@ class _Group:
         self._aside = Aside()
         self._supervisor = Supervisor(self._deliver, mark, mark.ended, self._hang, self._aside)
         self._given_up = threading.Event()
+        self._warned = 0  # of its warnings, how many are logged
         self._failures: BudgetPolicy | None = None
         self._value: dict[str, Any] | None = None
         self._error: BaseException | None = None
@@ -230,6 +231,9 @@ class _Group:
                 self._watch.say("")
             self._latest = letter.progress
             self._watch.progress(letter.progress)
+        for warning in letter.warnings[self._warned :]:
+            log.warning("%s", warning)
+        self._warned = max(self._warned, len(letter.warnings))
 
     def _hang(self, why: str, stacks: Mapping[int, str]) -> None:
         folder = save_stacks(Storage(self._task.storage_root), self._task.attempt, why, stacks)
@@ -244,6 +248,7 @@ class _Group:
         self._mark("lossNoticed", time.time())
         self._supervisor.group_lost()
         self._base = self._latest = None
+        self._warned = 0
         self._watch.say(f"restarting from the last checkpoint: {cause.sentence}")
 
     def _waiting(self, slots: int) -> None:

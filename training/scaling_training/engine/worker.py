@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,9 @@ def run(task: WorkerTask) -> dict[str, Any]:
     from scaling_training.update.modes import update_mode
 
     spec = ScalingJobSpec.model_validate(task.spec)
+    world = _world(task)
+    if world.is_first:
+        logging.getLogger("scaling_training").addHandler(mailbox.Warnings())
     train = update_mode(spec).load()
     mailbox.mark("loopImported", time.time())
     outcome = train(
@@ -63,7 +67,7 @@ def run(task: WorkerTask) -> dict[str, Any]:
         server=task.server,
         storage=Storage(task.storage_root),
         attempt=task.attempt,
-        world=_world(task),
+        world=world,
         observer=_observe,
         stop_requested=mailbox.stop_requested,
         key=task.job.key,

@@ -21,8 +21,6 @@ from scaling_training.storage import Storage
 from scaling_training.train.heartbeat import Beat, Phase, silent
 from scaling_training.train.types import World
 
-_BATCH = 256  # samples per process; a matter of memory only
-
 
 def measure(
     spec: ScalingJobSpec,
@@ -45,7 +43,7 @@ def measure(
     import torch
 
     from scaling_training.checkpoint.weights import load_weights, weights_file
-    from scaling_training.evaluate.tally import count
+    from scaling_training.evaluate.tally import BATCH, count
     from scaling_training.models.job import job_task
     from scaling_training.train.collectives import broadcast_bytes, sum_in_place
 
@@ -56,7 +54,7 @@ def measure(
     del weights
 
     # All ranks count the batches of the longest share, so that a watchdog can compare them.
-    lengths = {name: -(-len(rank_range(samples, world, rank=0)) // _BATCH) for name, samples in splits.items()}
+    lengths = {name: -(-len(rank_range(samples, world, rank=0)) // BATCH) for name, samples in splits.items()}
     total, step, stopped = sum(lengths.values()), 0, False
 
     def watched(batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -78,7 +76,7 @@ def measure(
         share = rank_range(samples, world, rank=world.rank)
         feed = dataset.feed(samples, device=world.device, seed=spec.training.seed)
         beat(Phase.DATA, step)
-        batches = watched(feed.stretch(slice(share.start, share.stop), _BATCH))
+        batches = watched(feed.stretch(slice(share.start, share.stop), BATCH))
         tallies[name] = count(task, batches, device=world.device)
         unreadable[name] = feed.skipped
         step = before = before + lengths[name]

@@ -7,7 +7,8 @@ the end.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +16,8 @@ from torch import nn
 
 from scaling_training.data.batches import Batch
 from scaling_training.evaluate.metrics import Metrics, Objective
+
+BATCH = 256  # samples per process; a matter of memory only
 
 
 class Tally(Protocol):
@@ -49,13 +52,21 @@ class Measurable(Protocol):
 
 @torch.no_grad()
 def count(task: Measurable, batches: Iterable[Batch], *, device: torch.device) -> Tally:
-    """Run the model over the batches, in evaluation mode; its mode is put back afterwards."""
+    """Run the model over the batches, in evaluation mode."""
     tally = task.tally(device)
-    was_training = task.model.training
-    task.model.eval()
-    try:
+    with evaluation_mode(task.model):
         for batch in batches:
             tally.update(task.model(*task.inputs(batch)), batch)
-    finally:
-        task.model.train(was_training)
     return tally
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """All modules in evaluation mode; each gets its own mode back, for some may be frozen in it."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -15,11 +15,9 @@ from torch.distributed.tensor import DTensor
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
-    """The part that lies on this process, sharing its memory; a plain tensor itself."""
-    if isinstance(tensor, DTensor):
-        part: torch.Tensor = tensor.to_local()
-        return part
-    return tensor
+    """The memory that this process holds of a tensor, outside of autograd."""
+    held = tensor.detach()
+    return held.to_local() if isinstance(held, DTensor) else held
 
 
 def mesh_of(tensor: torch.Tensor) -> Hashable:

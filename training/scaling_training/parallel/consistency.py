@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from scaling_training.parallel.gradients import local_part
+from scaling_training.optim.tensors import local
 from scaling_training.parallel.mesh import AXES, Mesh, MeshShape
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -74,7 +74,7 @@ def _within_stage(model: nn.Module, mesh: Mesh) -> list[Divergence]:
     if shape.size == 1:
         return []
     held = dict(model.named_parameters())
-    mine = torch.stack([digest(local_part(parameter)) for parameter in held.values()])
+    mine = torch.stack([digest(local(parameter)) for parameter in held.values()])
     parts = [torch.empty_like(mine) for _ in range(shape.size)]
     dist.all_gather(parts, mine, group=mesh.batch_group if mesh.shape.pipeline > 1 else None)
     digests = {name: [tuple(part[row].tolist()) for part in parts] for row, name in enumerate(held)}

@@ -20,6 +20,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from scaling_training.optim.tensors import local
+
 # Bytes. The first bucket is small so that it leaves early; the sizes are DDP's.
 _FIRST_BUCKET = 2**20
 _BUCKET = 25 * 2**20
@@ -92,7 +94,7 @@ def cut(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
     run_kind: tuple[torch.dtype, torch.device] | None = None
     size, limit = 0, _FIRST_BUCKET
     for parameter in parameters:
-        here = local_part(parameter)
+        here = local(parameter)
         kind = (here.dtype, here.device)
         if run and (size >= limit or kind != run_kind):
             yield run
@@ -104,12 +106,6 @@ def cut(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
         yield run
 
 
-def local_part(tensor: torch.Tensor) -> torch.Tensor:
-    """The memory that this process holds of a tensor, outside of autograd."""
-    held = tensor.detach()
-    return held.to_local() if isinstance(held, DTensor) else held
-
-
 @dataclass(slots=True)
 class _Slot:
     parameter: nn.Parameter
@@ -119,16 +115,16 @@ class _Slot:
 
 class _Bucket:
     def __init__(self, parameters: list[nn.Parameter]) -> None:
-        first = local_part(parameters[0])
+        first = local(parameters[0])
         self.flat = torch.zeros(
-            sum(local_part(parameter).numel() for parameter in parameters), dtype=first.dtype, device=first.device
+            sum(local(parameter).numel() for parameter in parameters), dtype=first.dtype, device=first.device
         )
         self.slots: list[_Slot] = []
         self.missing = 0
         self._work: dist.Work | None = None
         offset = 0
         for parameter in parameters:
-            here = local_part(parameter)
+            here = local(parameter)
             # Strides as the parameter's, so that optimizers find both laid out alike.
             place = self.flat[offset : offset + here.numel()].as_strided(here.shape, here.stride(), offset)
             offset += here.numel()
@@ -142,7 +138,7 @@ class _Bucket:
             if slot.parameter.grad is None:
                 slot.place.zero_()
                 continue
-            sources.append(local_part(slot.parameter.grad))
+            sources.append(local(slot.parameter.grad))
             places.append(slot.place)
         if places:
             torch._foreach_copy_(places, sources)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import numpy as np
 import torch
-from torch import nn
 
 from scaling_training.data.order import rank_slice
 from scaling_training.evaluate.metrics import Metrics
+from scaling_training.evaluate.tally import BATCH, evaluation_mode
 from scaling_training.train import preload
 from scaling_training.train.collectives import broadcast_buffers, sum_in_place
 from scaling_training.train.setup import Setup
-
-BATCH = 256  # samples per process; a matter of memory only
 
 
 @torch.no_grad()
@@ -56,15 +53,3 @@ def validate(setup: Setup) -> Metrics | None:
         return None
     preload.wait(preload.METRICS_MODULES)
     return tally.result(setup.dataset.class_names)
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """All modules in evaluation mode; each gets its own mode back, for some may be frozen in it."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -8,21 +8,14 @@ a wish to stop included, and a loss or a gradient that is not finite shows at th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
+from scaling_training.checkpoint.state import HasState
 from scaling_training.train.collectives import PendingSum, begin_sum
 from scaling_training.train.types import World
 from scaling_training.update.averaging import Averager, ends_round
-
-
-class HasState(Protocol):
-    """What a checkpoint holds besides model and optimizer: tensors by name."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)

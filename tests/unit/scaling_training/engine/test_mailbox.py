@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import threading
 from dataclasses import asdict
 
@@ -22,6 +23,22 @@ def test_letters_carry_the_latest_and_the_wish_to_stop_goes_back() -> None:
     mailbox.exchange(stop=True)
     mailbox.exchange(stop=False)
     assert mailbox.stop_requested()
+
+
+def test_letters_carry_what_was_warned_of_each_with_all_before_it() -> None:
+    log = logging.getLogger("scaling_training.test_mailbox")
+    log.addHandler(handler := mailbox.Warnings())
+    try:
+        log.warning("Checkpoint %s is passed over", "a")
+        log.info("Nobody need hear this")
+        assert mailbox.exchange(stop=False).warnings == ["Checkpoint a is passed over"]
+        for number in range(1000):
+            log.warning("Sample %d", number)
+    finally:
+        log.removeHandler(handler)
+    warnings = mailbox.exchange(stop=False).warnings
+    assert warnings[:2] == ["Checkpoint a is passed over", "Sample 0"]
+    assert len(warnings) == 50
 
 
 def test_an_outcome_survives_as_plain_values() -> None:

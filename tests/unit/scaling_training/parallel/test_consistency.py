@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from scaling_api.parallelism import Parallelism
+from scaling_training.optim.tensors import local
 from scaling_training.parallel import Mesh, MeshShape, consistency
 from scaling_training.parallel.consistency import (
     Divergence,
@@ -15,7 +16,6 @@ from scaling_training.parallel.consistency import (
     divergences,
     divided_axes,
 )
-from scaling_training.parallel.gradients import local_part
 from scaling_training.parallel.replica import parallelize
 from scaling_training.train import World
 from tests.unit.scaling_training.builders import a_spec
@@ -89,7 +89,7 @@ def _disturbed(world: World, axes: dict[str, int]) -> list[tuple[str, str, bool]
     # Of a parameter of one row the last rank holds nothing.
     tall = [(name, parameter) for name, parameter in replica.model.named_parameters() if len(parameter) > 1]
     for name, parameter in tall[::6]:
-        bits = local_part(parameter).view(-1).view(torch.int64)
+        bits = local(parameter).view(-1).view(torch.int64)
         if world.rank == world.size - 1:
             bits[-1:] ^= 1
         try:

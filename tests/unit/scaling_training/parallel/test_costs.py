@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from scaling_training.optim.tensors import local
 from scaling_training.parallel import Mesh, MeshShape
 from scaling_training.parallel.costs import held_parameters, memory, volume
 from scaling_training.parallel.facts import ModelFacts, facts_of
-from scaling_training.parallel.gradients import MeanGradients, local_part
+from scaling_training.parallel.gradients import MeanGradients
 from scaling_training.parallel.plans import fsdp_blocks
 from scaling_training.parallel.replica import parallelize
 from scaling_training.train import World
@@ -82,8 +83,8 @@ def _counted(world: World, cases: list[tuple[str, dict[str, Any]]]) -> list[tupl
         with_buckets = _noting_at_the_end(averaging, parameters) if averaging is not None else []
         with Traffic() as traffic:
             forward_backward(replica, mesh, batch, Case(name))
-        held = sum(local_part(parameter).numel() for parameter in parameters)
-        gradients = sum(local_part(parameter.grad).numel() for parameter in parameters if parameter.grad is not None)
+        held = sum(local(parameter).numel() for parameter in parameters)
+        gradients = sum(local(parameter.grad).numel() for parameter in parameters if parameter.grad is not None)
         counted.append((sum(traffic.sent.values()), held, with_buckets[0] if with_buckets else gradients))
     return counted
 
@@ -104,7 +105,7 @@ def _noting_at_the_end(averaging: MeanGradients, parameters: Sequence[torch.nn.P
 
 def _elements(tensors: Sequence[torch.Tensor]) -> int:
     """Of all their memory, each counted once."""
-    parts = [local_part(tensor) for tensor in tensors]
+    parts = [local(tensor) for tensor in tensors]
     return sum({part.untyped_storage().data_ptr(): part.numel() for part in parts}.values())
 
 

@@ -17,6 +17,7 @@ from scaling_api.spec import FreezeSpec, ModelSpec, ScalingJobSpec
 from scaling_training.checkpoint import Checkpoints
 from scaling_training.checkpoint.state import Position, Trained
 from scaling_training.errors import UserError
+from scaling_training.evaluate.tally import evaluation_mode
 from scaling_training.models.freeze import apply_freeze
 from scaling_training.parallel import Mesh, MeshShape
 from scaling_training.parallel.pipeline import micro_batches
@@ -29,7 +30,6 @@ from scaling_training.train.saving import Keeper
 from scaling_training.train.setup import set_up
 from scaling_training.train.start import Start
 from scaling_training.train.step import requests_from, train_step
-from scaling_training.train.validation import evaluation_mode
 from tests.unit.scaling_training.builders import a_spec
 from tests.unit.scaling_training.parallel.small_models import a_batch, a_task, dropout
 from tests.unit.scaling_training.parallel.stepping import Case, Result, train_all
