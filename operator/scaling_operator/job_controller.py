@@ -48,9 +48,10 @@ BY_OWNER = "owner"
 SETTLE_S = 0.1
 # Counters in the status (how many workers are ready) may lag by so much.
 COUNTERS_EVERY_S = 10.0
-# What was refused is tried again after a pause that doubles; a name is free again within seconds.
+# What was refused is tried again after a pause that doubles; a name is free again within seconds. The pauses stay short
+# because nobody tells when a quota has room again, and whoever trains with fewer workers waits for that.
 FIRST_REFUSED_PAUSE_S = 5.0
-LONGEST_REFUSED_PAUSE_S = 60.0
+LONGEST_REFUSED_PAUSE_S = 20.0
 NAME_TAKEN_PAUSE_S = 2.0
 # A server that fails for so long (a webhook that is down, a full etcd) is shown to people, like one that refuses.
 FAILING_SHOWN_AFTER_S = 5.0

@@ -84,8 +84,8 @@ def test_what_the_server_refuses_is_shown_and_heals() -> None:
         await asyncio.sleep(60.0)
         assert _condition(world, "ClusterReady") == ("False", Failure.REFUSED_BY_API)
         assert world.status["failures"] == 0
-        # At 0, 5, 15 and 35 s.
-        assert world.operator.client.requests.count(("create", "secrets")) == 4
+        # At 0, 5, 15, 35 and 55 s.
+        assert world.operator.client.requests.count(("create", "secrets")) == 5
         world.faults.pods_refused = False
         await asyncio.sleep(30.0)
         assert world.status["phase"] == "Running"

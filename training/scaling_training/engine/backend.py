@@ -20,8 +20,9 @@ from scaling_training.engine.answers import answers
 from scaling_training.engine.device import device_for
 from scaling_training.train import preload
 
-# A collective that takes longer has lost a rank that nobody noticed. Ray's health checks are faster.
-COLLECTIVE_TIMEOUT_S = 600
+# A collective that takes longer has lost a rank that nobody noticed; health checks and the watchdog are faster.
+# Less would end a group whose first process saves a large model to a slow store while the others wait.
+COLLECTIVE_TIMEOUT_S = 1800
 
 
 class ProcessGroupConfig(BackendConfig):  # type: ignore[misc]

@@ -86,6 +86,8 @@ class Coordinator:
             ahead=group.ahead,
         )
         if ledger is not None:
+            applied = self._ledger.samples_applied
+            self._last_rate = self._rate(group.samples, applied - 1, self.rows) if applied else 0.0
             # An epoch that was applied but not closed when the snapshot was taken.
             self._finish_epochs()
         return self._incarnation

@@ -49,3 +49,24 @@ def test_a_new_group_is_not_dismissed() -> None:
     incarnation = coordinator.open(GROUP, None, ())
     coordinator.stop()
     assert coordinator.next(Worker(1, incarnation)) is Answer.WAIT
+
+
+def test_an_epoch_that_a_snapshot_left_open_is_closed_with_the_rate_of_its_last_push() -> None:
+    coordinator, first, other = opened()
+    work(coordinator, first)
+    work(coordinator, other)
+    closing = coordinator.next(first)
+    assert isinstance(closing, Closing)
+    snapshot = coordinator.snapshot()
+
+    asked = list[int]()
+
+    def rate(samples: int, applied: int, rows: object) -> float:
+        asked.append(applied)
+        return 0.1
+
+    later = Coordinator([], rate)
+    incarnation = later.open(GROUP, snapshot.ledger, ())
+    again = later.next(Worker(0, incarnation))
+    assert isinstance(again, Closing)
+    assert (again.rate, asked) == (closing.rate, [GROUP.samples - 1])
