@@ -135,6 +135,11 @@ class Client:
         body: Object = {} if grace_period_s is None else {"gracePeriodSeconds": grace_period_s}
         self.request("DELETE", self.path(kind, namespace), body=body)
 
+    def evict(self, pod: str, namespace: str) -> None:
+        """Ask for a pod's eviction, as `kubectl drain` does."""
+        body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": namespace}}
+        self.request("POST", self.path("pods", namespace, pod, "eviction"), body=body)
+
     def logs(self, pod: str, namespace: str, container: str = "", *, previous: bool = False) -> str:
         parameters = {"container": container, "previous": "true" if previous else ""}
         return self._send("GET", self.path("pods", namespace, pod, "log"), parameters=parameters).text

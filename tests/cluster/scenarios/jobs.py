@@ -23,15 +23,16 @@ def manifest(
     name: str,
     claim: str,
     *,
-    dataset: str = "digits",
+    dataset: str | dict[str, Any] = "digits",
     epochs: int = 3,
     batch_size: int = 64,
     workers: int = 2,
     training: dict[str, Any] | None = None,
     cluster: dict[str, Any] | None = None,
     run_policy: dict[str, Any] | None = None,
+    code: dict[str, Any] | None = None,
 ) -> Object:
-    """A job of two one-process workers, as small as a real one can be."""
+    """A job of two one-process workers, as small as a real one can be; a dataset's name or its section."""
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
@@ -39,7 +40,8 @@ def manifest(
         "spec": {
             "storage": {"claimName": claim},
             "model": {"name": "small-cnn"},
-            "dataset": {"name": dataset},
+            "dataset": {"name": dataset} if isinstance(dataset, str) else dataset,
+            **({"code": code} if code else {}),
             "training": {
                 "epochs": epochs,
                 "batchSize": batch_size,
@@ -147,9 +149,16 @@ class Job:
 
     def events(self) -> list[str]:
         """Reasons of the job's events."""
+        return [event["reason"] for event in self._events()]
+
+    def notes(self, reason: str) -> str:
+        """What its events of that reason say."""
+        return "\n".join(event["note"] for event in self._events() if event["reason"] == reason)
+
+    def _events(self) -> Objects:
         uid = self.read()["metadata"]["uid"]
         events = self.client.list("events.events.k8s.io", self.namespace)
-        return [event["reason"] for event in events if event.get("regarding", {}).get("uid") == uid]
+        return [event for event in events if event.get("regarding", {}).get("uid") == uid]
 
     def owned(self) -> list[str]:
         """Everything in the namespace that belongs to the job, as kind/name."""

@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import scaling_api.names as names
+from scaling_api.driver import STORAGE_MOUNT
 from scaling_api.names import WorkerSlot
 from scaling_api.scalars import MAX_JOB_NAME
+from tests.cluster.conftest import StorageClaim
 from tests.cluster.kube.access import Access
 from tests.cluster.kube.client import ApiError, Object, condition_status, wait_until
 from tests.cluster.scenarios.conftest import Operator, RunJob
@@ -140,10 +142,11 @@ def test_an_elastic_job_goes_on_with_fewer_workers_and_grows_again(
     _wait_workers(job, 2)
     head = job.head()["metadata"]["uid"]
 
-    # A quota with room for the head and one worker: the next one that is lost finds no room.
+    # A quota with room for the head and one worker: the next one that is lost, as by a drain, finds no room.
     allow_pods(cluster.client, namespace, 2)
-    cluster.client.delete("pods", "elastic-1-cpu-0-0", namespace)
+    cluster.client.evict("elastic-1-cpu-0-0", namespace)
     _wait_workers(job, 1)
+    assert "evicted, as in draining its node" in job.notes("WorkerReplaced")
     reached = job.wait_checkpoint(1)
     wait_until(lambda: job.newest(1) > reached.name, timeout_s=120)
     wait_until(lambda: len(job.pods("worker")) == 1, timeout_s=120)
@@ -216,6 +219,85 @@ def test_suspend_saves_and_releases_and_resume_goes_on(run_job: RunJob) -> None:
     assert done["status"].get("failures", 0) == 0, "suspension is no failure"
     assert done["status"]["attempts"][0]["outcome"] == "Suspended"
     assert _epochs(job.curve()) == list(range(1, 41))
+
+
+# Once there is a trained model, the test part gives nothing away until the file "go" is there: evaluate has to wait.
+_HELD_UP = """
+import time
+from pathlib import Path
+
+import numpy as np
+
+STORAGE = Path("/scaling/storage")
+IMAGES = np.random.default_rng(0).integers(0, 256, (512, 1, 8, 8), dtype=np.uint8)
+LABELS = np.arange(512) % 2
+
+
+class Test:
+    targets = LABELS[:64].tolist()
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        trained = any(STORAGE.glob("*/*/ledger/*/train.json"))
+        while trained and not (STORAGE / "go").exists():
+            time.sleep(0.1)
+        return IMAGES[index], int(LABELS[index])
+
+
+def load():
+    return {"train": (IMAGES, LABELS), "validation": (IMAGES[:64], LABELS[:64]), "test": Test(), "classes": ["a", "b"]}
+"""
+
+
+def test_suspended_while_it_evaluates_a_job_trains_nothing_twice(run_job: RunJob, storage_claim: StorageClaim) -> None:
+    code = storage_claim.folder / "code"
+    code.mkdir()
+    (code / "held_up.py").write_text(_HELD_UP)
+    job = run_job(
+        "evaluates",
+        dataset={"factory": "held_up:load"},
+        code={"uri": f"{STORAGE_MOUNT}/code"},
+        epochs=1,
+        workers=1,
+        run_policy={"cleanPodPolicy": "None"},
+    )
+    job.wait(lambda item: (item["status"].get("progress") or {}).get("stage") == "evaluate", timeout_s=150)
+
+    job.suspend(True)
+    suspended = job.wait_condition("Suspended", timeout_s=90)
+    (first,) = suspended["status"]["attempts"]
+    assert first["outcome"] == "Suspended"
+    assert next(stage["state"] for stage in suspended["status"]["stages"] if stage["name"] == "evaluate") == "Pending"
+    assert job.owned() == [], "a suspended job holds nothing, whatever its policy for the end"
+
+    (storage_claim.folder / "go").touch()
+    job.suspend(False)
+    done = job.wait_succeeded()
+    assert (done["status"]["attempt"], done["status"].get("failures", 0)) == (2, 0)
+    assert job.checkpoints(2) == [], "what was finished is not done again"
+
+
+def test_a_deadline_ends_the_driver_though_pods_are_kept_and_the_time_to_live_takes_everything(
+    run_job: RunJob, cluster: Access, namespace: str
+) -> None:
+    job = run_job("late", dataset="digits", epochs=2000, batch_size=32, run_policy={"cleanPodPolicy": "None"})
+    job.wait_checkpoint()
+
+    job.patch({"spec": {"runPolicy": {"activeDeadlineSeconds": 1}}})
+    failed = job.wait_condition("Failed", timeout_s=60)
+    assert next(c["reason"] for c in failed["status"]["conditions"] if c["type"] == "Failed") == "DeadlineExceeded"
+    over = ("Succeeded", "Failed")
+    wait_until(lambda: all(pod["status"]["phase"] in over for pod in job.pods()), timeout_s=150)
+    assert job.pods("head") == [], "it could only be stopped by its deletion"
+    assert "secrets/late-1" in job.owned(), "the rest stays"
+
+    folder = job.run_folder
+    job.patch({"spec": {"runPolicy": {"ttlSecondsAfterFinished": 1}}})
+    cluster.client.wait_gone(JOBS, job.name, namespace, timeout_s=60)
+    wait_until(lambda: job.owned() == [], timeout_s=90)
+    assert any(folder.glob("checkpoints/*/*/MANIFEST.json")), "storage is never touched"
 
 
 def test_operator_restart_edits_and_deletion_of_a_running_job(
