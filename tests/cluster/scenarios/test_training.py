@@ -182,6 +182,33 @@ def test_a_restarted_ray_container_is_a_lost_head(run_job: RunJob, cluster: Acce
     assert done["status"]["attempts"][0]["reason"] in ("RayContainerRestarted", "DriverFailed")
 
 
+def test_a_driver_that_wakes_up_when_the_next_one_trains_damages_nothing(
+    run_job: RunJob, cluster: Access, namespace: str
+) -> None:
+    # Long enough that the node does not end the old head before the new one trains.
+    patient = {"podOverrides": {"spec": {"terminationGracePeriodSeconds": 900}}}
+    job = run_job("frozen", cluster=patient, **LONG)
+
+    def send(signal: str, process: str) -> None:
+        cluster.kubectl("-n", namespace, "exec", "frozen-1-head", "-c", "driver", "--", "pkill", signal, "-f", process)
+
+    reached = job.wait_checkpoint()
+    send("-STOP", "scaling-driver")
+    send("-KILL", "gcs_server")  # so the attempt is over, and its driver has not heard of it
+    job.wait_checkpoint(2)
+    frozen = job.client.get("pods", "frozen-1-head", namespace)
+    assert frozen["metadata"]["deletionTimestamp"]
+    send("-CONT", "scaling-driver")
+    job.client.wait_gone("pods", "frozen-1-head", namespace, timeout_s=90)
+
+    done = job.wait_succeeded()
+    assert done["status"]["attempt"] == done["status"]["reportedAttempt"] == 2
+    assert job.base_of(2) >= reached.name
+    assert job.result()["attempt"] == 2
+    assert done["status"]["result"]["metrics"]["accuracy"] > 0.9
+    assert _epochs(job.curve()) == list(range(1, 41)), "no epoch is missing or doubled"
+
+
 def test_suspend_saves_and_releases_and_resume_goes_on(run_job: RunJob) -> None:
     job = run_job("pause", **LONG)
     job.wait_checkpoint()
