@@ -228,6 +228,32 @@ def test_suspend_saves_and_releases_and_resume_goes_on(run_job: RunJob) -> None:
     assert _epochs(job.curve()) == list(range(1, 41))
 
 
+def test_a_job_that_ends_while_the_operator_is_away_has_its_result(
+    run_job: RunJob, operator: Operator, cluster: Access, namespace: str
+) -> None:
+    job = run_job("alone", **LONG)
+    job.wait_checkpoint()
+    operator.scale(0)
+    try:
+        wait_until(lambda: not operator.pods(), timeout_s=60)
+        cluster.client.wait_for(
+            "pods", "alone-1-head", namespace, lambda pod: pod["status"]["phase"] == "Succeeded", timeout_s=240
+        )
+        before = job.status()
+        assert before["phase"] == "Running"
+        assert "result" not in before
+    finally:
+        operator.scale(1)
+
+    status = job.wait_succeeded()["status"]
+    assert status["attempt"] == 1
+    result = job.result()
+    assert status["result"]["metrics"]["accuracy"] == pytest.approx(result["metrics"]["test"]["accuracy"])
+    assert {artifact["name"]: artifact["uri"] for artifact in status["result"]["artifacts"]} == result["artifacts"]
+    assert [stage["state"] for stage in status["stages"]] == ["Succeeded"] * 4
+    assert (status["progress"]["stage"], status["progress"]["summary"]) == ("report", "done")
+
+
 def test_operator_restart_edits_and_deletion_of_a_running_job(
     run_job: RunJob, operator: Operator, cluster: Access, namespace: str
 ) -> None:
