@@ -18,7 +18,8 @@ from scaling_api.names import WorkerSlot
 from scaling_api.scalars import MAX_JOB_NAME
 from tests.cluster.kube.access import Access
 from tests.cluster.kube.client import ApiError, Object, condition_status, wait_until
-from tests.cluster.scenarios.conftest import Operator, RunJob
+from tests.cluster.scenarios import leaks
+from tests.cluster.scenarios.conftest import OPERATOR_NAMESPACE, Operator, RunJob
 from tests.cluster.scenarios.jobs import JOBS, QUOTA, RESOURCES, Job, allow_pods
 
 # Long enough to be disturbed in mid-training, short enough to wait for: some tens of seconds of training.
@@ -252,6 +253,25 @@ def test_a_job_that_ends_while_the_operator_is_away_has_its_result(
     assert {artifact["name"]: artifact["uri"] for artifact in status["result"]["artifacts"]} == result["artifacts"]
     assert [stage["state"] for stage in status["stages"]] == ["Succeeded"] * 4
     assert (status["progress"]["stage"], status["progress"]["summary"]) == ("report", "done")
+
+
+def test_no_secret_is_in_a_log(run_job: RunJob, operator: Operator, cluster: Access, namespace: str) -> None:
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "keys"},
+        "stringData": {"key": "s3cr3t-of-a-user"},
+    }
+    cluster.client.create(secret, namespace)
+    env = [{"name": "API_KEY", "secretKeyRef": {"name": "keys", "key": "key"}}]
+    with operator.configured(SCALING_OPERATOR_LOG_LEVEL="DEBUG"):
+        job = run_job("secretive", cluster={"env": env}, run_policy={"cleanPodPolicy": "None"})
+        job.wait_succeeded()
+        assert leaks.found(cluster, namespace, OPERATOR_NAMESPACE) == []
+        # It would be seen: what the head's log does hold is found in the same way.
+        cluster.client.patch("secrets", "keys", {"stringData": {"seen": "stage train begins"}}, namespace)
+        assert leaks.found(cluster, namespace) == ["the log of secretive-1-head/driver holds keys/seen"]
+        cluster.client.delete("secrets", "keys", namespace)
 
 
 def test_operator_restart_edits_and_deletion_of_a_running_job(
