@@ -274,19 +274,28 @@ def test_no_secret_is_in_a_log(run_job: RunJob, operator: Operator, cluster: Acc
         cluster.client.delete("secrets", "keys", namespace)
 
 
-def test_operator_restart_edits_and_deletion_of_a_running_job(
+def test_an_upgrade_of_the_operator_edits_and_deletion_of_a_running_job(
     run_job: RunJob, operator: Operator, cluster: Access, namespace: str
 ) -> None:
     job = run_job("steady", dataset="digits", epochs=2000, batch_size=32)
     job.wait_checkpoint()
     before = job.pod_uids()
 
-    # The operator away and back: the job does not notice.
-    (replica,) = operator.pods()
-    operator.delete_pod(replica["metadata"]["name"])
+    image = job.head()["spec"]["containers"][0]["image"]
     saved = len(job.checkpoints())
-    wait_until(lambda: operator.pods() and replica["metadata"]["name"] not in str(operator.pods()), timeout_s=60)
-    operator.wait_available(1)
+    with operator.configured(SCALING_OPERATOR_RUNTIME_IMAGE="scaling-runtime:next"):
+        _look_after_a_running_job(job, before, saved, image)
+
+    # Deletion leaves nothing but the run folder.
+    folder = job.run_folder
+    cluster.client.delete(JOBS, job.name, namespace)
+    cluster.client.wait_gone(JOBS, job.name, namespace, timeout_s=30)
+    wait_until(lambda: job.owned() == [], timeout_s=90)
+    assert any(folder.glob("checkpoints/*/*/MANIFEST.json"))
+
+
+def _look_after_a_running_job(job: Job, before: dict[str, str], saved: int, image: str) -> None:
+    """An operator that came after the job began: the job does not notice."""
     reported = job.status()["progress"]["updatedAt"]
     job.wait(lambda item: item["status"]["progress"]["updatedAt"] > reported, timeout_s=60)
     assert job.pod_uids() == before
@@ -299,15 +308,10 @@ def test_operator_restart_edits_and_deletion_of_a_running_job(
     workers = job.read()["spec"]["cluster"]["workers"]
     job.patch({"spec": {"cluster": {"workers": [workers[0] | {"max": 3}]}}})
     wait_until(lambda: "steady-1-cpu-2-0" in job.pod_uids(), timeout_s=30)
+    added = job.client.get("pods", "steady-1-cpu-2-0", job.namespace)
+    assert added["spec"]["containers"][0]["image"] == image, "versions are not mixed within an attempt"
     job.patch({"spec": {"cluster": {"workers": [workers[0] | {"max": 2}]}}})
     wait_until(lambda: job.pod_uids() == before, timeout_s=60)
-
-    # Deletion leaves nothing but the run folder.
-    folder = job.run_folder
-    cluster.client.delete(JOBS, job.name, namespace)
-    cluster.client.wait_gone(JOBS, job.name, namespace, timeout_s=30)
-    wait_until(lambda: job.owned() == [], timeout_s=90)
-    assert any(folder.glob("checkpoints/*/*/MANIFEST.json"))
 
 
 def test_names_that_a_user_may_choose_fit(run_job: RunJob, cluster: Access, namespace: str) -> None:
