@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from tests.cluster.conftest import StorageClaim
 from tests.cluster.kube.access import Access
 from tests.cluster.kube.client import Objects, condition_status, wait_until
+from tests.cluster.scenarios import leaks
 from tests.cluster.scenarios.jobs import Job, manifest
 
 MANIFESTS = Path(__file__).parents[3] / "manifests"
@@ -39,6 +41,25 @@ class Operator:
         self._access.client.patch("deployments.apps", "scaling-operator", change, OPERATOR_NAMESPACE)
         self.wait_available(replicas)
 
+    @contextmanager
+    def configured(self, **environment: str) -> Iterator[None]:
+        """Roll out another version of it, which differs by some variables; in the end the old one again."""
+        deployment = self._access.client.get("deployments.apps", "scaling-operator", OPERATOR_NAMESPACE)
+        before = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+        other = [variable for variable in before if variable["name"] not in environment]
+        self._roll_out(other + [{"name": name, "value": value} for name, value in environment.items()])
+        try:
+            yield
+        finally:
+            self._roll_out(before)
+
+    def _roll_out(self, environment: Objects) -> None:
+        old = self.living()
+        change = [{"op": "replace", "path": "/spec/template/spec/containers/0/env", "value": environment}]
+        self._access.client.patch("deployments.apps", "scaling-operator", change, OPERATOR_NAMESPACE)
+        self.wait_available(len(old))
+        wait_until(lambda: self.wait_leader() not in old, timeout_s=60)
+
     def wait_available(self, replicas: int) -> None:
         self._access.client.wait_for(
             "deployments.apps",
@@ -47,6 +68,7 @@ class Operator:
             lambda item: (
                 item["status"].get("observedGeneration") == item["metadata"]["generation"]
                 and item["status"].get("availableReplicas", 0) == replicas
+                and item["status"].get("updatedReplicas", 0) == replicas
                 and item["status"].get("replicas", 0) == replicas
             ),
             timeout_s=150,
@@ -85,7 +107,10 @@ def operator(cluster: Access) -> Iterator[Operator]:
 
 @pytest.fixture
 def run_job(operator: Operator, cluster: Access, namespace: str, storage_claim: StorageClaim) -> Iterator[RunJob]:
-    """Applies a job made by `jobs.manifest`; all jobs are deleted, with their pods, when the test ends."""
+    """Applies a job made by `jobs.manifest`; all jobs are deleted, with their pods, when the test ends.
+
+    No secret may stand in a log that is there then.
+    """
     applied: list[Job] = []
 
     def run(name: str, **options: Any) -> Job:
@@ -95,8 +120,10 @@ def run_job(operator: Operator, cluster: Access, namespace: str, storage_claim: 
         return job
 
     yield run
+    in_logs = leaks.found(cluster, namespace, OPERATOR_NAMESPACE)
     for job in applied:
         cluster.client.delete("scalingjobs.scaling.dev", job.name, namespace)
     cluster.client.delete_all("pods", namespace, grace_period_s=0)
     # Training pods are heavy: without waiting, the next test would start beside this one's last.
     wait_until(lambda: not cluster.client.list("pods", namespace), timeout_s=60)
+    assert in_logs == []

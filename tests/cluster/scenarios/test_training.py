@@ -21,7 +21,8 @@ from scaling_api.scalars import MAX_JOB_NAME
 from tests.cluster.conftest import StorageClaim
 from tests.cluster.kube.access import Access
 from tests.cluster.kube.client import ApiError, Object, condition_status, wait_until
-from tests.cluster.scenarios.conftest import Operator, RunJob
+from tests.cluster.scenarios import leaks
+from tests.cluster.scenarios.conftest import OPERATOR_NAMESPACE, Operator, RunJob
 from tests.cluster.scenarios.jobs import JOBS, QUOTA, RESOURCES, Job, allow_pods
 
 # Long enough to be disturbed in mid-training, short enough to wait for: some tens of seconds of training.
@@ -202,6 +203,33 @@ def test_a_restarted_ray_container_is_a_lost_head(run_job: RunJob, cluster: Acce
     assert done["status"]["attempts"][0]["reason"] in ("RayContainerRestarted", "DriverFailed")
 
 
+def test_a_driver_that_wakes_up_when_the_next_one_trains_damages_nothing(
+    run_job: RunJob, cluster: Access, namespace: str
+) -> None:
+    # Long enough that the node does not end the old head before the new one trains.
+    patient = {"podOverrides": {"spec": {"terminationGracePeriodSeconds": 900}}}
+    job = run_job("frozen", cluster=patient, **LONG)
+
+    def send(signal: str, process: str) -> None:
+        cluster.kubectl("-n", namespace, "exec", "frozen-1-head", "-c", "driver", "--", "pkill", signal, "-f", process)
+
+    reached = job.wait_checkpoint()
+    send("-STOP", "scaling-driver")
+    send("-KILL", "gcs_server")  # so the attempt is over, and its driver has not heard of it
+    job.wait_checkpoint(2)
+    frozen = job.client.get("pods", "frozen-1-head", namespace)
+    assert frozen["metadata"]["deletionTimestamp"]
+    send("-CONT", "scaling-driver")
+    job.client.wait_gone("pods", "frozen-1-head", namespace, timeout_s=90)
+
+    done = job.wait_succeeded()
+    assert done["status"]["attempt"] == done["status"]["reportedAttempt"] == 2
+    assert job.base_of(2) >= reached.name
+    assert job.result()["attempt"] == 2
+    assert done["status"]["result"]["metrics"]["accuracy"] > 0.9
+    assert _epochs(job.curve()) == list(range(1, 41)), "no epoch is missing or doubled"
+
+
 def test_suspend_saves_and_releases_and_resume_goes_on(run_job: RunJob) -> None:
     job = run_job("pause", **LONG)
     job.wait_checkpoint()
@@ -300,19 +328,73 @@ def test_a_deadline_ends_the_driver_though_pods_are_kept_and_the_time_to_live_ta
     assert any(folder.glob("checkpoints/*/*/MANIFEST.json")), "storage is never touched"
 
 
-def test_operator_restart_edits_and_deletion_of_a_running_job(
+def test_a_job_that_ends_while_the_operator_is_away_has_its_result(
+    run_job: RunJob, operator: Operator, cluster: Access, namespace: str
+) -> None:
+    job = run_job("alone", **LONG)
+    job.wait_checkpoint()
+    operator.scale(0)
+    try:
+        wait_until(lambda: not operator.pods(), timeout_s=60)
+        cluster.client.wait_for(
+            "pods", "alone-1-head", namespace, lambda pod: pod["status"]["phase"] == "Succeeded", timeout_s=240
+        )
+        before = job.status()
+        assert before["phase"] == "Running"
+        assert "result" not in before
+    finally:
+        operator.scale(1)
+
+    status = job.wait_succeeded()["status"]
+    assert status["attempt"] == 1
+    result = job.result()
+    assert status["result"]["metrics"]["accuracy"] == pytest.approx(result["metrics"]["test"]["accuracy"])
+    assert {artifact["name"]: artifact["uri"] for artifact in status["result"]["artifacts"]} == result["artifacts"]
+    assert [stage["state"] for stage in status["stages"]] == ["Succeeded"] * 4
+    assert (status["progress"]["stage"], status["progress"]["summary"]) == ("report", "done")
+
+
+def test_no_secret_is_in_a_log(run_job: RunJob, operator: Operator, cluster: Access, namespace: str) -> None:
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "keys"},
+        "stringData": {"key": "s3cr3t-of-a-user"},
+    }
+    cluster.client.create(secret, namespace)
+    env = [{"name": "API_KEY", "secretKeyRef": {"name": "keys", "key": "key"}}]
+    with operator.configured(SCALING_OPERATOR_LOG_LEVEL="DEBUG"):
+        job = run_job("secretive", cluster={"env": env}, run_policy={"cleanPodPolicy": "None"})
+        job.wait_succeeded()
+        assert leaks.found(cluster, namespace, OPERATOR_NAMESPACE) == []
+        # It would be seen: what the head's log does hold is found in the same way.
+        cluster.client.patch("secrets", "keys", {"stringData": {"seen": "stage train begins"}}, namespace)
+        assert leaks.found(cluster, namespace) == ["the log of secretive-1-head/driver holds keys/seen"]
+        cluster.client.delete("secrets", "keys", namespace)
+
+
+def test_an_upgrade_of_the_operator_edits_and_deletion_of_a_running_job(
     run_job: RunJob, operator: Operator, cluster: Access, namespace: str
 ) -> None:
     job = run_job("steady", dataset="digits", epochs=2000, batch_size=32)
     job.wait_checkpoint()
     before = job.pod_uids()
 
-    # The operator away and back: the job does not notice.
-    (replica,) = operator.living()
-    operator.delete_pod(replica)
+    image = job.head()["spec"]["containers"][0]["image"]
     saved = len(job.checkpoints())
-    wait_until(lambda: operator.living() and replica not in str(operator.pods()), timeout_s=60)
-    operator.wait_available(1)
+    with operator.configured(SCALING_OPERATOR_RUNTIME_IMAGE="scaling-runtime:next"):
+        _look_after_a_running_job(job, before, saved, image)
+
+    # Deletion leaves nothing but the run folder.
+    folder = job.run_folder
+    cluster.client.delete(JOBS, job.name, namespace)
+    cluster.client.wait_gone(JOBS, job.name, namespace, timeout_s=30)
+    wait_until(lambda: job.owned() == [], timeout_s=90)
+    assert any(folder.glob("checkpoints/*/*/MANIFEST.json"))
+
+
+def _look_after_a_running_job(job: Job, before: dict[str, str], saved: int, image: str) -> None:
+    """An operator that came after the job began: the job does not notice."""
     reported = job.status()["progress"]["updatedAt"]
     job.wait(lambda item: item["status"]["progress"]["updatedAt"] > reported, timeout_s=60)
     assert job.pod_uids() == before
@@ -325,15 +407,10 @@ def test_operator_restart_edits_and_deletion_of_a_running_job(
     workers = job.read()["spec"]["cluster"]["workers"]
     job.patch({"spec": {"cluster": {"workers": [workers[0] | {"max": 3}]}}})
     wait_until(lambda: "steady-1-cpu-2-0" in job.pod_uids(), timeout_s=30)
+    added = job.client.get("pods", "steady-1-cpu-2-0", job.namespace)
+    assert added["spec"]["containers"][0]["image"] == image, "versions are not mixed within an attempt"
     job.patch({"spec": {"cluster": {"workers": [workers[0] | {"max": 2}]}}})
     wait_until(lambda: job.pod_uids() == before, timeout_s=60)
-
-    # Deletion leaves nothing but the run folder.
-    folder = job.run_folder
-    cluster.client.delete(JOBS, job.name, namespace)
-    cluster.client.wait_gone(JOBS, job.name, namespace, timeout_s=30)
-    wait_until(lambda: job.owned() == [], timeout_s=90)
-    assert any(folder.glob("checkpoints/*/*/MANIFEST.json"))
 
 
 def test_names_that_a_user_may_choose_fit(run_job: RunJob, cluster: Access, namespace: str) -> None:
