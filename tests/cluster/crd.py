@@ -9,6 +9,9 @@ from tests.cluster.kube.client import ApiError, Client, condition_status, wait_u
 KIND = "scalingjobs.scaling.dev"
 _FILE = Path(__file__).parents[2] / "manifests" / "crd.yaml"
 
+# A kind is Established a moment before it is found, and has its storage later still.
+_NOT_YET = (404, 429, 503)
+
 
 def install_crd(client: Client) -> None:
     """Apply manifests/crd.yaml and wait until the server answers for it; nothing changes when it is there already."""
@@ -16,8 +19,8 @@ def install_crd(client: Client) -> None:
     def served() -> bool:
         try:
             client.list(KIND, "default")
-        except ApiError as error:  # it is Established a moment before it is found
-            if error.code != 404:
+        except ApiError as error:
+            if error.code not in _NOT_YET:
                 raise
             return False
         return True

@@ -74,7 +74,6 @@ def set_up(spec: ScalingJobSpec, world: World, *, earlier: Callable[[], Layout |
     """
     preload.begin(preload.OPTIMIZER_MODULES)
     training = spec.training
-    _choose_kernels(training, world.device)
     if spec.code is not None:
         install(spec.code)
     dataset = open_dataset(spec.dataset)
@@ -82,6 +81,7 @@ def set_up(spec: ScalingJobSpec, world: World, *, earlier: Callable[[], Layout |
     training_feed, validation_feed = feed(dataset.train, training=True), feed(dataset.validation)
     batch_size = global_batch_size(training, len(training_feed))
     preload.wait(preload.OPTIMIZER_MODULES)
+    _choose_kernels(training, world.device)
     # Before the model, so that a mesh which does not fit is refused at once; one that is chosen needs the model.
     fixed = not training.parallelism.auto
     mesh = Mesh.of(training.parallelism, world, batch_size=batch_size) if fixed else None
@@ -159,7 +159,10 @@ def _choose(
 
 
 def _choose_kernels(training: TrainingSpec, device: torch.device) -> None:
-    """Settings of the whole process, which trains one model in its life."""
+    """Settings of the whole process, which trains one model in its life.
+
+    They import parts of torch's compiler, so nobody else may be at that any more.
+    """
     if training.deterministic:
         # Read when cuBLAS is first used; without it torch refuses its matrix products.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
