@@ -166,8 +166,6 @@ def _choose_kernels(training: TrainingSpec, device: torch.device) -> None:
     if training.deterministic:
         # Read when cuBLAS is first used; without it torch refuses its matrix products.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        # It reaches into torch's compiler, which is being imported.
-        preload.wait(preload.OPTIMIZER_MODULES)
         torch.use_deterministic_algorithms(True)
     if training.compile:
         check_compiler(device.type)
