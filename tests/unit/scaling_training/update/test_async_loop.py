@@ -106,7 +106,10 @@ def test_one_worker_takes_the_steps_of_mode_sync(tmp_path: Path) -> None:
         key="key",
         resume=None,
     )
-    assert_equal(weights(tmp_path / "async", ours), weights(tmp_path / "sync", plain))
+    # Apart from the last bits: a library of kernels may take another one for tensors that lie otherwise in memory.
+    torch.testing.assert_close(
+        weights(tmp_path / "async", ours), weights(tmp_path / "sync", plain), rtol=1e-5, atol=1e-6
+    )
     for found, row in zip(rows_of(tmp_path / "async", ours), rows_of(tmp_path / "sync", plain), strict=True):
         assert found == pytest.approx({**row, "stalenessMean": 0.0, "stalenessMax": 0})
 
@@ -195,7 +198,10 @@ def test_one_worker_with_reading_processes_takes_the_steps_of_mode_sync(tmp_path
         resume=None,
     )
     assert ours.step == plain.step > 10
-    assert_equal(weights(tmp_path / "async", ours), weights(tmp_path / "sync", plain))
+    # Apart from the last bits: a library of kernels may take another one for tensors that lie otherwise in memory.
+    torch.testing.assert_close(
+        weights(tmp_path / "async", ours), weights(tmp_path / "sync", plain), rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("lives", [True, False], ids=["the server lives", "the server is lost, too"])
