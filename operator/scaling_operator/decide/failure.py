@@ -29,6 +29,9 @@ _LAST_CHARACTERS = 400
 UNSCHEDULABLE_AFTER_S = 10.0
 # Attaching a disk takes most of a minute in some clouds.
 SLOW_AFTER_S = 60.0
+# Up to Kubernetes 1.35 a kubelet says that a pod is ready to start containers only after its first pull: until then
+# this is all that is known of what it waits for.
+UNPREPARED = "its volumes, its network or, before Kubernetes 1.36, its image"
 
 _DISRUPTIONS = {
     "PreemptionByScheduler": (
@@ -116,14 +119,14 @@ def why_waiting(pod: PodView, *, now: float) -> Trouble | None:
     if since is not None and now >= since + SLOW_AFTER_S:
         return Trouble(
             Failure.INIT_STUCK,
-            f"pod {pod.name} waits for its volumes and network since {to_rfc3339(since)}; "
+            f"pod {pod.name} waits for {UNPREPARED} since {to_rfc3339(since)}; "
             f"kubectl describe pod {pod.name} tells what is wrong",
         )
     return None
 
 
 def prepared_since(pod: PodView) -> float | None:
-    """Since when a pod's volumes and network are being prepared; None when they are not."""
+    """Since when a pod has waited on its node for what UNPREPARED says; None when it does not."""
     return pod.scheduled_at if not pod.is_set_up and not pod.is_over else None
 
 

@@ -59,7 +59,7 @@ class PodView:
     created_at: float = 0.0
     # When it got its node; None while it has none.
     scheduled_at: float | None = None
-    # False while its volumes or network are being prepared.
+    # False while its volumes or network are being prepared, and on older kubelets while its image is pulled.
     is_set_up: bool = True
     # While it terminates: when its grace period is over.
     gone_by: float | None = None

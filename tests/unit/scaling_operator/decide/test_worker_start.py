@@ -8,7 +8,7 @@ import pytest
 
 from scaling_api.driver import CONTAINER_RAY
 from scaling_api.reasons import Failure
-from scaling_operator.decide.head_loss import START_LIMIT_S
+from scaling_operator.decide.head_loss import PREPARE_LIMIT_S, START_LIMIT_S
 from scaling_operator.decide.types import PodView
 from scaling_operator.decide.worker_start import hindrance
 
@@ -39,7 +39,18 @@ def _silent(started_at: float) -> PodView:
             _waiting("CreateContainerError"), Failure.CONTAINER_CONFIG, "no such thing", _LEFT_S, id="no container"
         ),
         pytest.param(
-            _waiting(is_set_up=False, containers={}), Failure.INIT_STUCK, "volumes and network", _LEFT_S, id="no volume"
+            _waiting("ContainerCreating", is_set_up=False),
+            Failure.INIT_STUCK,
+            "its volumes, its network or, before Kubernetes 1.36, its image for 3600 s",
+            PREPARE_LIMIT_S - 10,
+            id="no volume, or an older kubelet pulls its image",
+        ),
+        pytest.param(
+            _waiting("ErrImagePull", is_set_up=False),
+            Failure.IMAGE_PULL_FAILED,
+            "ErrImagePull",
+            _LEFT_S,
+            id="no image, and it is known",
         ),
         pytest.param(
             _silent(NOW - 30), Failure.INIT_STUCK, "Ray did not come up", _LEFT_S, id="it has waited for the head"
