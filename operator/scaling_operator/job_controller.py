@@ -152,8 +152,8 @@ class JobController:
             return await self._reject(key, manifest, parsed.invalid or "")
         job = Job(key.namespace, key.name, parsed.job.spec, parsed.invalid)
         status = manifest.get("status") or {}
-        observed = self._observe(manifest, notes, parsed, status)
         now = self._clock()
+        observed = self._observe(manifest, notes, parsed, status, now)
         decision = decide(job, observed, status, now=now)
         result = await self._carry_out(Target(key, manifest, parsed.job), notes, decision, status, now)
         if observed.memory.has_ended and not decision.actions:
@@ -269,9 +269,9 @@ class JobController:
             self._recorder.record(manifest, "Warning", Failure.INVALID_SPEC, sentence)
         return Result()
 
-    def _observe(self, manifest: Object, notes: _Notes, parsed: _Parsed, status: Object) -> Observed:
+    def _observe(self, manifest: Object, notes: _Notes, parsed: _Parsed, status: Object, now: float) -> Observed:
         uid, mirrors = manifest["metadata"]["uid"], self._mirrors
-        views = (self._views.view(pod) for pod in mirrors.pods.by_index(BY_OWNER, uid))
+        views = (self._views.view(pod, now=now) for pod in mirrors.pods.by_index(BY_OWNER, uid))
         return Observed(
             generation=manifest["metadata"].get("generation", 0),
             memory=remember(status),
@@ -308,7 +308,7 @@ class JobController:
 
     def _note_vanished(self, pod: Object) -> None:
         """A pod is gone: how it was last seen tells why. Of a worker that we deleted ourselves nobody asks."""
-        view = self._views.view(pod)
+        view = self._views.view(pod, now=self._clock())
         for owner in _owner_uids(pod):
             if view is None or not self._exists(pod, owner):
                 continue

@@ -101,6 +101,20 @@ def why_waiting(pod: PodView, *, now: float) -> Trouble | None:
             f"no node takes pod {pod.name}: {pod.unschedulable}; lower its resources, add tolerations by "
             "cluster.podOverrides, or add nodes",
         )
+    if trouble := obstruction(pod):
+        return trouble
+    since = prepared_since(pod)
+    if since is not None and now >= since + SLOW_AFTER_S:
+        return Trouble(
+            Failure.INIT_STUCK,
+            f"pod {pod.name} waits for {UNPREPARED} since {to_rfc3339(since)}; "
+            f"kubectl describe pod {pod.name} tells what is wrong",
+        )
+    return None
+
+
+def obstruction(pod: PodView) -> Trouble | None:
+    """What keeps a container of a pod from starting, by its kubelet's word; None when nothing does."""
     for view in pod.containers.values():
         if view.state != "waiting":
             continue
@@ -115,13 +129,6 @@ def why_waiting(pod: PodView, *, now: float) -> Trouble | None:
                 Failure.CONTAINER_CONFIG,
                 f"container {view.name} of pod {pod.name} cannot be made: {view.message}; create what is missing",
             )
-    since = prepared_since(pod)
-    if since is not None and now >= since + SLOW_AFTER_S:
-        return Trouble(
-            Failure.INIT_STUCK,
-            f"pod {pod.name} waits for {UNPREPARED} since {to_rfc3339(since)}; "
-            f"kubectl describe pod {pod.name} tells what is wrong",
-        )
     return None
 
 

@@ -69,6 +69,8 @@ class PodView:
     disruption: str = ""
     # The scheduler's message while it finds no node.
     unschedulable: str = ""
+    # Since when a container of it was seen, at each look, to be kept from starting; None when none is.
+    obstructed_since: float | None = None
     containers: Mapping[str, ContainerView] = field(default_factory=dict)
 
     @property

@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from scaling_api.driver import CONTAINER_RAY
 from scaling_api.reasons import Failure
 
-from .failure import UNPREPARED, prepared_since, why_waiting
+from .failure import UNPREPARED, obstruction, prepared_since
 from .head_loss import PREPARE_LIMIT_S, START_LIMIT_S
 from .types import PodView, Trouble
-
-_NOT_FOR_EVER = frozenset({Failure.IMAGE_PULL_FAILED, Failure.CONTAINER_CONFIG})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +30,18 @@ class Hindrance:
 def hindrance(worker: PodView, head: PodView | None, *, now: float) -> Hindrance | None:
     """What has a limit of all that a living worker may wait for; None when there is no such thing."""
     head_up_at = _ray_started_at(head) if head is not None else None
-    waits = _waits(worker, now)
+    waits = _waits(worker)
     if head_up_at is None or waits is None:
         return None
     since, limit_s, trouble = waits
     return Hindrance(trouble, max(since, head_up_at) + limit_s - now)
 
 
-def _waits(worker: PodView, now: float) -> tuple[float, float, Trouble] | None:
+def _waits(worker: PodView) -> tuple[float, float, Trouble] | None:
     """Since when a worker waits, for how many seconds it may, and what it will have been lost to after that."""
-    trouble = why_waiting(worker, now=now)
-    if trouble is not None and trouble.reason in _NOT_FOR_EVER and worker.scheduled_at is not None:
-        return worker.scheduled_at, START_LIMIT_S, trouble
+    trouble = obstruction(worker)
+    if trouble is not None and worker.obstructed_since is not None:
+        return worker.obstructed_since, START_LIMIT_S, trouble
     since = prepared_since(worker)
     if since is not None:
         what = f"it waited for {UNPREPARED}"
