@@ -271,12 +271,15 @@ class JobController:
 
     def _observe(self, manifest: Object, notes: _Notes, parsed: _Parsed, status: Object, now: float) -> Observed:
         uid, mirrors = manifest["metadata"]["uid"], self._mirrors
-        views = (self._views.view(pod, now=now) for pod in mirrors.pods.by_index(BY_OWNER, uid))
+        found = (self._views.view(pod, now=now) for pod in mirrors.pods.by_index(BY_OWNER, uid))
+        views = tuple(view for view in found if view is not None)
+        # The cache shows our own writes: what does not terminate was not deleted, as the request failed.
+        notes.released.difference_update(view.uid for view in views if not view.terminating)
         return Observed(
             generation=manifest["metadata"].get("generation", 0),
             memory=remember(status),
             digest=parsed.digest,
-            pods=tuple(view for view in views if view is not None),
+            pods=views,
             vanished=notes.vanished,
             released=notes.released,
             services=attempts_of(mirrors.services.by_index(BY_OWNER, uid)),

@@ -211,6 +211,27 @@ def test_more_workers_after_fewer_are_no_losses(
     assert "WorkerReplaced" not in told
 
 
+def test_a_worker_that_could_not_be_deleted_and_is_wanted_again_is_lost_like_any(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scene(world: World) -> None:
+        await asyncio.sleep(20.0)
+        world.faults.deletions_fail = ServerUnavailableError(500, "InternalError", "failed calling webhook x")
+        world.edit({"cluster": {"workers": [{"name": "cpu", "min": 1, "max": 1}]}})
+        await asyncio.sleep(2.0)
+        world.edit({"cluster": {"workers": [{"name": "cpu", "min": 1, "max": 3}]}})
+        await asyncio.sleep(2.0)
+        world.faults.deletions_fail = None
+        await asyncio.sleep(20.0)
+        await world.cause(Trouble(0, "worker crashes", 2))
+        await asyncio.sleep(20.0)
+        assert world.status["incarnations"] == {"cpu-2": 1}
+
+    with caplog.at_level("INFO", "scaling_operator.job_controller"):
+        _in_world(scene)
+    assert "WorkerReplaced" in [message.partition(":")[0] for message in caplog.messages]
+
+
 def test_of_a_job_that_has_ended_nothing_is_remembered() -> None:
     async def scene(world: World) -> None:
         await asyncio.sleep(20.0)
