@@ -25,7 +25,7 @@ from scaling_api.status import OPERATOR_MANAGER
 from .decide import Decision, Job, Observed, decide
 from .decide.conditions import accepted, merged
 from .decide.status import FIELDS, patch, remember, render
-from .decide.types import Action, CreateWorkers, DeleteAttempt, DeleteJob, DeletePods, EnsureAttempt, PodView
+from .decide.types import Action, CreateWorkers, DeleteAttempt, DeleteJob, DeletePods, EnsureAttempt, Memory, PodView
 from .events import EventRecorder
 from .executor import AttemptGoneError, Executor, NameTakenError, RefusedError, Target
 from .log_fields import job_fields
@@ -270,14 +270,15 @@ class JobController:
         return Result()
 
     def _observe(self, manifest: Object, notes: _Notes, parsed: _Parsed, status: Object, now: float) -> Observed:
-        uid, mirrors = manifest["metadata"]["uid"], self._mirrors
+        uid, mirrors, memory = manifest["metadata"]["uid"], self._mirrors, remember(status)
+        notes.vanished = {name: pod for name, pod in notes.vanished.items() if not _is_replaced(pod, memory)}
         found = (self._views.view(pod, now=now) for pod in mirrors.pods.by_index(BY_OWNER, uid))
         views = tuple(view for view in found if view is not None)
         # The cache shows our own writes: what does not terminate was not deleted, as the request failed.
         notes.released.difference_update(view.uid for view in views if not view.terminating)
         return Observed(
             generation=manifest["metadata"].get("generation", 0),
-            memory=remember(status),
+            memory=memory,
             digest=parsed.digest,
             pods=views,
             vanished=notes.vanished,
@@ -353,6 +354,11 @@ def _read(manifest: Object) -> tuple[ScalingJob | None, str | None]:
     broken = [f"{dotted(found.path)}: {found.message}" for found in violations(job)]
     problems = broken + check_overrides(job.spec.cluster.pod_overrides)
     return job, "; ".join(problems) or None
+
+
+def _is_replaced(pod: PodView, memory: Memory) -> bool:
+    """Whether its successor stands in the status, so that nobody asks any more how `pod` ended."""
+    return pod.slot is not None and pod.incarnation < memory.incarnations.get(pod.slot.key, 0)
 
 
 def _owner_uids(owned: Object) -> list[str]:

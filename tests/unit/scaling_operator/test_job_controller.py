@@ -232,6 +232,19 @@ def test_a_worker_that_could_not_be_deleted_and_is_wanted_again_is_lost_like_any
     assert "WorkerReplaced" in [message.partition(":")[0] for message in caplog.messages]
 
 
+def test_of_workers_that_were_replaced_nothing_is_remembered() -> None:
+    async def scene(world: World) -> None:
+        for _ in range(3):
+            await asyncio.sleep(20.0)
+            await world.cause(Trouble(0, "worker deleted", 0))
+        await asyncio.sleep(30.0)
+        assert sum(world.status["incarnations"].values()) == 3
+        (notes,) = world.operator.controller._notes.values()
+        assert notes.vanished == {}
+
+    _in_world(scene)
+
+
 def test_of_a_job_that_has_ended_nothing_is_remembered() -> None:
     async def scene(world: World) -> None:
         await asyncio.sleep(20.0)
