@@ -10,6 +10,8 @@ controller has marked it as not ready.
 
 That the head was created is told by the attempt's Service, which is created after it: no head but a Service
 means that the head was deleted. If it was seen before it went, what it was last seen as tells how it ended.
+Neither head nor Service means that the head is still to be made, from the spec as it is now: an edit that came in
+between ends the attempt, because what it began with is what its status says it runs.
 
 What hangs while it starts is told by what it waits for. The driver gets START_LIMIT_S from the moment Ray runs (they
 share an image). Volumes and network get PREPARE_LIMIT_S from the moment the head has a node, because older kubelets
@@ -80,9 +82,10 @@ def judge_head(observed: Observed, job: Job, attempt: int, *, now: float) -> Hea
     if attempt in observed.unusable:
         return HeadLost(Trouble(Failure.OBJECTS_GONE, observed.unusable[attempt], blameless=True))
     last = observed.last_head(job.name, attempt)
+    if last is None and attempt in observed.services:
+        return HeadLost(deleted(names.head_pod(job.name, attempt)))
     if last is None:
-        name = names.head_pod(job.name, attempt)
-        return HeadLost(deleted(name)) if attempt in observed.services else HeadMissing()
+        return HeadLost(_outdated(attempt)) if _is_outdated(observed, job) else HeadMissing()
     driver = last.containers.get(CONTAINER_DRIVER)
     if last.phase == "Succeeded" or (driver is not None and driver.exit_code == 0):
         return HeadSucceeded()
@@ -95,6 +98,20 @@ def judge_head(observed: Observed, job: Job, attempt: int, *, now: float) -> Hea
     if trouble := ray_ended(head):
         return HeadLost(trouble)
     return _still_starting(head, job.spec, now)
+
+
+def _is_outdated(observed: Observed, job: Job) -> bool:
+    """Whether an attempt that has no head yet would get one of another spec than the one that it began with."""
+    current = observed.memory.current
+    edited = current is not None and current.digest not in (None, observed.digest)
+    return edited and not job.spec.run_policy.suspend  # which ends it anyway
+
+
+def _outdated(attempt: int) -> Trouble:
+    message = (
+        f"attempt {attempt} had no head yet as the job was suspended, edited and resumed before the operator saw it"
+    )
+    return Trouble(Failure.OBJECTS_GONE, message, blameless=True)
 
 
 def _saves(head: PodView, driver: ContainerView | None) -> bool:

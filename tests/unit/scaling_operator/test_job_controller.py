@@ -394,6 +394,24 @@ def test_an_edit_between_suspending_and_resuming_that_nobody_saw_is_no_failure()
     _in_world(scene)
 
 
+def test_an_edit_that_nobody_saw_while_there_was_no_head_is_run_by_the_next_attempt() -> None:
+    async def scene(world: World) -> None:
+        world.faults.pods_refused = True
+        await asyncio.sleep(20.0)
+        world.edit({"runPolicy": {"suspend": True}})
+        world.edit({"cluster": {"image": "runtime:2"}})
+        world.edit({"runPolicy": {"suspend": False}})
+        world.faults.pods_refused = False
+        await asyncio.sleep(60.0)
+        assert (world.status["attempt"], world.status["failures"], world.status["phase"]) == (2, 0, "Running")
+        assert _condition(world, "UpToDate")[0] == "True"
+        head = world.pick(0, "head")
+        assert head is not None
+        assert {container["image"] for container in head["spec"]["containers"]} == {"runtime:2"}
+
+    _in_world(scene)
+
+
 def test_the_same_name_again_right_after_deletion() -> None:
     async def scene(world: World) -> None:
         await asyncio.sleep(20.0)

@@ -31,6 +31,16 @@ def _judge(seen: Observed, *, now: float = NOW) -> HeadVerdict:
     return judge_head(seen, job(), 1, now=now)
 
 
+def test_a_head_is_made_from_the_spec_that_its_attempt_began_with_or_not_at_all() -> None:
+    verdict = _judge(observed(services=frozenset(), digest="spec-2"))
+    assert isinstance(verdict, HeadLost)
+    assert (verdict.trouble.reason, verdict.trouble.blameless) == (Failure.OBJECTS_GONE, True)
+    assert "edited" in verdict.trouble.message
+    assert _judge(observed([head()], digest="spec-2")) == HeadFine(), "one that is there has that spec"
+    suspended = judge_head(observed(services=frozenset(), digest="spec-2"), job(suspend=True), 1, now=NOW)
+    assert suspended == HeadMissing(), "an edit together with the suspension"
+
+
 @pytest.mark.parametrize(
     ("seen", "verdict"),
     [
