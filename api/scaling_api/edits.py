@@ -50,7 +50,7 @@ FROZEN_WHILE_RUNNING = (
     + ")))"
 )
 FROZEN_SENTENCE = (
-    "a running job takes edits of cluster.workers min and max and of runPolicy only; "
+    "a job that has begun takes edits of cluster.workers min and max and of runPolicy only; "
     "set runPolicy.suspend to true (in the same request is enough) to change anything else, or delete the job "
     "and apply it anew"
 )

@@ -57,7 +57,7 @@ class Failure(Described):
     POD_DELETED = "PodDeleted", "Somebody deleted the pod."
     OBJECTS_GONE = (
         "AttemptObjectsGone",
-        "The attempt's Secret was deleted, or it has no template of a new worker group.",
+        "The attempt's Secret was deleted, or the job was edited under the attempt unseen.",
     )
     RAY_RESTARTED = "RayContainerRestarted", "The head's Ray container restarted: its cluster state is gone."
     STOPPED = "DriverStopped", "The driver was asked to stop, not by suspension."

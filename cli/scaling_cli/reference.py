@@ -114,7 +114,8 @@ _INTRO = f"""\
 letter or digit: the names of pods are made from it. Fields are optional unless they are marked as required. An unknown
 field, a value of another type (`"5"` for 5) and a name given twice in a list are refused.
 
-A job may be edited freely until its first attempt begins. After that, {FROZEN_SENTENCE}.
+A job may be edited freely until its first attempt begins. After that, also between attempts and after the end,
+{FROZEN_SENTENCE}.
 """
 
 

@@ -25,7 +25,7 @@ from scaling_api.status import OPERATOR_MANAGER
 from .decide import Decision, Job, Observed, decide
 from .decide.conditions import accepted, merged
 from .decide.status import FIELDS, patch, remember, render
-from .decide.types import Action, CreateWorkers, DeleteAttempt, DeleteJob, DeletePods, EnsureAttempt, PodView
+from .decide.types import Action, CreateWorkers, DeleteAttempt, DeleteJob, DeletePods, EnsureAttempt, Memory, PodView
 from .events import EventRecorder
 from .executor import AttemptGoneError, Executor, NameTakenError, RefusedError, Target
 from .log_fields import job_fields
@@ -152,8 +152,8 @@ class JobController:
             return await self._reject(key, manifest, parsed.invalid or "")
         job = Job(key.namespace, key.name, parsed.job.spec, parsed.invalid)
         status = manifest.get("status") or {}
-        observed = self._observe(manifest, notes, parsed, status)
         now = self._clock()
+        observed = self._observe(manifest, notes, parsed, status, now)
         decision = decide(job, observed, status, now=now)
         result = await self._carry_out(Target(key, manifest, parsed.job), notes, decision, status, now)
         if observed.memory.has_ended and not decision.actions:
@@ -269,14 +269,18 @@ class JobController:
             self._recorder.record(manifest, "Warning", Failure.INVALID_SPEC, sentence)
         return Result()
 
-    def _observe(self, manifest: Object, notes: _Notes, parsed: _Parsed, status: Object) -> Observed:
-        uid, mirrors = manifest["metadata"]["uid"], self._mirrors
-        views = (self._views.view(pod) for pod in mirrors.pods.by_index(BY_OWNER, uid))
+    def _observe(self, manifest: Object, notes: _Notes, parsed: _Parsed, status: Object, now: float) -> Observed:
+        uid, mirrors, memory = manifest["metadata"]["uid"], self._mirrors, remember(status)
+        notes.vanished = {name: pod for name, pod in notes.vanished.items() if not _is_replaced(pod, memory)}
+        found = (self._views.view(pod, now=now) for pod in mirrors.pods.by_index(BY_OWNER, uid))
+        views = tuple(view for view in found if view is not None)
+        # The cache shows our own writes: what does not terminate was not deleted, as the request failed.
+        notes.released.difference_update(view.uid for view in views if not view.terminating)
         return Observed(
             generation=manifest["metadata"].get("generation", 0),
-            memory=remember(status),
+            memory=memory,
             digest=parsed.digest,
-            pods=tuple(view for view in views if view is not None),
+            pods=views,
             vanished=notes.vanished,
             released=notes.released,
             services=attempts_of(mirrors.services.by_index(BY_OWNER, uid)),
@@ -308,7 +312,7 @@ class JobController:
 
     def _note_vanished(self, pod: Object) -> None:
         """A pod is gone: how it was last seen tells why. Of a worker that we deleted ourselves nobody asks."""
-        view = self._views.view(pod)
+        view = self._views.view(pod, now=self._clock())
         for owner in _owner_uids(pod):
             if view is None or not self._exists(pod, owner):
                 continue
@@ -350,6 +354,11 @@ def _read(manifest: Object) -> tuple[ScalingJob | None, str | None]:
     broken = [f"{dotted(found.path)}: {found.message}" for found in violations(job)]
     problems = broken + check_overrides(job.spec.cluster.pod_overrides)
     return job, "; ".join(problems) or None
+
+
+def _is_replaced(pod: PodView, memory: Memory) -> bool:
+    """Whether its successor stands in the status, so that nobody asks any more how `pod` ended."""
+    return pod.slot is not None and pod.incarnation < memory.incarnations.get(pod.slot.key, 0)
 
 
 def _owner_uids(owned: Object) -> list[str]:

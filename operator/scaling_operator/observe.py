@@ -1,7 +1,8 @@
 """From the API's dictionaries to the values that policies read. Pure, and cheap: it runs for every pod event.
 
 A pod's view is computed once per version of the pod and remembered by it, because a job of 500 workers is looked
-at hundreds of times while its pods start.
+at hundreds of times while its pods start. The one thing in a view that its pod does not tell is since when a container
+is kept from starting: that is when it was first seen to be.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from scaling_api import names
@@ -16,6 +18,7 @@ from scaling_api.names import WorkerSlot
 from scaling_api.spec import ScalingJobSpec
 
 from .decide.clock import from_rfc3339
+from .decide.failure import obstruction
 from .decide.types import ContainerView, PodView
 from .runtime.objects import Object
 
@@ -67,13 +70,16 @@ class PodViews:
     def __init__(self) -> None:
         self._views: dict[str, tuple[str, PodView | None]] = {}
 
-    def view(self, pod: Object) -> PodView | None:
-        """The view of `pod`, computed or remembered."""
+    def view(self, pod: Object, *, now: float) -> PodView | None:
+        """The view of `pod`, computed or remembered; `now` is in seconds since the epoch."""
         metadata = pod["metadata"]
         known = self._views.get(metadata["uid"])
         if known is not None and known[0] == metadata["resourceVersion"]:
             return known[1]
         view = observe_pod(pod)
+        if view is not None and obstruction(view) is not None:
+            before = known[1].obstructed_since if known is not None and known[1] is not None else None
+            view = replace(view, obstructed_since=before if before is not None else now)
         self._views[metadata["uid"]] = (metadata["resourceVersion"], view)
         return view
 

@@ -453,7 +453,7 @@ def _factory(**arguments: Any) -> Change:
     return put("spec.model", {"factory": "a:b", "arguments": arguments})
 
 
-_FROZEN = "a running job takes edits of cluster.workers min and max and of runPolicy only"
+_FROZEN = "a job that has begun takes edits of cluster.workers min and max and of runPolicy only"
 
 EDITS = (
     Edit("nothing", both(), both(), None),

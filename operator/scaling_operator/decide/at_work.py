@@ -61,11 +61,14 @@ def _actions(observed: Observed, attempt: int, head_missing: bool, plan: WorkerP
         service=attempt not in observed.services,
         policy=attempt not in observed.policies,
     )
-    actions: list[Action] = [ensure] if ensure.head or ensure.service or ensure.policy else []
-    if plan.create:
-        actions.append(CreateWorkers(attempt, plan.create))
+    actions: list[Action] = []
+    # First, because in a full quota what is to be created has room only when something has gone.
     if plan.delete:
         actions.append(DeletePods(tuple((pod.name, pod.uid) for pod in plan.delete)))
+    if ensure.head or ensure.service or ensure.policy:
+        actions.append(ensure)
+    if plan.create:
+        actions.append(CreateWorkers(attempt, plan.create))
     return actions
 
 

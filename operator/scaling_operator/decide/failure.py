@@ -29,6 +29,9 @@ _LAST_CHARACTERS = 400
 UNSCHEDULABLE_AFTER_S = 10.0
 # Attaching a disk takes most of a minute in some clouds.
 SLOW_AFTER_S = 60.0
+# Up to Kubernetes 1.35 a kubelet says that a pod is ready to start containers only after its first pull: until then
+# this is all that is known of what it waits for.
+UNPREPARED = "its volumes, its network or, before Kubernetes 1.36, its image"
 
 _DISRUPTIONS = {
     "PreemptionByScheduler": (
@@ -98,6 +101,20 @@ def why_waiting(pod: PodView, *, now: float) -> Trouble | None:
             f"no node takes pod {pod.name}: {pod.unschedulable}; lower its resources, add tolerations by "
             "cluster.podOverrides, or add nodes",
         )
+    if trouble := obstruction(pod):
+        return trouble
+    since = prepared_since(pod)
+    if since is not None and now >= since + SLOW_AFTER_S:
+        return Trouble(
+            Failure.INIT_STUCK,
+            f"pod {pod.name} waits for {UNPREPARED} since {to_rfc3339(since)}; "
+            f"kubectl describe pod {pod.name} tells what is wrong",
+        )
+    return None
+
+
+def obstruction(pod: PodView) -> Trouble | None:
+    """What keeps a container of a pod from starting, by its kubelet's word; None when nothing does."""
     for view in pod.containers.values():
         if view.state != "waiting":
             continue
@@ -112,18 +129,11 @@ def why_waiting(pod: PodView, *, now: float) -> Trouble | None:
                 Failure.CONTAINER_CONFIG,
                 f"container {view.name} of pod {pod.name} cannot be made: {view.message}; create what is missing",
             )
-    since = prepared_since(pod)
-    if since is not None and now >= since + SLOW_AFTER_S:
-        return Trouble(
-            Failure.INIT_STUCK,
-            f"pod {pod.name} waits for its volumes and network since {to_rfc3339(since)}; "
-            f"kubectl describe pod {pod.name} tells what is wrong",
-        )
     return None
 
 
 def prepared_since(pod: PodView) -> float | None:
-    """Since when a pod's volumes and network are being prepared; None when they are not."""
+    """Since when a pod has waited on its node for what UNPREPARED says; None when it does not."""
     return pod.scheduled_at if not pod.is_set_up and not pod.is_over else None
 
 

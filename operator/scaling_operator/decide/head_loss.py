@@ -10,10 +10,13 @@ controller has marked it as not ready.
 
 That the head was created is told by the attempt's Service, which is created after it: no head but a Service
 means that the head was deleted. If it was seen before it went, what it was last seen as tells how it ended.
+Neither head nor Service means that the head is still to be made, from the spec as it is now: an edit that came in
+between ends the attempt, because what it began with is what its status says it runs.
 
-What hangs while it starts is told by what it waits for. Volumes and network get START_LIMIT_S from the moment it
-has a node, the driver gets it from the moment Ray runs (they share an image). In between lies the pull of the
-image, which may take as long as it takes. (What keeps workers from starting is in worker_start.)
+What hangs while it starts is told by what it waits for. The driver gets START_LIMIT_S from the moment Ray runs (they
+share an image). Volumes and network get PREPARE_LIMIT_S from the moment the head has a node, because older kubelets
+do not tell them from the pull of the image. What is known to be the pull may take as long as it takes. (What keeps
+workers from starting is in worker_start.)
 """
 
 from __future__ import annotations
@@ -26,11 +29,13 @@ from scaling_api.driver import CONTAINER_DRIVER, CONTAINER_RAY
 from scaling_api.reasons import Failure
 from scaling_api.spec import ScalingJobSpec
 
-from .failure import deleted, is_refusal, prepared_since, ray_ended, why_ended, why_waiting
+from .failure import UNPREPARED, deleted, is_refusal, prepared_since, ray_ended, why_ended, why_waiting
 from .types import ContainerView, Job, Observed, PodView, Trouble
 
 # What takes longer hangs.
 START_LIMIT_S = 600.0
+# The same for what may be the pull of a large image from a slow registry.
+PREPARE_LIMIT_S = 3600.0
 # A head that still terminates so long after its grace period is on a node that does not answer.
 GIVE_UP_ON_HEAD_S = 60.0
 
@@ -77,9 +82,10 @@ def judge_head(observed: Observed, job: Job, attempt: int, *, now: float) -> Hea
     if attempt in observed.unusable:
         return HeadLost(Trouble(Failure.OBJECTS_GONE, observed.unusable[attempt], blameless=True))
     last = observed.last_head(job.name, attempt)
+    if last is None and attempt in observed.services:
+        return HeadLost(deleted(names.head_pod(job.name, attempt)))
     if last is None:
-        name = names.head_pod(job.name, attempt)
-        return HeadLost(deleted(name)) if attempt in observed.services else HeadMissing()
+        return HeadLost(_outdated(attempt)) if _is_outdated(observed, job) else HeadMissing()
     driver = last.containers.get(CONTAINER_DRIVER)
     if last.phase == "Succeeded" or (driver is not None and driver.exit_code == 0):
         return HeadSucceeded()
@@ -92,6 +98,20 @@ def judge_head(observed: Observed, job: Job, attempt: int, *, now: float) -> Hea
     if trouble := ray_ended(head):
         return HeadLost(trouble)
     return _still_starting(head, job.spec, now)
+
+
+def _is_outdated(observed: Observed, job: Job) -> bool:
+    """Whether an attempt that has no head yet would get one of another spec than the one that it began with."""
+    current = observed.memory.current
+    edited = current is not None and current.digest not in (None, observed.digest)
+    return edited and not job.spec.run_policy.suspend  # which ends it anyway
+
+
+def _outdated(attempt: int) -> Trouble:
+    message = (
+        f"attempt {attempt} had no head yet as the job was suspended, edited and resumed before the operator saw it"
+    )
+    return Trouble(Failure.OBJECTS_GONE, message, blameless=True)
 
 
 def _saves(head: PodView, driver: ContainerView | None) -> bool:
@@ -119,28 +139,28 @@ def _still_starting(head: PodView, spec: ScalingJobSpec, now: float) -> HeadVerd
     waiting, trouble = _waits_since(head, spec), why_waiting(head, now=now)
     if waiting is None or (trouble is not None and trouble.reason != Failure.INIT_STUCK):
         return HeadFine()
-    since, what = waiting
-    left_s = since + START_LIMIT_S - now
+    since, limit_s, what = waiting
+    left_s = since + limit_s - now
     if left_s > 0:
         return HeadFine(look_again_s=left_s)
     return HeadLost(
         Trouble(
             Failure.INIT_STUCK,
-            f"pod {head.name} has waited for {what} for {START_LIMIT_S:.0f} s; kubectl get events says why, "
+            f"pod {head.name} has waited for {what} for {limit_s:.0f} s; kubectl get events says why, "
             "and kubectl describe pod while the next one waits",
         )
     )
 
 
-def _waits_since(head: PodView, spec: ScalingJobSpec) -> tuple[float, str] | None:
-    """Since when the head waits for something that has a limit, and for what."""
+def _waits_since(head: PodView, spec: ScalingJobSpec) -> tuple[float, float, str] | None:
+    """Since when the head waits for something that has a limit, that limit in seconds, and for what."""
     driver, ray = head.containers.get(CONTAINER_DRIVER), head.containers.get(CONTAINER_RAY)
     if driver is not None and driver.state == "running":
         return None
     if ray is not None and ray.started_at is not None:
-        return ray.started_at, "its driver to start"
+        return ray.started_at, START_LIMIT_S, "its driver to start"
     since = prepared_since(head)
-    return (since, f"its network and volumes ({_mounted(spec)})") if since is not None else None
+    return (since, PREPARE_LIMIT_S, f"{UNPREPARED} (it mounts {_mounted(spec)})") if since is not None else None
 
 
 def _mounted(spec: ScalingJobSpec) -> str:

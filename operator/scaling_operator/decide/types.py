@@ -59,7 +59,7 @@ class PodView:
     created_at: float = 0.0
     # When it got its node; None while it has none.
     scheduled_at: float | None = None
-    # False while its volumes or network are being prepared.
+    # False while its volumes or network are being prepared, and on older kubelets while its image is pulled.
     is_set_up: bool = True
     # While it terminates: when its grace period is over.
     gone_by: float | None = None
@@ -69,6 +69,8 @@ class PodView:
     disruption: str = ""
     # The scheduler's message while it finds no node.
     unschedulable: str = ""
+    # Since when a container of it was seen, at each look, to be kept from starting; None when none is.
+    obstructed_since: float | None = None
     containers: Mapping[str, ContainerView] = field(default_factory=dict)
 
     @property

@@ -1,9 +1,10 @@
 """What keeps a worker from starting, such that another pod might?
 
 A head that is up shows that image, Secrets and volumes are there. What keeps a worker from starting all the same lies
-with its node, and another pod may get another one. So it has START_LIMIT_S, counted from the moment at which it began
-to wait, or from that at which the head was up if that is later. Without a limit are the wait for a node, since another
-pod would find no room either, and a pull of the image that goes on.
+with its node, and another pod may get another one. So it has START_LIMIT_S, or PREPARE_LIMIT_S where the wait may be
+for a slow pull, counted from the moment at which it began to wait, or from that at which the head was up if that is
+later. Without a limit are the wait for a node, since another pod would find no room either, and what is known to be a
+pull of the image that goes on.
 """
 
 from __future__ import annotations
@@ -13,11 +14,9 @@ from dataclasses import dataclass
 from scaling_api.driver import CONTAINER_RAY
 from scaling_api.reasons import Failure
 
-from .failure import prepared_since, why_waiting
-from .head_loss import START_LIMIT_S
+from .failure import UNPREPARED, obstruction, prepared_since
+from .head_loss import PREPARE_LIMIT_S, START_LIMIT_S
 from .types import PodView, Trouble
-
-_NOT_FOR_EVER = frozenset({Failure.IMAGE_PULL_FAILED, Failure.CONTAINER_CONFIG})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,29 +30,31 @@ class Hindrance:
 def hindrance(worker: PodView, head: PodView | None, *, now: float) -> Hindrance | None:
     """What has a limit of all that a living worker may wait for; None when there is no such thing."""
     head_up_at = _ray_started_at(head) if head is not None else None
-    waits = _waits(worker, now)
+    waits = _waits(worker)
     if head_up_at is None or waits is None:
         return None
-    since, trouble = waits
-    return Hindrance(trouble, max(since, head_up_at) + START_LIMIT_S - now)
+    since, limit_s, trouble = waits
+    return Hindrance(trouble, max(since, head_up_at) + limit_s - now)
 
 
-def _waits(worker: PodView, now: float) -> tuple[float, Trouble] | None:
-    """Since when a worker waits, and what it will have been lost to if that goes on."""
+def _waits(worker: PodView) -> tuple[float, float, Trouble] | None:
+    """Since when a worker waits, for how many seconds it may, and what it will have been lost to after that."""
+    trouble = obstruction(worker)
+    if trouble is not None and worker.obstructed_since is not None:
+        return worker.obstructed_since, START_LIMIT_S, trouble
     since = prepared_since(worker)
     if since is not None:
-        return since, _stuck(worker, "its volumes and network were not ready", "kubectl get events says why")
-    trouble = why_waiting(worker, now=now)
-    if trouble is not None and trouble.reason in _NOT_FOR_EVER and worker.scheduled_at is not None:
-        return worker.scheduled_at, trouble
+        what = f"it waited for {UNPREPARED}"
+        return since, PREPARE_LIMIT_S, _stuck(worker, what, PREPARE_LIMIT_S, "kubectl get events says why")
     started_at = _ray_started_at(worker)
     if started_at is not None and not worker.containers[CONTAINER_RAY].is_up:
-        return started_at, _stuck(worker, "Ray did not come up", "kubectl logs of the next one may say why")
+        helps = "kubectl logs of the next one may say why"
+        return started_at, START_LIMIT_S, _stuck(worker, "Ray did not come up", START_LIMIT_S, helps)
     return None
 
 
-def _stuck(worker: PodView, what: str, helps: str) -> Trouble:
-    sentence = f"pod {worker.name} did not start, while the head was up: {what} for {START_LIMIT_S:.0f} s; {helps}"
+def _stuck(worker: PodView, what: str, limit_s: float, helps: str) -> Trouble:
+    sentence = f"pod {worker.name} did not start, while the head was up: {what} for {limit_s:.0f} s; {helps}"
     return Trouble(Failure.INIT_STUCK, sentence)
 
 

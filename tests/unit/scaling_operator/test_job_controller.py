@@ -211,6 +211,40 @@ def test_more_workers_after_fewer_are_no_losses(
     assert "WorkerReplaced" not in told
 
 
+def test_a_worker_that_could_not_be_deleted_and_is_wanted_again_is_lost_like_any(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scene(world: World) -> None:
+        await asyncio.sleep(20.0)
+        world.faults.deletions_fail = ServerUnavailableError(500, "InternalError", "failed calling webhook x")
+        world.edit({"cluster": {"workers": [{"name": "cpu", "min": 1, "max": 1}]}})
+        await asyncio.sleep(2.0)
+        world.edit({"cluster": {"workers": [{"name": "cpu", "min": 1, "max": 3}]}})
+        await asyncio.sleep(2.0)
+        world.faults.deletions_fail = None
+        await asyncio.sleep(20.0)
+        await world.cause(Trouble(0, "worker crashes", 2))
+        await asyncio.sleep(20.0)
+        assert world.status["incarnations"] == {"cpu-2": 1}
+
+    with caplog.at_level("INFO", "scaling_operator.job_controller"):
+        _in_world(scene)
+    assert "WorkerReplaced" in [message.partition(":")[0] for message in caplog.messages]
+
+
+def test_of_workers_that_were_replaced_nothing_is_remembered() -> None:
+    async def scene(world: World) -> None:
+        for _ in range(3):
+            await asyncio.sleep(20.0)
+            await world.cause(Trouble(0, "worker deleted", 0))
+        await asyncio.sleep(30.0)
+        assert sum(world.status["incarnations"].values()) == 3
+        (notes,) = world.operator.controller._notes.values()
+        assert notes.vanished == {}
+
+    _in_world(scene)
+
+
 def test_of_a_job_that_has_ended_nothing_is_remembered() -> None:
     async def scene(world: World) -> None:
         await asyncio.sleep(20.0)
@@ -356,6 +390,24 @@ def test_an_edit_between_suspending_and_resuming_that_nobody_saw_is_no_failure()
         assert (world.status["attempt"], world.status["failures"], world.status["phase"]) == (2, 0, "Running")
         assert _condition(world, "UpToDate")[0] == "True"
         assert [group["name"] for group in world.status["workerGroups"]] == ["gpu"]
+
+    _in_world(scene)
+
+
+def test_an_edit_that_nobody_saw_while_there_was_no_head_is_run_by_the_next_attempt() -> None:
+    async def scene(world: World) -> None:
+        world.faults.pods_refused = True
+        await asyncio.sleep(20.0)
+        world.edit({"runPolicy": {"suspend": True}})
+        world.edit({"cluster": {"image": "runtime:2"}})
+        world.edit({"runPolicy": {"suspend": False}})
+        world.faults.pods_refused = False
+        await asyncio.sleep(60.0)
+        assert (world.status["attempt"], world.status["failures"], world.status["phase"]) == (2, 0, "Running")
+        assert _condition(world, "UpToDate")[0] == "True"
+        head = world.pick(0, "head")
+        assert head is not None
+        assert {container["image"] for container in head["spec"]["containers"]} == {"runtime:2"}
 
     _in_world(scene)
 

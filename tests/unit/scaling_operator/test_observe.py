@@ -179,11 +179,23 @@ def test_sidecars_are_seen_too() -> None:
 
 def test_a_view_is_computed_once_per_version() -> None:
     views = PodViews()
-    first = views.view(_worker())
-    assert views.view(_worker()) is first
-    changed = views.view(_worker({"phase": "Running"}, resourceVersion="8"))
+    first = views.view(_worker(), now=CREATED_S)
+    assert views.view(_worker(), now=CREATED_S + 1) is first
+    changed = views.view(_worker({"phase": "Running"}, resourceVersion="8"), now=CREATED_S + 2)
     assert changed is not None
     assert changed.phase == "Running"
+
+
+def test_what_keeps_a_container_from_starting_counts_from_when_it_was_first_seen() -> None:
+    views = PodViews()
+    seen: list[float | None] = []
+    reasons = ("ContainerCreating", "ErrImagePull", "ImagePullBackOff", "ContainerCreating", "CreateContainerError")
+    for second, reason in enumerate(reasons):
+        status = {"containerStatuses": [{"name": "ray", "state": {"waiting": {"reason": reason}}}]}
+        view = views.view(_worker(status, resourceVersion=str(second)), now=CREATED_S + second)
+        assert view is not None
+        seen.append(view.obstructed_since)
+    assert seen == [None, CREATED_S + 1, CREATED_S + 1, None, CREATED_S + 4]
 
 
 def test_attempts_of_what_is_not_being_deleted() -> None:

@@ -305,7 +305,9 @@ def test_the_scheduler_is_given_a_moment(age_s: float, shown: bool, again_s: flo
         pytest.param(SLOW_AFTER_S + 1, True, None, id="after it"),
     ],
 )
-def test_volumes_and_network_that_take_long(of_pod: Any, waits_s: float, shown: bool, again_s: float | None) -> None:
+def test_what_takes_long_before_containers_start(
+    of_pod: Any, waits_s: float, shown: bool, again_s: float | None
+) -> None:
     fields: dict[str, Any] = {"phase": "Pending", "ready": False, "is_set_up": False, "scheduled_at": NOW - waits_s}
     pod = of_pod(0, **fields) if of_pod is worker else of_pod(**fields)
     trouble = why_waiting(pod, now=NOW)
@@ -313,4 +315,4 @@ def test_volumes_and_network_that_take_long(of_pod: Any, waits_s: float, shown: 
     assert known_in_s(pod, now=NOW) == again_s
     if trouble is not None:
         assert trouble.reason == Failure.INIT_STUCK
-        assert "waits for its volumes and network since 20" in trouble.message
+        assert "waits for its volumes, its network or, before Kubernetes 1.36, its image since 20" in trouble.message

@@ -11,6 +11,7 @@ from scaling_api.driver import CONTAINER_DRIVER, CONTAINER_RAY, ExitCode
 from scaling_api.reasons import Failure
 from scaling_operator.decide.head_loss import (
     GIVE_UP_ON_HEAD_S,
+    PREPARE_LIMIT_S,
     START_LIMIT_S,
     HeadFine,
     HeadLost,
@@ -28,6 +29,16 @@ from .builders import NOW, container, ended, head, job, observed
 
 def _judge(seen: Observed, *, now: float = NOW) -> HeadVerdict:
     return judge_head(seen, job(), 1, now=now)
+
+
+def test_a_head_is_made_from_the_spec_that_its_attempt_began_with_or_not_at_all() -> None:
+    verdict = _judge(observed(services=frozenset(), digest="spec-2"))
+    assert isinstance(verdict, HeadLost)
+    assert (verdict.trouble.reason, verdict.trouble.blameless) == (Failure.OBJECTS_GONE, True)
+    assert "edited" in verdict.trouble.message
+    assert _judge(observed([head()], digest="spec-2")) == HeadFine(), "one that is there has that spec"
+    suspended = judge_head(observed(services=frozenset(), digest="spec-2"), job(suspend=True), 1, now=NOW)
+    assert suspended == HeadMissing(), "an edit together with the suspension"
 
 
 @pytest.mark.parametrize(
@@ -158,36 +169,43 @@ def _ray_only() -> PodView:
 
 
 @pytest.mark.parametrize(
-    ("pod", "since"),
+    ("pod", "limit_s"),
     [
-        pytest.param(_starting(is_set_up=False, scheduled_at=NOW, created_at=NOW - 9_000), NOW, id="its volumes"),
-        pytest.param(_ray_only(), NOW, id="its driver, after a long pull of the image"),
+        pytest.param(
+            _starting(is_set_up=False, scheduled_at=NOW, created_at=NOW - 9_000),
+            PREPARE_LIMIT_S,
+            id="its volumes, or an older kubelet pulls its image",
+        ),
+        pytest.param(_ray_only(), START_LIMIT_S, id="its driver, after a long pull of the image"),
     ],
 )
-def test_what_has_a_limit(pod: PodView, since: float) -> None:
+def test_what_has_a_limit(pod: PodView, limit_s: float) -> None:
     seen = observed([pod])
-    assert _judge(seen, now=since) == HeadFine(START_LIMIT_S)
-    assert _judge(seen, now=since + START_LIMIT_S - 1) == HeadFine(1.0)
-    for now in (since + START_LIMIT_S, since + START_LIMIT_S + 1):
+    assert _judge(seen, now=NOW) == HeadFine(limit_s)
+    assert _judge(seen, now=NOW + limit_s - 1) == HeadFine(1.0)
+    for now in (NOW + limit_s, NOW + limit_s + 1):
         verdict = _judge(seen, now=now)
         assert isinstance(verdict, HeadLost)
         assert verdict.trouble.reason == Failure.INIT_STUCK
 
 
 def test_what_cannot_be_mounted_is_named() -> None:
-    verdict = _judge(observed([_starting(is_set_up=False, scheduled_at=NOW)]), now=NOW + START_LIMIT_S)
+    verdict = _judge(observed([_starting(is_set_up=False, scheduled_at=NOW)]), now=NOW + PREPARE_LIMIT_S)
     assert isinstance(verdict, HeadLost)
-    assert "volumes (claim runs)" in verdict.trouble.message
+    assert "its image (it mounts claim runs) for 3600 s" in verdict.trouble.message
     keys = [
         {"name": "k", "mountPath": "/k", "secretName": "keys"},
         {"name": "d", "mountPath": "/d", "claimName": "data"},
     ]
     spec = builders.job({"cluster": {"volumes": keys}}).spec
     verdict = judge_head(
-        observed([_starting(is_set_up=False, scheduled_at=NOW)]), replace(job(), spec=spec), 1, now=NOW + START_LIMIT_S
+        observed([_starting(is_set_up=False, scheduled_at=NOW)]),
+        replace(job(), spec=spec),
+        1,
+        now=NOW + PREPARE_LIMIT_S,
     )
     assert isinstance(verdict, HeadLost)
-    assert "volumes (claim runs, Secret keys, claim data)" in verdict.trouble.message
+    assert "(it mounts claim runs, Secret keys, claim data)" in verdict.trouble.message
 
 
 @pytest.mark.parametrize(

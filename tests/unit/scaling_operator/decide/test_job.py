@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import pytest
 
 from scaling_api.driver import CONTAINER_DRIVER, CONTAINER_RAY, ExitCode
+from scaling_api.names import WorkerSlot
 from scaling_api.reasons import ConditionType, Failure, Reason
 from scaling_operator.decide import Decision, decide
 from scaling_operator.decide.clean_up import FOLLOWS_ITS_HEAD_S
@@ -203,6 +204,13 @@ def test_a_replacement_is_told_and_persisted_first() -> None:
     assert after(decision).incarnations == {"cpu-1": 1}
     assert _reasons(decision) == [Reason.WORKER_REPLACED]
     assert "evicted" in decision.events[0].message
+
+
+def test_what_is_replaced_goes_before_its_successor_comes() -> None:
+    memory = at_work(incarnations={"cpu-1": 1})
+    old = worker(1, phase="Pending", ready=False)
+    decision = decided(job(), observed([head(), worker(0), old], memory=memory))
+    assert decision.actions == (DeletePods(((old.name, old.uid),)), CreateWorkers(1, ((WorkerSlot("cpu", 1), 1),)))
 
 
 def test_a_lost_node_with_many_workers_is_no_flood_of_events() -> None:

@@ -85,7 +85,7 @@ def test_a_vanished_worker_is_lost() -> None:
 )
 def test_a_worker_that_does_not_start_is_lost_in_the_end(later_s: float, lost: bool) -> None:
     pulling = {CONTAINER_RAY: container(CONTAINER_RAY, "waiting", reason="ErrImagePull", message="no route")}
-    stuck = worker(1, phase="Pending", ready=False, containers=pulling)
+    stuck = worker(1, phase="Pending", ready=False, containers=pulling, obstructed_since=NOW - 1)
     began = head(ray=container(CONTAINER_RAY, started_at=NOW))
     now = NOW + START_LIMIT_S + later_s
     plan = _plan(_seen(began, worker(0), stuck), now=now)

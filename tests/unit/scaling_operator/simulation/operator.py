@@ -30,6 +30,8 @@ class Faults:
         self.pods_hang = False
         # What every creation of a pod fails with.
         self.pods_fail: ApiError | None = None
+        # What every deletion of a pod fails with.
+        self.deletions_fail: ApiError | None = None
 
 
 class SimulatedClient(ApiClient):
@@ -85,6 +87,8 @@ class SimulatedClient(ApiClient):
         *_, namespace, plural, name = path.split("/")
         key = Key(namespace, name)
         lose_answer = await self._travel("delete", plural)
+        if plural == "pods" and self._faults.deletions_fail is not None:
+            raise self._faults.deletions_fail
         obj = self._server.get(plural, key)
         if plural == "pods":
             own_s = obj["spec"]["terminationGracePeriodSeconds"]
