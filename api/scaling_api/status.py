@@ -9,10 +9,13 @@ report would have said.
 
 from __future__ import annotations
 
+import re
+from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 from pydantic.config import JsonDict
+from pydantic_core import PydanticCustomError
 
 from scaling_api.base import Model
 from scaling_api.constraints import KeyedBy
@@ -25,7 +28,33 @@ MAX_SLOTS = 4096
 # Older attempts are dropped from the list; `attempt` and `failures` keep counting.
 MAX_ATTEMPTS_KEPT = 10
 
-Time = Annotated[str, StringConstraints(max_length=40), Field(json_schema_extra={"format": "date-time"})]
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT(?!24)\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def _is_time(text: str) -> str:
+    try:
+        if _RFC3339.fullmatch(text):
+            datetime.fromisoformat(text)
+            return text
+    except ValueError:
+        pass
+    raise PydanticCustomError("time", "write a time of RFC 3339, such as 2026-01-31T12:00:00Z")
+
+
+def _is_int64(number: int) -> int:
+    if not -(2**63) <= number < 2**63:
+        raise PydanticCustomError("int64", "the number has no room in 64 bits")
+    return number
+
+
+# The API server checks the formats of a schema as well: a status that is to be stored must keep to them.
+Time = Annotated[
+    str,
+    StringConstraints(max_length=40),
+    AfterValidator(_is_time),
+    Field(json_schema_extra={"format": "date-time"}),
+]
+Int = Annotated[int, AfterValidator(_is_int64)]
 Name = Annotated[str, StringConstraints(max_length=63)]
 Sentence = Annotated[str, StringConstraints(max_length=1024)]
 
@@ -42,13 +71,13 @@ class Condition(Model):
     reason: Annotated[str, StringConstraints(min_length=1, max_length=63)] = Field(description="Why, in one word.")
     message: Annotated[str, StringConstraints(max_length=2048)] = Field("", description="Why, and what helps.")
     last_transition_time: Time = Field(description="When its status last changed.")
-    observed_generation: int = Field(0, ge=0, description="The generation of the spec that it speaks of.")
+    observed_generation: Int = Field(0, ge=0, description="The generation of the spec that it speaks of.")
 
 
 class Attempt(Model):
     """One Ray cluster's life."""
 
-    number: Annotated[int, Field(ge=1)] = Field(description="1, 2, 3, …: the fencing token.")
+    number: Annotated[Int, Field(ge=1)] = Field(description="1, 2, 3, …: the fencing token.")
     started_at: Time = Field(description="When it was decided.")
     ended_at: Time | None = Field(None, description="When it ended.")
     outcome: Literal["Succeeded", "Failed", "Suspended"] | None = Field(None, description="How it ended.")
@@ -61,10 +90,10 @@ class WorkerGroupStatus(Model):
     """Worker pods of one group in the current attempt."""
 
     name: Name = Field(description="The group.")
-    desired: int = Field(ge=0, description="Pods wanted.")
-    running: int = Field(0, ge=0, description="Pods that exist and have not ended.")
-    ready: int = Field(0, ge=0, description="Pods whose Ray node is up.")
-    replaced: int = Field(0, ge=0, description="Pods replaced after a loss, in this attempt.")
+    desired: Int = Field(ge=0, description="Pods wanted.")
+    running: Int = Field(0, ge=0, description="Pods that exist and have not ended.")
+    ready: Int = Field(0, ge=0, description="Pods whose Ray node is up.")
+    replaced: Int = Field(0, ge=0, description="Pods replaced after a loss, in this attempt.")
 
 
 class Progress(Model):
@@ -72,13 +101,13 @@ class Progress(Model):
 
     stage: Name = Field(description="The stage at work.")
     percent: Annotated[float, Field(ge=0, le=100)] = Field(0.0, description="Of the stage's work.")
-    epoch: int | None = Field(None, ge=0, description="Epochs done.")
-    epochs: int | None = Field(None, ge=0, description="Epochs in all.")
-    step: int | None = Field(None, ge=0, description="Optimizer steps done.")
-    steps: int | None = Field(None, ge=0, description="Optimizer steps in all.")
+    epoch: Int | None = Field(None, ge=0, description="Epochs done.")
+    epochs: Int | None = Field(None, ge=0, description="Epochs in all.")
+    step: Int | None = Field(None, ge=0, description="Optimizer steps done.")
+    steps: Int | None = Field(None, ge=0, description="Optimizer steps in all.")
     samples_per_second: float | None = Field(None, ge=0, description="Training samples per second, all workers.")
-    eta_seconds: int | None = Field(None, ge=0, description="Estimated time to the stage's end.")
-    workers: int | None = Field(None, ge=0, description="Training processes at work.")
+    eta_seconds: Int | None = Field(None, ge=0, description="Estimated time to the stage's end.")
+    workers: Int | None = Field(None, ge=0, description="Training processes at work.")
     metrics: dict[Annotated[str, StringConstraints(max_length=63)], float] = Field(
         default_factory=dict, max_length=32, description="Latest metrics, e.g. trainLoss, accuracy."
     )
@@ -108,7 +137,7 @@ class Artifact(Model):
 
     name: Name = Field(description="model, curves, metrics, report.")
     uri: Sentence = Field(description="Where it lies.")
-    size_bytes: int | None = Field(None, ge=0, description="Its size.")
+    size_bytes: Int | None = Field(None, ge=0, description="Its size.")
 
 
 class Result(Model):
@@ -137,7 +166,7 @@ class ProgressStatus(Model):
         None, description="Latest validation accuracy; in the end the test accuracy."
     )
     result: Result | None = Field(None, description="What came out.", json_schema_extra=_REPLACED_AS_A_WHOLE)
-    reported_attempt: int | None = Field(None, ge=1, description="The attempt that progress speaks of.")
+    reported_attempt: Int | None = Field(None, ge=1, description="The attempt that progress speaks of.")
 
 
 class ScalingJobStatus(ProgressStatus):
@@ -146,16 +175,16 @@ class ScalingJobStatus(ProgressStatus):
     phase: (
         Literal["Pending", "Starting", "Running", "Suspending", "Suspended", "Restarting", "Succeeded", "Failed"] | None
     ) = Field(None, description="The conditions in one word, for people; programs should read the conditions.")
-    observed_generation: int | None = Field(None, ge=0, description="The generation last acted upon.")
+    observed_generation: Int | None = Field(None, ge=0, description="The generation last acted upon.")
     conditions: Annotated[list[Condition], KeyedBy("type")] = Field(
         default_factory=list, max_length=16, description="What holds."
     )
-    attempt: int | None = Field(None, ge=1, description="The current attempt.")
+    attempt: Int | None = Field(None, ge=1, description="The current attempt.")
     attempts: Annotated[list[Attempt], KeyedBy("number")] = Field(
         default_factory=list, max_length=MAX_ATTEMPTS_KEPT, description="The latest attempts, oldest first."
     )
-    failures: int = Field(0, ge=0, description="Attempts that count against runPolicy.backoffLimit.")
-    incarnations: dict[Annotated[str, StringConstraints(max_length=63)], int] = Field(
+    failures: Int = Field(0, ge=0, description="Attempts that count against runPolicy.backoffLimit.")
+    incarnations: dict[Annotated[str, StringConstraints(max_length=63)], Int] = Field(
         default_factory=dict,
         max_length=MAX_SLOTS,
         description='How often the worker of a slot, "group-index", was replaced in this attempt; 0 is left out.',
