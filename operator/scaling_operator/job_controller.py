@@ -24,7 +24,7 @@ from scaling_api.status import OPERATOR_MANAGER
 
 from .decide import Decision, Job, Observed, decide
 from .decide.conditions import accepted, merged
-from .decide.status import FIELDS, patch, remember, render
+from .decide.status import FIELDS, patch, remember, render, without_left_over
 from .decide.types import Action, CreateWorkers, DeleteAttempt, DeleteJob, DeletePods, EnsureAttempt, PodView
 from .events import EventRecorder
 from .executor import AttemptGoneError, Executor, NameTakenError, RefusedError, Target
@@ -34,7 +34,14 @@ from .observe import PodViews, attempts_of, spec_digest
 from .resources.overrides import check_overrides
 from .runtime.client import ApiClient, resource_path
 from .runtime.controller import Controller, Result
-from .runtime.errors import AlreadyExistsError, ApiError, ConflictError, NotFoundError, ServerUnavailableError
+from .runtime.errors import (
+    AlreadyExistsError,
+    ApiError,
+    ConflictError,
+    InvalidError,
+    NotFoundError,
+    ServerUnavailableError,
+)
 from .runtime.objects import Key, Object, key_of
 from .runtime.store import Change
 from .runtime.tracker import WriteTracker
@@ -231,12 +238,16 @@ class JobController:
             wait_s = notes.written_at + COUNTERS_EVERY_S - now
             if wait_s > 0:
                 return wait_s
-        body = {"metadata": {"resourceVersion": target.manifest["metadata"]["resourceVersion"]}, "status": changes}
-        path = resource_path(API_VERSION, PLURAL, *key, subresource="status")
         try:
-            written = await self._client.patch(
-                path, body, params={"fieldManager": OPERATOR_MANAGER}, metadata_only=True
-            )
+            try:
+                written = await self._patch_status(target, changes)
+            except InvalidError as error:
+                own = without_left_over(changes)
+                if own == changes:
+                    raise
+                # A driver's last words must not keep its job from ending.
+                logger.warning("what the driver left in its termination message cannot be stored: %s", error.message)
+                written = await self._patch_status(target, own)
         except NotFoundError:
             return None
         notes.written_at = now
@@ -249,6 +260,12 @@ class JobController:
             notes.vanished.clear()
             notes.unusable.clear()
         return None
+
+    async def _patch_status(self, target: Target, changes: Object) -> Object:
+        """Merge `changes` into the status if the job is still what was looked at; the metadata of what is stored."""
+        body = {"metadata": {"resourceVersion": target.manifest["metadata"]["resourceVersion"]}, "status": changes}
+        path = resource_path(API_VERSION, PLURAL, *target.key, subresource="status")
+        return await self._client.patch(path, body, params={"fieldManager": OPERATOR_MANAGER}, metadata_only=True)
 
     async def _reject(self, key: Key, manifest: Object, sentence: str) -> Result:
         """The models cannot read the spec: say so, and leave alone what may be running."""

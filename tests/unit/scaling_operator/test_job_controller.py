@@ -283,6 +283,24 @@ def test_a_job_that_ends_while_the_operator_is_away_has_its_result() -> None:
     _in_world(scene)
 
 
+def test_last_words_that_the_server_refuses_do_not_keep_a_job_from_ending() -> None:
+    async def scene(world: World) -> None:
+        await asyncio.sleep(20.0)
+        world.faults.field_refused = "result"
+        head = world.pick(0, "head")
+        assert head is not None
+        world.kubelet.end(head, exit_code=0, told={"attempt": 1, "result": {"metrics": {"accuracy": 0.97}}})
+        await asyncio.sleep(60.0)
+        assert world.status["phase"] == "Succeeded"
+        assert "result" not in world.status
+        assert world.left()["pods"] == []
+        before = len(world.operator.client.requests)
+        await asyncio.sleep(60.0)
+        assert len(world.operator.client.requests) == before
+
+    _in_world(scene)
+
+
 def test_each_log_line_says_which_attempt_it_is_about() -> None:
     seen: list[tuple[str, dict[str, Any]]] = []
 

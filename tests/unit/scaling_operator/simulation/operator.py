@@ -11,7 +11,7 @@ from scaling_operator.events import EventRecorder
 from scaling_operator.job_controller import JobController
 from scaling_operator.mirrors import Mirrors, trim_pod
 from scaling_operator.runtime.client import ApiClient, Propagation
-from scaling_operator.runtime.errors import ApiError, ForbiddenError, ServerUnavailableError
+from scaling_operator.runtime.errors import ApiError, ForbiddenError, InvalidError, ServerUnavailableError
 from scaling_operator.runtime.objects import Key, Object
 from scaling_operator.runtime.store import Store
 from scaling_operator.settings import Settings
@@ -30,6 +30,8 @@ class Faults:
         self.pods_hang = False
         # What every creation of a pod fails with.
         self.pods_fail: ApiError | None = None
+        # A field that no status may have.
+        self.field_refused = ""
 
 
 class SimulatedClient(ApiClient):
@@ -69,6 +71,8 @@ class SimulatedClient(ApiClient):
     ) -> Object:
         *_, namespace, plural, name, part = path.split("/")
         lose_answer = await self._travel("patch", plural)
+        if part == "status" and self._faults.field_refused in body["status"]:
+            raise InvalidError(422, "Invalid", f"status.{self._faults.field_refused}: Invalid value")
         patched = self._server.patch(plural, Key(namespace, name), body, part=part)
         await self._return(lose_answer)
         answer: Object = copied(patched)
