@@ -26,6 +26,9 @@ class Faults:
     def __init__(self) -> None:
         self.failing = 0.0
         self.pods_refused = False
+        # Of pauses, in 0 to 1; 0.5 leaves them as they are.
+        self.jitter = 0.5
+        self.refusal = "exceeded quota: compute"
         # Creations of pods get no answer.
         self.pods_hang = False
         # What every creation of a pod fails with.
@@ -48,9 +51,9 @@ class SimulatedClient(ApiClient):
         self, path: str, body: Object, *, params: Mapping[str, str] | None = None, metadata_only: bool = False
     ) -> Object:
         plural = path.rpartition("/")[2]
-        if plural == "pods" and self._faults.pods_refused:
-            raise ForbiddenError(403, "Forbidden", "exceeded quota: compute")
         lose_answer = await self._travel("create", plural)
+        if plural == "pods" and self._faults.pods_refused:
+            raise ForbiddenError(403, "Forbidden", self._faults.refusal)
         if plural == "pods" and self._faults.pods_fail is not None:
             raise self._faults.pods_fail
         if plural == "pods" and self._faults.pods_hang:
@@ -145,6 +148,7 @@ class SimulatedOperator:
             Settings(workers=2),
             ca_bundle=lambda: "CA",
             clock=lambda: EPOCH_S + loop.time(),
+            random_unit=lambda: faults.jitter,
         )
         self._task = asyncio.create_task(self.controller.build().run())
 
