@@ -9,10 +9,13 @@ report would have said.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from datetime import datetime
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic.config import JsonDict
+from pydantic_core import PydanticCustomError
 
 from scaling_api.base import Model
 from scaling_api.constraints import KeyedBy
@@ -25,7 +28,26 @@ MAX_SLOTS = 4096
 # Older attempts are dropped from the list; `attempt` and `failures` keep counting.
 MAX_ATTEMPTS_KEPT = 10
 
-Time = Annotated[str, StringConstraints(max_length=40), Field(json_schema_extra={"format": "date-time"})]
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT(?!24)\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def _is_time(text: str) -> str:
+    try:
+        if _RFC3339.fullmatch(text):
+            datetime.fromisoformat(text)
+            return text
+    except ValueError:
+        pass
+    raise PydanticCustomError("time", "write a time of RFC 3339, such as 2026-01-31T12:00:00Z")
+
+
+# The API server checks the formats of a schema as well: a status that is to be stored must keep to them.
+Time = Annotated[
+    str,
+    StringConstraints(max_length=40),
+    AfterValidator(_is_time),
+    Field(json_schema_extra={"format": "date-time"}),
+]
 Name = Annotated[str, StringConstraints(max_length=63)]
 Sentence = Annotated[str, StringConstraints(max_length=1024)]
 
@@ -34,7 +56,21 @@ Sentence = Annotated[str, StringConstraints(max_length=1024)]
 _REPLACED_AS_A_WHOLE: JsonDict = {"x-kubernetes-map-type": "atomic"}
 
 
-class Condition(Model):
+class Stored(Model):
+    """A part of the status, whose integers have room in what the API server stores."""
+
+    # Of the model, because a validator at a field's type would keep its bounds out of the schema.
+    @model_validator(mode="after")
+    def _has_room(self) -> Self:
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            for number in value.values() if isinstance(value, dict) else (value,):
+                if isinstance(number, int) and not -(2**63) <= number < 2**63:
+                    raise PydanticCustomError("int64", "{name} has no room in 64 bits", {"name": name})
+        return self
+
+
+class Condition(Stored):
     """A metav1.Condition."""
 
     type: Annotated[str, StringConstraints(min_length=1, max_length=63)] = Field(description="What it tells.")
@@ -45,7 +81,7 @@ class Condition(Model):
     observed_generation: int = Field(0, ge=0, description="The generation of the spec that it speaks of.")
 
 
-class Attempt(Model):
+class Attempt(Stored):
     """One Ray cluster's life."""
 
     number: Annotated[int, Field(ge=1)] = Field(description="1, 2, 3, …: the fencing token.")
@@ -57,7 +93,7 @@ class Attempt(Model):
     digest: Name | None = Field(None, description="Digest of what it runs; an edit of that waits for the next one.")
 
 
-class WorkerGroupStatus(Model):
+class WorkerGroupStatus(Stored):
     """Worker pods of one group in the current attempt."""
 
     name: Name = Field(description="The group.")
@@ -67,7 +103,7 @@ class WorkerGroupStatus(Model):
     replaced: int = Field(0, ge=0, description="Pods replaced after a loss, in this attempt.")
 
 
-class Progress(Model):
+class Progress(Stored):
     """How far the current stage is."""
 
     stage: Name = Field(description="The stage at work.")
@@ -91,7 +127,7 @@ class Progress(Model):
     updated_at: Time = Field(description="When the driver sent this.")
 
 
-class StageStatus(Model):
+class StageStatus(Stored):
     """One stage of the job."""
 
     name: Name = Field(description="analyze, train, evaluate, report.")
@@ -103,7 +139,7 @@ class StageStatus(Model):
     message: Sentence | None = Field(None, description="What there is to say.")
 
 
-class Artifact(Model):
+class Artifact(Stored):
     """Something the job made."""
 
     name: Name = Field(description="model, curves, metrics, report.")
@@ -111,7 +147,7 @@ class Artifact(Model):
     size_bytes: int | None = Field(None, ge=0, description="Its size.")
 
 
-class Result(Model):
+class Result(Stored):
     """What came out."""
 
     metrics: dict[Annotated[str, StringConstraints(max_length=63)], float] = Field(
@@ -124,7 +160,7 @@ class Result(Model):
     )
 
 
-class ProgressStatus(Model):
+class ProgressStatus(Stored):
     """The part of the status that the driver's reports fill."""
 
     progress: Progress | None = Field(

@@ -29,6 +29,8 @@ STDIN = "-"
 # Aliases can make a few lines stand for billions of fields; no honest manifest comes near this.
 _MAX_FIELDS = 100_000
 _MAX_DEPTH = 100
+# Integers of so many digits, in any base, have room in a float. Python itself refuses to read very long ones.
+_MAX_DIGITS = 250
 
 _NULLS = ("", "~", "null", "Null", "NULL")
 _TRUE = {"y", "Y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"}
@@ -79,6 +81,8 @@ def load(source: str) -> list[Document]:
         raise UsageError(f"{name}:{line}: not YAML: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
         raise UsageError(f"{name}: not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError:  # the parser's, long before the reader counts
+        raise UsageError(f"{name} is nested too deeply") from None
     if not documents:
         raise UsageError(f"{name} is empty; it should hold a ScalingJob")
     return documents
@@ -209,6 +213,8 @@ class _Reader:
         if text in _TRUE or text in _FALSE:
             return text in _TRUE
         if _INTEGER.fullmatch(text):
+            if len(text) > _MAX_DIGITS:
+                raise self._error(node, f"a number of {len(text)} digits is more than a manifest can hold")
             return _integer(text)
         if _FLOAT.fullmatch(text) and math.isfinite(number := float(text)):
             return number

@@ -66,6 +66,14 @@ class Target:
     job: ScalingJob
 
 
+@dataclass(frozen=True, slots=True)
+class _Templates:
+    """What an attempt's pods are made from: as rendered when it began, maybe by an earlier version of the operator."""
+
+    head: Object
+    workers: dict[str, Object]
+
+
 class Executor:
     """`ca_bundle` gives the certificates that drivers shall trust."""
 
@@ -83,7 +91,7 @@ class Executor:
         self._tracker = tracker
         self._settings = settings
         self._ca_bundle = ca_bundle
-        self._templates: OrderedDict[tuple[str, int], dict[str, Object]] = OrderedDict()
+        self._templates: OrderedDict[tuple[str, int], _Templates] = OrderedDict()
         self._accounts: set[str] = set()
 
     async def run(self, target: Target, actions: Iterable[Action]) -> bool:
@@ -135,21 +143,22 @@ class Executor:
 
     async def _ensure_secret(self, target: Target, attempt: int, rendered: AttemptObjects) -> Object:
         """The head as the attempt's Secret has it."""
+        known = self._known(target, attempt)
+        if known is not None:  # only the pod was refused, the last time
+            return known.head
         path = resource_path("v1", "secrets", target.key.namespace)
         if await self._create(target, path, rendered.secret, None):
-            self._remember(target, attempt, rendered.worker_templates)
-            return rendered.head
+            return self._remember(target, attempt, _Templates(rendered.head, rendered.worker_templates)).head
         # It is of a try before this one: the operator, or the spec, may have been another one then.
-        head, _ = await self._stored_templates(target, attempt)
-        return head
+        return (await self._stored_templates(target, attempt)).head
 
     async def _create_workers(self, target: Target, action: CreateWorkers) -> bool:
-        templates = await self._worker_templates(target, action.attempt)
+        known = self._known(target, action.attempt) or await self._stored_templates(target, action.attempt)
         await self._ensure_account(target)
         todo: Sequence[tuple[WorkerSlot, int]] = action.pods[:MAX_CREATES]
         batch = 1
         while todo:
-            await _all([self._create_worker(target, action.attempt, templates, *pod) for pod in todo[:batch]])
+            await _all([self._create_worker(target, action.attempt, known.workers, *pod) for pod in todo[:batch]])
             todo = todo[batch:]
             batch = min(2 * batch, LARGEST_BATCH)
         return len(action.pods) <= MAX_CREATES
@@ -168,15 +177,7 @@ class Executor:
         pod = worker_pod(template, job=target.job.metadata.name, attempt=attempt, slot=slot, incarnation=incarnation)
         await self._create(target, resource_path("v1", "pods", target.key.namespace), pod, self._mirrors.pods)
 
-    async def _worker_templates(self, target: Target, attempt: int) -> dict[str, Object]:
-        """As rendered when the attempt began, maybe by an earlier version of the operator."""
-        known = self._templates.get((target.manifest["metadata"]["uid"], attempt))
-        if known is not None:
-            return known
-        _, workers = await self._stored_templates(target, attempt)
-        return workers
-
-    async def _stored_templates(self, target: Target, attempt: int) -> tuple[Object, dict[str, Object]]:
+    async def _stored_templates(self, target: Target, attempt: int) -> _Templates:
         name = names.ray_cluster(target.key.name, attempt)
         try:
             secret = await self._client.get(resource_path("v1", "secrets", target.key.namespace, name))
@@ -184,13 +185,16 @@ class Executor:
         except (NotFoundError, KeyError, ValueError) as error:
             message = f"the Secret {name} with token and templates of attempt {attempt} is gone"
             raise AttemptGoneError(attempt, message) from error
-        self._remember(target, attempt, workers)
-        return head, workers
+        return self._remember(target, attempt, _Templates(head, workers))
 
-    def _remember(self, target: Target, attempt: int, templates: dict[str, Any]) -> None:
+    def _known(self, target: Target, attempt: int) -> _Templates | None:
+        return self._templates.get((target.manifest["metadata"]["uid"], attempt))
+
+    def _remember(self, target: Target, attempt: int, templates: _Templates) -> _Templates:
         self._templates[target.manifest["metadata"]["uid"], attempt] = templates
         while len(self._templates) > _TEMPLATES_KEPT:
             self._templates.popitem(last=False)
+        return templates
 
     async def _ensure_account(self, target: Target) -> None:
         namespace = target.key.namespace
@@ -214,8 +218,8 @@ class Executor:
             await self._check_owner(target, path, body, store, error)
             return False
         except (ForbiddenError, InvalidError) as error:
-            # The ServiceAccount may have been deleted: then it is made anew with the next try.
-            self._accounts.discard(target.key.namespace)
+            if "serviceaccount" in error.message:  # it was deleted: the next try makes it anew
+                self._accounts.discard(target.key.namespace)
             raise RefusedError(_refusal(body, error)) from error
         if store is not None:
             self._tracker.record(target.key, store, created)

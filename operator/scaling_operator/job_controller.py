@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +26,7 @@ from scaling_api.status import OPERATOR_MANAGER
 
 from .decide import Decision, Job, Observed, decide
 from .decide.conditions import accepted, merged
-from .decide.status import FIELDS, patch, remember, render
+from .decide.status import FIELDS, patch, remember, render, without_left_over
 from .decide.types import Action, CreateWorkers, DeleteAttempt, DeleteJob, DeletePods, EnsureAttempt, Memory, PodView
 from .events import EventRecorder
 from .executor import AttemptGoneError, Executor, NameTakenError, RefusedError, Target
@@ -34,7 +36,14 @@ from .observe import PodViews, attempts_of, spec_digest
 from .resources.overrides import check_overrides
 from .runtime.client import ApiClient, resource_path
 from .runtime.controller import Controller, Result
-from .runtime.errors import AlreadyExistsError, ApiError, ConflictError, NotFoundError, ServerUnavailableError
+from .runtime.errors import (
+    AlreadyExistsError,
+    ApiError,
+    ConflictError,
+    InvalidError,
+    NotFoundError,
+    ServerUnavailableError,
+)
 from .runtime.objects import Key, Object, key_of
 from .runtime.store import Change
 from .runtime.tracker import WriteTracker
@@ -53,6 +62,8 @@ COUNTERS_EVERY_S = 10.0
 FIRST_REFUSED_PAUSE_S = 5.0
 LONGEST_REFUSED_PAUSE_S = 20.0
 NAME_TAKEN_PAUSE_S = 2.0
+# Pauses are longer or shorter by up to this part, so that jobs that wait for one quota do not all ask at once.
+PAUSE_JITTER = 0.2
 # A server that fails for so long (a webhook that is down, a full etcd) is shown to people, like one that refuses.
 FAILING_SHOWN_AFTER_S = 5.0
 # Of the time that a reconcile has: the rest is for the status, which shows what takes so long. More than one request's.
@@ -71,7 +82,7 @@ class _Parsed:
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """What stands against creating something, and when to try again."""
+    """What stands against creating something, and when to try again; `pause_s` is the pause before its jitter."""
 
     sentence: str
     retry_at: float
@@ -106,11 +117,13 @@ class JobController:
         *,
         ca_bundle: Callable[[], str],
         clock: Callable[[], float] = time.time,
+        random_unit: Callable[[], float] = random.random,
     ) -> None:
         self._client = client
         self._mirrors = mirrors
         self._recorder = recorder
         self._clock = clock
+        self._random_unit = random_unit
         self._workers = settings.workers
         self._tracker: WriteTracker[Key] = WriteTracker()
         self._executor = Executor(client, mirrors, self._tracker, settings, ca_bundle=ca_bundle)
@@ -198,8 +211,8 @@ class JobController:
             notes.failing_since = failing_since if failing_since is not None else now
             if self._clock() - notes.failing_since < FAILING_SHOWN_AFTER_S:
                 raise
-            pause_s = max(_next_pause_s(refusal), error.retry_after_s or 0.0)
-            return self._refused(key, notes, f"The API server keeps failing and is asked again: {error}", pause_s)
+            sentence = f"The API server keeps failing and is asked again: {error}"
+            return self._refused(key, notes, sentence, _next_pause_s(refusal), least_s=error.retry_after_s or 0.0)
         notes.refusal = None
         # What was refused is no longer, which the next look shows in the status.
         if refusal is not None or not complete:
@@ -231,12 +244,16 @@ class JobController:
             wait_s = notes.written_at + COUNTERS_EVERY_S - now
             if wait_s > 0:
                 return wait_s
-        body = {"metadata": {"resourceVersion": target.manifest["metadata"]["resourceVersion"]}, "status": changes}
-        path = resource_path(API_VERSION, PLURAL, *key, subresource="status")
         try:
-            written = await self._client.patch(
-                path, body, params={"fieldManager": OPERATOR_MANAGER}, metadata_only=True
-            )
+            try:
+                written = await self._patch_status(target, changes)
+            except InvalidError as error:
+                own = without_left_over(changes)
+                if own == changes:
+                    raise
+                # A driver's last words must not keep its job from ending.
+                logger.warning("what the driver left in its termination message cannot be stored: %s", error.message)
+                written = await self._patch_status(target, own)
         except NotFoundError:
             return None
         notes.written_at = now
@@ -249,6 +266,12 @@ class JobController:
             notes.vanished.clear()
             notes.unusable.clear()
         return None
+
+    async def _patch_status(self, target: Target, changes: Object) -> Object:
+        """Merge `changes` into the status if the job is still what was looked at; the metadata of what is stored."""
+        body = {"metadata": {"resourceVersion": target.manifest["metadata"]["resourceVersion"]}, "status": changes}
+        path = resource_path(API_VERSION, PLURAL, *target.key, subresource="status")
+        return await self._client.patch(path, body, params={"fieldManager": OPERATOR_MANAGER}, metadata_only=True)
 
     async def _reject(self, key: Key, manifest: Object, sentence: str) -> Result:
         """The models cannot read the spec: say so, and leave alone what may be running."""
@@ -289,12 +312,17 @@ class JobController:
             unusable=notes.unusable,
         )
 
-    def _refused(self, key: Key, notes: _Notes, sentence: str, pause_s: float) -> float:
-        known, notes.refusal = notes.refusal, _Refusal(sentence, self._clock() + pause_s, pause_s)
-        if known is None or known.sentence != sentence:
+    def _refused(self, key: Key, notes: _Notes, sentence: str, pause_s: float, *, least_s: float = 0.0) -> float:
+        jitter = 1.0 + PAUSE_JITTER * (2.0 * self._random_unit() - 1.0)
+        wait_s = max(jitter * pause_s, least_s)
+        known = notes.refusal
+        is_news = known is None or _without_usage(known.sentence) != _without_usage(sentence)
+        shown = sentence if known is None or is_news else known.sentence
+        notes.refusal = _Refusal(shown, self._clock() + wait_s, pause_s)
+        if is_news:
             logger.warning("%s", sentence)
             self._queue.add(key)  # the next look shows it in the status
-        return pause_s
+        return wait_s
 
     def _on_job(self, change: Change, old: Object | None, new: Object | None) -> None:
         found = new or old
@@ -386,6 +414,11 @@ def _in_words(action: Action) -> str:
 
 def _next_pause_s(refusal: _Refusal | None) -> float:
     return min(LONGEST_REFUSED_PAUSE_S, 2 * refusal.pause_s) if refusal is not None else FIRST_REFUSED_PAUSE_S
+
+
+def _without_usage(sentence: str) -> str:
+    """A refusal without what a quota says of its use, which changes with every other pod of the namespace."""
+    return re.sub(r"\bused: \S*", "", sentence)
 
 
 def _sooner(*waits: float | None) -> float | None:

@@ -164,7 +164,7 @@ def _own_word(main: ContainerView) -> Trouble | None:
     try:
         said = json.loads(main.message)
         return Trouble(_FAILURES[said["reason"]], str(said["message"]))
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):  # whatever somebody wrote there
         if main.exit_code == ExitCode.REFUSED:
             return Trouble(Failure.USER_ERROR, _last_words(main.message) or "the driver refused the job; see its log")
         if main.exit_code == ExitCode.STOPPED:

@@ -131,6 +131,11 @@ def patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     return changes | {name: new[name] for name in _LEFT_OVER if name in new}
 
 
+def without_left_over(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a merge patch what the leader itself has to say."""
+    return {name: value for name, value in changes.items() if name not in _LEFT_OVER}
+
+
 def _essence(status: Mapping[str, Any]) -> tuple[Any, ...]:
     conditions = {
         # That the driver runs is no news by itself: phase and ClusterReady follow from it.

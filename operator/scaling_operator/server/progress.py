@@ -1,8 +1,8 @@
 """One progress report from request to answer.
 
-Persisted first, answered afterwards: 200 means that the status of the job shows it. 503 and 429 ask the driver
-to come again (Retry-After says when), every other refusal tells it in a sentence why it would be in vain. Each
-answer is JSON: `{"message": …}`.
+Persisted first, answered afterwards: 200 means that the status of the job shows it, or a later one. 503 and 429 ask
+the driver to come again (Retry-After says when), every other refusal tells it in a sentence why it would be in vain.
+Each answer is JSON: `{"message": …}`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from scaling_api import API_VERSION, KIND, PLURAL, names
 from scaling_api.driver import ProgressReport, progress_path
 from scaling_api.status import PROGRESS_MANAGER
 
+from ..decide.clock import from_rfc3339
 from ..log_fields import job_fields
 from ..runtime import logs
 from ..runtime.client import APPLY_PATCH, ApiClient, resource_path
@@ -127,6 +128,8 @@ class ProgressEndpoint:
                 # The job has changed, maybe to another attempt: judge anew once the cache shows it.
                 await asyncio.sleep(pause_s)
                 job = self._admit(sender, report, namespace, name)
+                if _is_overtaken(report, job.get("status") or {}):
+                    return
         raise RefusedError(503, "the job changes too fast", retry_after_s=RETRY_AFTER_S)
 
     def _check_claim(self, token: str, namespace: str, name: str) -> None:
@@ -213,6 +216,19 @@ async def _read(request: web.Request) -> ProgressReport:
         first = exc.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the report"
         raise RefusedError(422, f"{where}: {first['msg']} ({exc.error_count()} problems in all)") from exc
+
+
+def _is_overtaken(report: ProgressReport, status: Object) -> bool:
+    """Whether `status` shows a later report of the same attempt, whose driver waits for this one no more.
+
+    Times are whole seconds: of two in the same one, that with the result is the last.
+    """
+    shown = status.get("progress")
+    if status.get("reportedAttempt") != report.attempt or report.progress is None or not shown:
+        return False
+    if "result" in status and report.result is None:
+        return True
+    return from_rfc3339(report.progress.updated_at) < from_rfc3339(shown["updatedAt"])
 
 
 def _unavailable(exc: ApiError) -> RefusedError:

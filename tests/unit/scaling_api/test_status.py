@@ -59,6 +59,12 @@ def test_what_is_written_can_be_read() -> None:
     assert ScalingJobStatus.model_validate(_full().to_json_dict()) == _full()
 
 
+@pytest.mark.parametrize("time", [_NOW, "2026-01-02T03:04:05.123456Z", "2026-01-02T03:04:05.5+02:00"])
+def test_times_are_those_of_rfc_3339(time: str) -> None:
+    progress = Progress(stage="train", step=2**63 - 1, updated_at=time)
+    assert progress.updated_at == time
+
+
 def test_an_empty_status_can_be_read() -> None:
     assert ScalingJobStatus.model_validate({}).failures == 0
 
@@ -76,6 +82,12 @@ def test_the_drivers_part_is_a_part_of_the_status() -> None:
         ("conditions", [{"type": "Running", "status": "true", "reason": "X", "lastTransitionTime": _NOW}]),
         ("stages", [{"name": "train", "state": "Running"}, {"name": "train", "state": "Pending"}]),
         ("progress", {"stage": "train", "percent": 101, "updatedAt": _NOW}),
+        ("progress", {"stage": "train", "updatedAt": "yesterday"}),
+        ("progress", {"stage": "train", "updatedAt": "2026-02-30T03:04:05Z"}),
+        ("progress", {"stage": "train", "updatedAt": "2026-01-02T03:04:05"}),
+        ("progress", {"stage": "train", "updatedAt": "2026-01-02"}),
+        ("progress", {"stage": "train", "step": 2**63, "updatedAt": _NOW}),
+        ("incarnations", {"gpu-1": 2**63}),
         ("result", {"metrics": {f"m{number}": 1.0 for number in range(65)}}),
         ("attempts", [{"number": number, "startedAt": _NOW} for number in range(1, MAX_ATTEMPTS_KEPT + 2)]),
     ],

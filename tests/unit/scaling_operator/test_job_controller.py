@@ -85,12 +85,48 @@ def test_what_the_server_refuses_is_shown_and_heals() -> None:
         assert _condition(world, "ClusterReady") == ("False", Failure.REFUSED_BY_API)
         assert world.status["failures"] == 0
         # At 0, 5, 15, 35 and 55 s.
-        assert world.operator.client.requests.count(("create", "secrets")) == 5
+        assert world.operator.client.requests.count(("create", "pods")) == 5
         world.faults.pods_refused = False
         await asyncio.sleep(30.0)
         assert world.status["phase"] == "Running"
 
     _in_world(scene)
+
+
+@pytest.mark.parametrize(
+    ("jitter", "tries"),
+    [
+        pytest.param(0.0, 6, id="at 0, 4, 12, 28, 44 and 60 s"),
+        pytest.param(1.0, 4, id="at 0, 6, 18, 42 and 66 s"),
+    ],
+)
+def test_jobs_that_wait_for_a_quota_do_not_all_ask_at_once(jitter: float, tries: int) -> None:
+    async def scene(world: World) -> None:
+        world.faults.pods_refused, world.faults.jitter = True, jitter
+        await asyncio.sleep(64.0)
+        assert world.operator.client.requests.count(("create", "pods")) == tries
+
+    _in_world(scene)
+
+
+def test_a_quota_that_others_use_more_of_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(world: World) -> None:
+        world.faults.pods_refused = True
+        quota = "exceeded quota: compute, requested: pods=1, used: pods={},requests.cpu={}, limited: pods={}"
+        writes = ("patch", "scalingjobs")
+        world.faults.refusal = quota.format(9, 5, 9)
+        await asyncio.sleep(3.0)
+        before = world.operator.client.requests.count(writes)
+        world.faults.refusal = quota.format(8, 7, 9)
+        await asyncio.sleep(40.0)
+        assert world.operator.client.requests.count(writes) == before
+        world.faults.refusal = quota.format(8, 7, 8)
+        await asyncio.sleep(40.0)
+        assert "limited: pods=8" in _message(world, "ClusterReady")
+
+    with caplog.at_level("WARNING", "scaling_operator.job_controller"):
+        _in_world(scene)
+    assert sum("exceeded quota" in message for message in caplog.messages) == 2
 
 
 @pytest.mark.parametrize(
@@ -313,6 +349,24 @@ def test_a_job_that_ends_while_the_operator_is_away_has_its_result() -> None:
             name: report[name] for name in ("progress", "stages", "result")
         }
         assert world.left()["pods"] == []
+
+    _in_world(scene)
+
+
+def test_last_words_that_the_server_refuses_do_not_keep_a_job_from_ending() -> None:
+    async def scene(world: World) -> None:
+        await asyncio.sleep(20.0)
+        world.faults.field_refused = "result"
+        head = world.pick(0, "head")
+        assert head is not None
+        world.kubelet.end(head, exit_code=0, told={"attempt": 1, "result": {"metrics": {"accuracy": 0.97}}})
+        await asyncio.sleep(60.0)
+        assert world.status["phase"] == "Succeeded"
+        assert "result" not in world.status
+        assert world.left()["pods"] == []
+        before = len(world.operator.client.requests)
+        await asyncio.sleep(60.0)
+        assert len(world.operator.client.requests) == before
 
     _in_world(scene)
 

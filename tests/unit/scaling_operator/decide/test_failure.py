@@ -41,6 +41,12 @@ _TOLD = json.dumps({"reason": "OutOfMemory", "message": "Ray killed rank 1; lowe
             id="a reason that nobody knows is not believed",
         ),
         pytest.param(
+            head(phase="Failed", driver=ended(CONTAINER_DRIVER, 1, message="[" * 4096)),
+            Failure.DRIVER_FAILED,
+            "exit code 1",
+            id="a message that is nested without end says nothing",
+        ),
+        pytest.param(
             head(
                 phase="Failed",
                 driver=ended(CONTAINER_DRIVER, 1, message="a\n\nb\nTraceback:\n  File x\nValueError: y\n"),

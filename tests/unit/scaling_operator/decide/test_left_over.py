@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -72,7 +73,7 @@ LAST: dict[str, Any] = {
     "progress": {"stage": "report", "percent": 100.0, "summary": "done", "updatedAt": "2026-01-01T00:00:00Z"},
     "stages": [
         {"name": "analyze", "state": "Succeeded"},
-        {"name": "train", "state": "Succeeded", "startedAt": "x", "finishedAt": "y"},
+        {"name": "train", "state": "Succeeded", "startedAt": "2026-01-01T00:00:00Z"},
     ],
     "accuracy": "0.9712",
     "result": {"metrics": {"accuracy": 0.9712}, "artifacts": [{"name": "model", "uri": "s3://runs/model"}]},
@@ -118,11 +119,18 @@ def test_a_last_report_that_arrived_is_left_alone() -> None:
     assert settled(arrived, SUCCEEDED, observed([a_head_that_said(later)]), NAME) == {}
 
 
+def in_words(progress: dict[str, Any]) -> str:
+    return json.dumps({**LAST, "progress": {**LAST["progress"], **progress}})
+
+
 @pytest.mark.parametrize(
     "seen",
     [
         pytest.param([a_head_that_said("")], id="it said nothing"),
         pytest.param([a_head_that_said('{"attempt": 1, "result": ')], id="its message was cut"),
+        pytest.param([a_head_that_said(in_words({"updatedAt": "yesterday"}))], id="it names no time"),
+        pytest.param([a_head_that_said(in_words({"step": 2**63}))], id="its numbers are too large to be stored"),
+        pytest.param([a_head_that_said("[" * 2000)], id="it is nested without end"),
         pytest.param([a_head_that_said(the_last_report(attempt=2))], id="it speaks of another attempt"),
         pytest.param([a_head_that_said(the_last_report(), code=1)], id="it did not succeed"),
         pytest.param([], id="it is gone, and nobody saw it end"),

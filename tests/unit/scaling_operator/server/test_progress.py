@@ -261,6 +261,38 @@ async def test_a_write_that_met_another_is_repeated_on_what_came_out(operator: O
     assert versions == ["5", "8"]
 
 
+@pytest.mark.parametrize(
+    ("stored", "writes"),
+    [
+        pytest.param({"progress": {**REPORT["progress"], "updatedAt": "2030-01-01T00:00:01Z"}}, 1, id="a later one"),
+        pytest.param({"progress": REPORT["progress"], "result": {"metrics": {"f1": 1.0}}}, 1, id="the last one"),
+        pytest.param({"progress": {**REPORT["progress"], "updatedAt": "2029-12-31T23:59:59Z"}}, 2, id="an earlier one"),
+        pytest.param({"progress": REPORT["progress"]}, 2, id="one of the same second"),
+        pytest.param(
+            {"progress": {**REPORT["progress"], "updatedAt": "2030-01-01T00:00:01Z"}, "reportedAttempt": 0},
+            2,
+            id="one of an earlier attempt, by another clock",
+        ),
+    ],
+)
+async def test_a_report_that_was_overtaken_on_its_way_changes_nothing(
+    operator: Operator, stored: dict[str, Any], writes: int
+) -> None:
+    changed = {
+        **JOB,
+        "metadata": {**JOB["metadata"], "resourceVersion": "8"},  # type: ignore[dict-item]
+        "status": {**JOB["status"], "reportedAttempt": 1, **stored},  # type: ignore[dict-item]
+    }
+
+    async def conflict(server: ScriptedServer, request: web.Request) -> web.StreamResponse:
+        operator.jobs.apply("MODIFIED", changed)
+        return await failure(409, "Conflict")(server, request)
+
+    operator.api.on("PATCH", STATUS, conflict, answer(STORED))
+    assert (await operator.post())[0] == 200
+    assert len(operator.api.requests("PATCH")) == writes
+
+
 async def test_a_job_that_reports_too_often_is_told_when_to_come_again(operator: Operator) -> None:
     answers = [await operator.post() for _ in range(6)]
     assert [status for status, _, _ in answers] == [200] * 4 + [429] * 2

@@ -11,7 +11,7 @@ from scaling_operator.events import EventRecorder
 from scaling_operator.job_controller import JobController
 from scaling_operator.mirrors import Mirrors, trim_pod
 from scaling_operator.runtime.client import ApiClient, Propagation
-from scaling_operator.runtime.errors import ApiError, ForbiddenError, ServerUnavailableError
+from scaling_operator.runtime.errors import ApiError, ForbiddenError, InvalidError, ServerUnavailableError
 from scaling_operator.runtime.objects import Key, Object
 from scaling_operator.runtime.store import Store
 from scaling_operator.settings import Settings
@@ -26,12 +26,17 @@ class Faults:
     def __init__(self) -> None:
         self.failing = 0.0
         self.pods_refused = False
+        # Of pauses, in 0 to 1; 0.5 leaves them as they are.
+        self.jitter = 0.5
+        self.refusal = "exceeded quota: compute"
         # Creations of pods get no answer.
         self.pods_hang = False
         # What every creation of a pod fails with.
         self.pods_fail: ApiError | None = None
         # What every deletion of a pod fails with.
         self.deletions_fail: ApiError | None = None
+        # A field that no status may have.
+        self.field_refused = ""
 
 
 class SimulatedClient(ApiClient):
@@ -48,9 +53,9 @@ class SimulatedClient(ApiClient):
         self, path: str, body: Object, *, params: Mapping[str, str] | None = None, metadata_only: bool = False
     ) -> Object:
         plural = path.rpartition("/")[2]
-        if plural == "pods" and self._faults.pods_refused:
-            raise ForbiddenError(403, "Forbidden", "exceeded quota: compute")
         lose_answer = await self._travel("create", plural)
+        if plural == "pods" and self._faults.pods_refused:
+            raise ForbiddenError(403, "Forbidden", self._faults.refusal)
         if plural == "pods" and self._faults.pods_fail is not None:
             raise self._faults.pods_fail
         if plural == "pods" and self._faults.pods_hang:
@@ -71,6 +76,8 @@ class SimulatedClient(ApiClient):
     ) -> Object:
         *_, namespace, plural, name, part = path.split("/")
         lose_answer = await self._travel("patch", plural)
+        if part == "status" and self._faults.field_refused in body["status"]:
+            raise InvalidError(422, "Invalid", f"status.{self._faults.field_refused}: Invalid value")
         patched = self._server.patch(plural, Key(namespace, name), body, part=part)
         await self._return(lose_answer)
         answer: Object = copied(patched)
@@ -145,6 +152,7 @@ class SimulatedOperator:
             Settings(workers=2),
             ca_bundle=lambda: "CA",
             clock=lambda: EPOCH_S + loop.time(),
+            random_unit=lambda: faults.jitter,
         )
         self._task = asyncio.create_task(self.controller.build().run())
 
