@@ -78,10 +78,17 @@ class Checkpoints:
         one, else ``resume``, of another run, or the one before it. Of a whole checkpoint the content is kept.
         ``reading`` is called with the manifest of each before its files are read.
 
-        UserError when there is neither the base nor one before it any more: to train from the start would undo work
-        that was counted on.
+        UserError when there is neither the base nor one before it any more, or when all that this run has committed are
+        damaged and there is no ``resume``: to train from the start would undo work that was counted on, and retention
+        would delete what may be mended.
         """
-        load = functools.partial(load_checkpoint, reading=reading)
+        damaged: list[Manifest] = []
+
+        def noted(manifest: Manifest) -> None:
+            damaged.append(manifest)
+            reading(manifest)
+
+        load = functools.partial(load_checkpoint, reading=noted)
         own = _first(self.storage, [self.attempt], load, key=self._key)
         if own is not None:
             return own
@@ -91,10 +98,16 @@ class Checkpoints:
             found = _first(self.storage, earlier, load, key=self._key)
             if found is None and resume is not None:
                 found = self._at_or_before(resume, load)
+            if found is None and damaged:
+                raise self._lost(self.storage, _folder(damaged[0].attempt, damaged[0].step))
             if self.storage.create(name, json.dumps({"base": found and found.ref.to_dict()}).encode()):
                 return found
         base = self._recorded_base(name)
-        return None if base is None else self._at_or_before(base, load)
+        if base is not None:
+            return self._at_or_before(base, load)
+        if damaged:
+            raise self._lost(self.storage, _folder(damaged[0].attempt, damaged[0].step))
+        return None
 
     def _recorded_base(self, name: str) -> CheckpointRef | None:
         try:
@@ -111,15 +124,18 @@ class Checkpoints:
         attempts = [attempt for attempt in attempts_of(storage) if attempt <= base.attempt]
         found = _first(storage, attempts, load, key=self._key, up_to=base)
         if found is None:
-            raise UserError(
-                f"checkpoint {base.folder} of {storage.url()}, which attempt {self.attempt} goes on from, is no longer "
-                "there or damaged, and so are those before it: put its files back, or train from the start in a new run"
-            )
+            raise self._lost(storage, base.folder)
         return found
+
+    def _lost(self, storage: Storage, folder: str) -> UserError:
+        return UserError(
+            f"checkpoint {folder} of {storage.url()}, which attempt {self.attempt} goes on from, is no longer "
+            "there or damaged, and so are those before it: put its files back, or train from the start in a new run"
+        )
 
     def reference(self, step: int) -> CheckpointRef:
         """The checkpoint of this step, saved or not."""
-        return CheckpointRef(f"{self._folder}/step-{step:08d}", self.attempt, step)
+        return CheckpointRef(_folder(self.attempt, step), self.attempt, step)
 
     def begin(self, ref: CheckpointRef) -> None:
         """Make room for the files of a checkpoint. What was left there of the same step is deleted, manifest first."""
@@ -294,6 +310,11 @@ def _committed_key(storage: Storage, folder: str) -> str | None:
         return Manifest.from_bytes(storage.read(f"{folder}/{MANIFEST}")).key
     except (FileNotFoundError, DamagedError):
         return None
+
+
+def _folder(attempt: int, step: int) -> str:
+    """Where a checkpoint lies in its run."""
+    return f"{FOLDER}/attempt-{attempt:04d}/step-{step:08d}"
 
 
 def _steps(storage: Storage, attempt: int) -> Iterator[tuple[int, str]]:
