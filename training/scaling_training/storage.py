@@ -25,6 +25,8 @@ from scaling_training.errors import UserError
 
 # What provides each scheme's driver, for the sentence that a user sees when it is missing.
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+# Bytes a second that a store usually takes or gives, for whoever says how long it may take; see the watchdog's factor.
+USUAL_RATE = 100e6
 _TEMPORARY = ".tmp-"
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 _FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -12,6 +12,7 @@ fails is passed over with a warning, and the one before it is used.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -67,28 +68,46 @@ class Checkpoints:
         # Earlier attempts that have nothing left to delete.
         self._pruned: set[int] = set()
 
-    def load_latest(self, resume: CheckpointRef | None = None) -> LoadedCheckpoint | None:
+    def load_latest(
+        self, resume: CheckpointRef | None = None, *, reading: Callable[[Manifest], None] = lambda manifest: None
+    ) -> LoadedCheckpoint | None:
         """What this attempt goes on from, every file read and verified; None when it begins from nothing.
 
         That is its own newest good checkpoint, else its base, or the one before that when it is damaged. The base is
         looked for at the first call and stays the same ever after: the newest good one of the attempts below this
         one, else ``resume``, of another run, or the one before it. Of a whole checkpoint the content is kept.
+        ``reading`` is called with the manifest of each before its files are read.
 
-        UserError when there is neither the base nor one before it any more: to train from the start would undo work
-        that was counted on.
+        UserError when there is neither the base nor one before it any more, or when all that this run has committed are
+        damaged and there is no ``resume``: to train from the start would undo work that was counted on, and retention
+        would delete what may be mended.
         """
-        own = self._newest(self.storage, [self.attempt])
+        damaged: list[Manifest] = []
+
+        def noted(manifest: Manifest) -> None:
+            damaged.append(manifest)
+            reading(manifest)
+
+        load = functools.partial(load_checkpoint, reading=noted)
+        own = _first(self.storage, [self.attempt], load, key=self._key)
         if own is not None:
             return own
         name = f"{self._folder}/{BASE}"
         if not self.storage.exists(name):
-            found = self._newest(self.storage, [other for other in attempts_of(self.storage) if other < self.attempt])
+            earlier = [other for other in attempts_of(self.storage) if other < self.attempt]
+            found = _first(self.storage, earlier, load, key=self._key)
             if found is None and resume is not None:
-                found = self._at_or_before(resume)
+                found = self._at_or_before(resume, load)
+            if found is None and damaged:
+                raise self._lost(self.storage, _folder(damaged[0].attempt, damaged[0].step))
             if self.storage.create(name, json.dumps({"base": found and found.ref.to_dict()}).encode()):
                 return found
         base = self._recorded_base(name)
-        return None if base is None else self._at_or_before(base)
+        if base is not None:
+            return self._at_or_before(base, load)
+        if damaged:
+            raise self._lost(self.storage, _folder(damaged[0].attempt, damaged[0].step))
+        return None
 
     def _recorded_base(self, name: str) -> CheckpointRef | None:
         try:
@@ -100,25 +119,23 @@ class Checkpoints:
                 f"({error}); delete it to have that looked for again"
             ) from error
 
-    def _at_or_before(self, base: CheckpointRef) -> LoadedCheckpoint:
+    def _at_or_before(self, base: CheckpointRef, load: Callable[..., LoadedCheckpoint]) -> LoadedCheckpoint:
         storage = Storage(base.root) if base.root is not None else self.storage
         attempts = [attempt for attempt in attempts_of(storage) if attempt <= base.attempt]
-        found = self._newest(storage, attempts, up_to=base)
+        found = _first(storage, attempts, load, key=self._key, up_to=base)
         if found is None:
-            raise UserError(
-                f"checkpoint {base.folder} of {storage.url()}, which attempt {self.attempt} goes on from, is no longer "
-                "there or damaged, and so are those before it: put its files back, or train from the start in a new run"
-            )
+            raise self._lost(storage, base.folder)
         return found
 
-    def _newest(
-        self, storage: Storage, attempts: Iterable[int], *, up_to: CheckpointRef | None = None
-    ) -> LoadedCheckpoint | None:
-        return _first(storage, attempts, load_checkpoint, key=self._key, up_to=up_to)
+    def _lost(self, storage: Storage, folder: str) -> UserError:
+        return UserError(
+            f"checkpoint {folder} of {storage.url()}, which attempt {self.attempt} goes on from, is no longer "
+            "there or damaged, and so are those before it: put its files back, or train from the start in a new run"
+        )
 
     def reference(self, step: int) -> CheckpointRef:
         """The checkpoint of this step, saved or not."""
-        return CheckpointRef(f"{self._folder}/step-{step:08d}", self.attempt, step)
+        return CheckpointRef(_folder(self.attempt, step), self.attempt, step)
 
     def begin(self, ref: CheckpointRef) -> None:
         """Make room for the files of a checkpoint. What was left there of the same step is deleted, manifest first."""
@@ -215,13 +232,22 @@ def open_checkpoint(storage: Storage, ref: CheckpointRef, *, key: str | None = N
     return LoadedCheckpoint(ref, manifest, storage, {})
 
 
-def load_checkpoint(storage: Storage, ref: CheckpointRef, *, key: str | None = None) -> LoadedCheckpoint:
-    """The same with every file read and verified now; DamagedError naming the first that is not as it should be.
+def load_checkpoint(
+    storage: Storage,
+    ref: CheckpointRef,
+    *,
+    key: str | None = None,
+    reading: Callable[[Manifest], None] = lambda manifest: None,
+) -> LoadedCheckpoint:
+    """The same with every file read and verified now, after a call of ``reading``.
+
+    DamagedError naming the first file that is not as it should be.
 
     A whole checkpoint stays in memory, so it is read once. The shards of one that several processes wrote may be
     more than a process can hold: each is read again, and verified again, by whoever needs it.
     """
     opened = open_checkpoint(storage, ref, key=key)
+    reading(opened.manifest)
     kept: dict[str, bytes] = {}
     for name in opened.manifest.files:
         data = opened.read(name)
@@ -284,6 +310,11 @@ def _committed_key(storage: Storage, folder: str) -> str | None:
         return Manifest.from_bytes(storage.read(f"{folder}/{MANIFEST}")).key
     except (FileNotFoundError, DamagedError):
         return None
+
+
+def _folder(attempt: int, step: int) -> str:
+    """Where a checkpoint lies in its run."""
+    return f"{FOLDER}/attempt-{attempt:04d}/step-{step:08d}"
 
 
 def _steps(storage: Storage, attempt: int) -> Iterator[tuple[int, str]]:

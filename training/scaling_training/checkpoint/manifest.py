@@ -115,6 +115,11 @@ class Manifest:
         """Whether one process wrote every tensor as a whole, so that the checkpoint fits into one process."""
         return WHOLE_MODEL in self.files
 
+    @property
+    def size_bytes(self) -> int:
+        """Of all files together."""
+        return sum(entry.size_bytes for entry in self.files.values())
+
     def entry(self, name: str) -> FileEntry:
         """What file ``name`` must be; DamagedError when it is none of the checkpoint's."""
         try:

@@ -35,8 +35,9 @@ STEP_FLOOR_S = 15.0
 DATA_FLOOR_S = 180.0
 # The first two steps start the data's workers and fill caches; a compiler works for as long in any step.
 FIRST_STEP_S = 600.0
-# Nothing is known of how long a start takes, nor of a validation until there was one. A save says what it expects of
-# storage, which may well stall for minutes before it gets on again: so long it gets at least.
+# Nothing is known of how long a start takes but for the checkpoint that it reads, nor of a validation until there was
+# one. Who reads or saves a checkpoint says what it expects of storage, which may well stall for minutes before it gets
+# on again: so long it gets at least.
 UNKNOWN_S = 600.0
 LONGEST = 10.0
 LONG_FLOOR_S = 60.0
@@ -151,11 +152,9 @@ def _silence_limit(beat: Heartbeat) -> float:
 
 def _limit(beat: Heartbeat) -> float:
     """How long a process may stay in its phase, in seconds."""
-    if beat.phase is Phase.START:
-        return UNKNOWN_S
     if beat.phase is Phase.VALIDATION:
         return max(LONG_FLOOR_S, LONGEST * beat.longest_s) if beat.longest_s else UNKNOWN_S
-    if beat.phase is Phase.SAVE:
+    if beat.phase in (Phase.START, Phase.SAVE):
         return max(UNKNOWN_S, LONGEST * beat.expected_s)
     if beat.median_step_s is None or beat.phase is Phase.COMPILE:
         return FIRST_STEP_S

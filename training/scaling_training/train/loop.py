@@ -67,7 +67,7 @@ def train(
     a checkpoint that does not fit the model.
     """
     checkpoints = Checkpoints(storage, attempt=attempt, key=key, keep=spec.training.checkpoint.keep)
-    start = Start(checkpoints, world=world, resume=resume)
+    start = Start(checkpoints, world=world, resume=resume, beat=beat)
     setup = set_up(spec, world, earlier=start.layout)
     keeper = Keeper(
         Trained(

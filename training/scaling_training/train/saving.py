@@ -23,6 +23,7 @@ from scaling_training.checkpoint.state import HISTORY, POSITION, Position, Train
 from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import Objective
 from scaling_training.optim.tensors import local
+from scaling_training.storage import USUAL_RATE
 from scaling_training.train.early_stopping import better
 from scaling_training.train.history import Row, dump_rows, history_name, parse_rows
 from scaling_training.train.start import Start
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 # A process that writes its part may be this much slower than another.
 _PATIENCE = timedelta(minutes=30)
-# What a store usually takes, in bytes a second, until a save has shown it.
-_USUAL_RATE = 100e6
 
 
 class Keeper:
@@ -73,7 +72,7 @@ class Keeper:
     def expected_s(self) -> float:
         """How long a save may be expected to take, in seconds: as the longest so far, or by the size of this part."""
         size = sum(local(tensor).nbytes for tensor in self._trained.tensors().values())
-        return max(self._saver.longest_s, size / _USUAL_RATE)
+        return max(self._saver.longest_s, size / USUAL_RATE)
 
     def restore(self, start: Start) -> Position:
         """Put the trained state where the checkpoint that training goes on from left it."""

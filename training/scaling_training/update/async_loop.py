@@ -80,7 +80,7 @@ def train_async(
     keeper = Keeper(
         Trained(setup.task.model, setup.optimizer), world=world, checkpoints=checkpoints, objective=setup.objective
     )
-    position = keeper.restore(Start(checkpoints, world=world, resume=resume))
+    position = keeper.restore(Start(checkpoints, world=world, resume=resume, beat=beat))
     incarnation = _join(setup, keeper, position, server)
     leader = _Leader(setup, keeper, position, server, observer, stop_requested, beat) if world.is_first else None
     # The furthest behind is who holds the oldest version, and it is that one that others may wait for.

@@ -242,6 +242,27 @@ def test_a_base_that_cannot_be_had_any_more_is_not_forgotten(storage: Storage) -
     assert latest(restarted) == own
 
 
+@pytest.mark.parametrize("attempt", [1, 2], ids=["of the same attempt", "of an earlier attempt"])
+@pytest.mark.parametrize("count", [1, 2], ids=["the only one", "all"])
+def test_when_all_are_damaged_nothing_begins_anew_and_what_is_put_back_is_used(
+    storage: Storage, attempt: int, count: int
+) -> None:
+    assert latest(checkpoints(storage)) is None
+    refs = [saved(checkpoints(storage), 10 * number) for number in range(1, count + 1)]
+    for ref in refs:
+        lose_file(storage, ref.folder)
+    with pytest.raises(UserError, match=rf"{refs[-1].folder} of .*, and so are those before it: put its files back"):
+        latest(checkpoints(storage, attempt=attempt))
+    for ref in refs:
+        storage.write(f"{ref.folder}/training.pt", FILES["training.pt"])
+    assert latest(checkpoints(storage, attempt=attempt)) == refs[-1]
+
+
+def test_damaged_ones_of_other_work_keep_nothing_from_beginning(storage: Storage) -> None:
+    lose_file(storage, saved(checkpoints(storage, key="narrow model"), 10).folder)
+    assert latest(checkpoints(storage, attempt=2, key="wide model")) is None
+
+
 def test_a_checkpoint_of_other_work_is_not_resumed_from(storage: Storage) -> None:
     saved(checkpoints(storage, attempt=1, key="narrow model"), 10)
     assert latest(checkpoints(storage, attempt=2, key="wide model")) is None

@@ -46,6 +46,7 @@ def watched(
     return found
 
 
+STARTING = replace(FIRST, phase=Phase.START)
 BEHIND = replace(STEPPING, phase=Phase.DATA)
 COMPILING = replace(STEPPING, phase=Phase.COMPILE)
 VALIDATING = replace(STEPPING, step=8, phase=Phase.VALIDATION)
@@ -92,6 +93,11 @@ ENDED = replace(STEPPING, step=5, phase=Phase.END)
         ),
         pytest.param((replace(SAVING, expected_s=0.5),), (), UNKNOWN_S, (0,), id="a save that is expected to be short"),
         pytest.param((replace(SAVING, expected_s=120.0),), (), 1200.0, (0,), id="a save that is expected to be long"),
+        pytest.param((STARTING, STARTING), (), UNKNOWN_S, (0, 1), id="a start from nothing"),
+        pytest.param(
+            (replace(STARTING, expected_s=120.0), STARTING), (), 1200.0, (0, 1),
+            id="rank 0 reads a large checkpoint, and the other waits for it",
+        ),
     ],
 )  # fmt: skip
 def test_what_is_stuck_is_found_when_its_limit_is_reached_and_not_before(

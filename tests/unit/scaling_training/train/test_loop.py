@@ -283,6 +283,19 @@ def test_a_watchdog_is_told_what_a_save_takes_by_its_size_and_then_by_the_longes
     assert told[-1] >= 1.0, "that training did not wait for"
 
 
+def test_a_watchdog_is_told_what_a_resume_may_take(tmp_path: Path) -> None:
+    expected: list[float] = []
+
+    def beat(phase: Phase, step: int, *, expected_s: float = 0.0) -> None:
+        if phase is Phase.START:
+            expected.append(expected_s)
+
+    trained(tmp_path, beat=beat)
+    assert not expected
+    trained(tmp_path, attempt=2, beat=beat)
+    assert max(expected) > 0
+
+
 def test_evaluating_a_damaged_checkpoint_is_the_users_to_mend(tmp_path: Path) -> None:
     outcome = trained(tmp_path, stop_requested=stop_at(1))
     (tmp_path / outcome.checkpoint.folder / "model.safetensors").write_bytes(b"")

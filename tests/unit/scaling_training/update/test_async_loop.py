@@ -172,6 +172,19 @@ def test_a_watchdog_is_told_what_is_waited_for(tmp_path: Path, monkeypatch: pyte
     }
 
 
+def test_a_watchdog_is_told_what_a_resume_may_take(tmp_path: Path) -> None:
+    expected: list[float] = []
+
+    def beat(phase: Phase, step: int, *, expected_s: float = 0.0) -> None:
+        if phase is Phase.START:
+            expected.append(expected_s)
+
+    trained(tmp_path, an_async_spec(epochs=1), beat=beat)
+    assert not expected
+    trained(tmp_path, an_async_spec(epochs=1), attempt=2, beat=beat)
+    assert max(expected) > 0
+
+
 def over_files(spec: ScalingJobSpec, folder: Path, workers: int) -> ScalingJobSpec:
     fields: dict[str, Any] = {"augmentation": {"crop": {"area": 0.5}, "mixup": 0.4}, "loader": {"workers": workers}}
     return spec.model_copy(update={"dataset": folder_spec(folder, **fields)})
