@@ -216,6 +216,7 @@ class _Group:
                     given_up=self._given_up.is_set,
                 ),
                 failure_policy=failure_policy,
+                given_up=self._given_up.is_set,
             )
             self._watch.mark("controllerStarted", time.time())
             self._value = trainer.fit().return_value
