@@ -20,6 +20,7 @@ with warnings.catch_warnings():
     from scaling_training.engine.errors import GivenUpError, NoAnswerError
     from scaling_training.engine.failures import Kind
     from scaling_training.engine.policies import group_cause
+    from scaling_training.engine.watchdog import WAITED_FOR_S
 
 
 @dataclass(eq=False)
@@ -127,3 +128,7 @@ def test_a_single_process_meets_nobody() -> None:
 
 def test_the_others_would_give_up_later_than_the_wait_for_them() -> None:
     assert START_LIMIT_S < backend.COLLECTIVE_TIMEOUT_S
+
+
+def test_the_others_would_give_up_later_than_the_watchdog() -> None:
+    assert WAITED_FOR_S < backend.COLLECTIVE_TIMEOUT_S
