@@ -65,7 +65,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         now = time.monotonic()
         self._since = self._since or now
         by_node = slots_by_node()
-        self._processes.start(by_node)
+        self._processes.start(by_node, now=now)
         slots = sum(by_node.values())
         workers = workers_for(slots, self._sizing, waited_s=now - self._since)
         if workers is None:

@@ -222,6 +222,8 @@ class _Group:
             self._value = trainer.fit().return_value
         except BaseException as error:
             self._error = error
+        finally:
+            self._supervisor.launch_over()
 
     def _deliver(self, letter: Letter) -> None:
         for name, at in letter.marks.items():
