@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from scaling_training.errors import UserError
+from scaling_api.redaction import redacted
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +29,9 @@ class Aside:
                 before.join()
             try:
                 work()
-            except (OSError, UserError) as error:
-                log.error("%s could not be saved: %s", what, error)
+            except Exception as error:
+                # Each kind of storage has errors of its own, and a thread's last words are not redacted.
+                log.error("%s could not be saved: %s", what, redacted(str(error) or type(error).__name__))
 
         self._last = threading.Thread(target=run, name=what, daemon=True)
         self._last.start()

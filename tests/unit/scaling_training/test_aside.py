@@ -19,16 +19,31 @@ def test_nobody_waits_and_the_order_is_kept() -> None:
     assert done == [1, 2]
 
 
-def test_what_storage_refuses_is_said_and_the_next_is_done(caplog: pytest.LogCaptureFixture) -> None:
+class HttpError(Exception):
+    """As gcsfs has one, which is no OSError."""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError("no space left"), "no space left"),
+        (HttpError("https://me:secret@store/run: 403"), "https://***@store/run: 403"),
+        (HttpError(), "HttpError"),
+    ],
+    ids=["of the system", "of a library, with a secret", "without a word"],
+)
+def test_what_storage_refuses_is_said_and_the_next_is_done(
+    error: Exception, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
     def refused() -> None:
-        raise OSError("no space left")
+        raise error
 
     aside, done = Aside(), list[int]()
     with caplog.at_level(logging.ERROR):
         aside.do("The timeline", refused)
         aside.do("The stacks", lambda: done.append(1))
         aside.wait(timeout_s=60)
-    assert "The timeline could not be saved: no space left" in caplog.text
+    assert f"The timeline could not be saved: {said}" in caplog.text
     assert done == [1]
 
 

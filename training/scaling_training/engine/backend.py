@@ -37,16 +37,20 @@ class ProcessGroupBackend(Backend):  # type: ignore[misc]
     """Joins the training processes before training starts."""
 
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        """Rank 0 offers an address, and all ranks meet there. NoAnswerError when one never does."""
+        """Rank 0 offers an address, and all ranks meet there. NoAnswerError when one never does.
+
+        ``worker_group`` is a `trainer.InProcessWorkerGroup`, which knows whether it was ``given_up``: the configuration
+        goes to the processes and can hold no such thing.
+        """
         size = len(worker_group)
         if size == 1:
             return
         gpus = worker_group.get_resources_per_worker().get("GPU", 0)
-        ask = worker_group.execute_single_async
+        ask, given_up = worker_group.execute_single_async, worker_group.given_up
         # Before they meet, so that one that hangs as it imports can be told from those that would wait for it.
-        answers([ask(rank, prepare, gpus) for rank in range(size)])
-        (address,) = answers([ask(0, offer_address)])
-        answers([ask(rank, join, gpus, address, rank, size) for rank in range(size)])
+        answers([ask(rank, prepare, gpus) for rank in range(size)], given_up=given_up)
+        (address,) = answers([ask(0, offer_address)], given_up=given_up)
+        answers([ask(rank, join, gpus, address, rank, size) for rank in range(size)], given_up=given_up)
 
 
 def offer_address() -> str:

@@ -18,6 +18,10 @@ class EngineError(Exception):
         return (EngineError, (str(self), self.reason))
 
 
+class GivenUpError(Exception):
+    """Nobody waits for the group any more."""
+
+
 class NoAnswerError(Exception):
     """Training processes, by rank, have said nothing for so many seconds while their group started."""
 

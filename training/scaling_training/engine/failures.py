@@ -76,6 +76,10 @@ _ECHOES = (
     "NCCL communicator was aborted",
     "NCCL operations have failed or timed out",
     "Watchdog caught collective operation timeout",
+    # Gloo's "Timed out waiting 1800000ms for recv operation to complete", and what its other pairs say then.
+    "ms for recv operation to complete",
+    "ms for send operation to complete",
+    "Application timeout caused pair closure",
 )
 _GPU_MEMORY = (
     "CUDA out of memory",

@@ -18,6 +18,7 @@ from ray.train.v2._internal.execution.failure_handling import FailureDecision, F
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision, ScalingDecision, ScalingPolicy
 from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
 
+from scaling_training.engine.errors import GivenUpError
 from scaling_training.engine.failures import Cause, Kind, RestartBudget, cause_of, most_telling
 from scaling_training.engine.processes import Processes, slots_by_node
 from scaling_training.engine.sizing import Sizing
@@ -28,10 +29,6 @@ log = logging.getLogger(__name__)
 # what a replacement pod takes to come up.
 PATIENCE_S = 15.0
 LOOK_S = 0.1
-
-
-class GivenUpError(Exception):
-    """Nobody waits for the group any more."""
 
 
 class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
@@ -68,7 +65,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         now = time.monotonic()
         self._since = self._since or now
         by_node = slots_by_node()
-        self._processes.start(by_node)
+        self._processes.start(by_node, now=now)
         slots = sum(by_node.values())
         workers = workers_for(slots, self._sizing, waited_s=now - self._since)
         if workers is None:

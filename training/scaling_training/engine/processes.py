@@ -10,6 +10,7 @@ This module is what a new process imports first, so it takes no more of Ray Trai
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,10 @@ from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from scaling_api.driver import RAY_RESOURCE_SLOT
+from scaling_training.engine.answers import START_LIMIT_S
 from scaling_training.train import preload
+
+log = logging.getLogger(__name__)
 
 
 class TrainingProcess(RayTrainWorker):  # type: ignore[misc]
@@ -54,6 +58,7 @@ class Process:
     actor: Any
     node: str
     metadata: Any
+    asked_at: float  # monotonic second
 
 
 class Processes:
@@ -63,17 +68,19 @@ class Processes:
         self._make = make
         self._waiting: list[Process] = []
 
-    def start(self, slots: Mapping[str, int]) -> None:
+    def start(self, slots: Mapping[str, int], *, now: float) -> None:
         """Have a process on every slot, of which there are so many by node; returns at once.
 
-        On more than a group needs, because one of the nodes may be gone without Ray knowing yet.
+        On more than a group needs, because one of the nodes may be gone without Ray knowing yet. One that has said
+        nothing for START_LIMIT_S, ``now`` being a monotonic second, is taken for stuck and has its place taken.
         """
+        self._end_silent(now)
         lost = [process for process in self._waiting if process.node not in slots]
         self._waiting = [process for process in self._waiting if process.node in slots]
         _kill(lost)
         for node in missing(slots, Counter(process.node for process in self._waiting)):
             actor = self._make(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
-            self._waiting.append(Process(actor, node, actor.get_metadata.remote()))
+            self._waiting.append(Process(actor, node, actor.get_metadata.remote(), now))
 
     def answered(self, *, timeout_s: float) -> int:
         """How many have answered, or have ended instead; waits a while for all."""
@@ -99,6 +106,21 @@ class Processes:
         _kill([process for process in self._waiting if all(process is not one for one, _ in taken)])
         self._waiting = []
         return [(process.actor, metadata) for process, metadata in taken]
+
+    def _end_silent(self, now: float) -> None:
+        late = [process for process in self._waiting if now - process.asked_at >= START_LIMIT_S]
+        if not late:
+            return
+        done = self._done(0)
+        for process in late:
+            if all(process is not one for one in done):
+                log.warning(
+                    "A training process on node %s did not answer within %.0f s of its start: it is started anew",
+                    process.node,
+                    START_LIMIT_S,
+                )
+                self._waiting.remove(process)
+                _kill([process])
 
     def _done(self, timeout_s: float) -> list[Process]:
         by_reference = {process.metadata: process for process in self._waiting}

@@ -216,11 +216,14 @@ class _Group:
                     given_up=self._given_up.is_set,
                 ),
                 failure_policy=failure_policy,
+                given_up=self._given_up.is_set,
             )
             self._watch.mark("controllerStarted", time.time())
             self._value = trainer.fit().return_value
         except BaseException as error:
             self._error = error
+        finally:
+            self._supervisor.launch_over()
 
     def _deliver(self, letter: Letter) -> None:
         for name, at in letter.marks.items():

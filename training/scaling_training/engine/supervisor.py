@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 from scaling_training.aside import Aside
 from scaling_training.engine import mailbox
+from scaling_training.engine.answers import START_LIMIT_S
 from scaling_training.engine.failures import Cause, Kind
 from scaling_training.engine.mailbox import Letter
 from scaling_training.engine.watchdog import Stuck, Watchdog
@@ -51,6 +53,7 @@ class Supervisor(WorkerGroupCallback):  # type: ignore[misc]
         self._workers: list[Any] = []
         self._pending: dict[int, Any] = {}
         self._watchdog: Watchdog | None = None
+        self._launch: threading.Timer | None = None
         self.verdict: Cause | None = None  # why processes of the group at work were stopped from here
         self.started_at: float | None = None  # monotonic, of the group at work; None: there is none
         self.workers = 0
@@ -70,11 +73,30 @@ class Supervisor(WorkerGroupCallback):  # type: ignore[misc]
         self._watchdog, self.verdict = None, None
         self.workers = len(self._workers)
         self._mark("groupStarted", time.time())
+        # Ray now calls the training function, and waits without limit until every process has taken the call.
+        self._launch = threading.Timer(START_LIMIT_S, self._end_launch)
+        self._launch.daemon = True
+        self._launch.start()
 
     def after_worker_group_training_start(self, worker_group: Any) -> None:
         """Training was called."""
+        self.launch_over()
         self.started_at = time.monotonic()
         self._watchdog = Watchdog(self.workers, now=self.started_at)
+
+    def launch_over(self) -> None:
+        """No launch is under way: the group trains, or has failed."""
+        if self._launch is not None:
+            self._launch.cancel()
+            self._launch = None
+
+    def _end_launch(self) -> None:
+        """Kill all processes, as it is not known which one is stuck: Ray's wait ends, and the group is lost."""
+        why = f"the training processes did not all begin to train within {START_LIMIT_S:.0f} s: stopped"
+        log.error("%s", why)
+        self.verdict = Cause(Kind.LOST, why)
+        for worker in self._workers:
+            ray.kill(worker.actor)
 
     def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
         """Exchange letters with every process, without ever waiting for one."""
@@ -133,6 +155,7 @@ class Supervisor(WorkerGroupCallback):  # type: ignore[misc]
 
         Nor does the verdict on it, which would be taken for the reason if the next group fails as it starts.
         """
+        self.launch_over()
         self._pending, self.verdict = {}, None
 
     def before_worker_group_shutdown(self, worker_group: Any) -> None:

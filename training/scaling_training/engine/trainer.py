@@ -67,9 +67,17 @@ class NoPlacementGroup(PlacementGroupHandle):  # type: ignore[misc]
 class InProcessWorkerGroup(WorkerGroup):  # type: ignore[misc]
     """A worker group whose controller is no actor, made of processes that may have been started before."""
 
-    def __init__(self, context: Any, group: WorkerGroupContext, callbacks: Any, processes: Processes) -> None:
+    def __init__(
+        self,
+        context: Any,
+        group: WorkerGroupContext,
+        callbacks: Any,
+        processes: Processes,
+        given_up: Callable[[], bool],
+    ) -> None:
         super().__init__(context, group, callbacks)
         self._processes = processes
+        self.given_up = given_up  # whether nobody waits for it any more; its start then ends
 
     def _start(self) -> None:
         try:
@@ -95,7 +103,8 @@ class InProcessWorkerGroup(WorkerGroup):  # type: ignore[misc]
                     **{name: values[index] for name, values in train_context_args.items()},
                 )
                 for index, worker in enumerate(workers)
-            ]
+            ],
+            given_up=self.given_up,
         )
 
     def _create_placement_group(self, scaling_config: Any, worker_group_context: Any) -> NoPlacementGroup:
@@ -116,9 +125,10 @@ class InProcessWorkerGroup(WorkerGroup):  # type: ignore[misc]
 class InProcessController(TrainController):  # type: ignore[misc]
     """Ray's controller, run by whoever made it; the policy for sizes has started the ``processes``."""
 
-    def __init__(self, *, processes: Processes, **parts: Any) -> None:
+    def __init__(self, *, processes: Processes, given_up: Callable[[], bool], **parts: Any) -> None:
         super().__init__(**parts)
         self._processes = processes
+        self._given_up = given_up
 
     def _make_and_handle_scaling_decision_for_non_running_worker_group(self, controller_state: Any) -> Any:
         if self._worker_group is not None:
@@ -133,7 +143,7 @@ class InProcessController(TrainController):  # type: ignore[misc]
             resources_per_worker=resources_per_worker,
         )
         callbacks = self._worker_group_callbacks_to_propagate
-        group = InProcessWorkerGroup(self._train_run_context, context, callbacks, self._processes)
+        group = InProcessWorkerGroup(self._train_run_context, context, callbacks, self._processes, self._given_up)
         group._start()
         self._worker_group = group
 
@@ -151,6 +161,7 @@ class InProcessTrainer(DataParallelTrainer):  # type: ignore[misc]
         supervisor: WorkerGroupCallback,
         scaling_policy: Callable[[ScalingConfig, Processes], ScalingPolicy],
         failure_policy: Callable[[Any], FailurePolicy],
+        given_up: Callable[[], bool],
     ) -> None:
         super().__init__(
             work,
@@ -166,6 +177,7 @@ class InProcessTrainer(DataParallelTrainer):  # type: ignore[misc]
         self._supervisor = supervisor
         self._scaling_policy = scaling_policy
         self._failure_policy = failure_policy
+        self._given_up = given_up
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
@@ -180,6 +192,6 @@ class InProcessTrainer(DataParallelTrainer):  # type: ignore[misc]
         parts["scaling_policy"] = self._scaling_policy(self.scaling_config, processes)
         parts["failure_policy"] = self._failure_policy(self.run_config.failure_config)
         parts["train_fn_ref"] = ByValue(self._get_train_func())
-        controller = InProcessController(processes=processes, **parts)
+        controller = InProcessController(processes=processes, given_up=self._given_up, **parts)
         asyncio.run(controller.run())
         return controller.get_result()

@@ -41,6 +41,9 @@ FIRST_STEP_S = 600.0
 UNKNOWN_S = 600.0
 LONGEST = 10.0
 LONG_FLOOR_S = 60.0
+# And never longer than the others wait in a collective (`backend.COLLECTIVE_TIMEOUT_S`): they would fail first, and an
+# error of theirs does not tell who kept them.
+WAITED_FOR_S = 1500.0
 # What the watch's clock moves at most between two looks, which are 0.2 s apart when the machine has time.
 TICK_S = 1.0
 
@@ -127,7 +130,10 @@ def decide(seen: Mapping[int, Seen], now: float) -> Fine | Stuck:
         return Fine()
     # The one that came there last decides: the others may have waited for it.
     idle_s = min(now - seen[rank].changed_at for rank in last)
-    if idle_s < max(_limit(beat) for beat in last.values()):
+    limit_s = max(_limit(beat) for beat in last.values())
+    if len(seen) > 1:
+        limit_s = min(limit_s, WAITED_FOR_S)
+    if idle_s < limit_s:
         return Fine()
     ranks = tuple(sorted(last))
     where = _where(max(last.values(), key=lambda beat: beat.step))

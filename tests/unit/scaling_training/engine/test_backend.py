@@ -5,29 +5,30 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from ray.exceptions import GetTimeoutError
     from ray.train.v2.api.exceptions import ControllerError
 
     from scaling_training.engine import answers, backend
     from scaling_training.engine.answers import START_LIMIT_S
     from scaling_training.engine.backend import ProcessGroupBackend, ProcessGroupConfig
-    from scaling_training.engine.errors import NoAnswerError
+    from scaling_training.engine.errors import GivenUpError, NoAnswerError
     from scaling_training.engine.failures import Kind
     from scaling_training.engine.policies import group_cause
+    from scaling_training.engine.watchdog import WAITED_FOR_S
 
 
 @dataclass(eq=False)
 class Answer:
-    """A reference; that of a process that hangs never has a value."""
+    """A reference to what was answered, or raised instead; that of a process that hangs never has a value."""
 
     value: Any
-    is_there: bool
+    is_there: bool = True
 
 
 @dataclass
@@ -38,6 +39,9 @@ class Group:
     hang: Callable[..., Any] | None = None
     ranks: tuple[int, ...] = ()
     called: list[Callable[..., Any]] = field(default_factory=list)
+
+    def given_up(self) -> bool:
+        return False
 
     def __len__(self) -> int:
         return self.size
@@ -55,19 +59,45 @@ class Group:
 class FakeRay:
     """As much of Ray as is called; its clock jumps to the end of what is waited for."""
 
-    def get(self, references: Sequence[Answer], timeout: float) -> list[Any]:
-        assert timeout == START_LIMIT_S
-        if not all(reference.is_there for reference in references):
-            raise GetTimeoutError
+    now: float = 100.0
+    looks: int = 0
+
+    def get(self, references: Sequence[Answer]) -> list[Any]:
+        for reference in references:
+            if isinstance(reference.value, Exception):
+                raise reference.value
         return [reference.value for reference in references]
 
-    def wait(self, references: Sequence[Answer], num_returns: int, timeout: float) -> tuple[list[Answer], list[Answer]]:
-        return [one for one in references if one.is_there], [one for one in references if not one.is_there]
+    def wait(self, references: Sequence[Answer], timeout: float) -> tuple[list[Answer], list[Answer]]:
+        self.looks += 1
+        done = [one for one in references if one.is_there][:1]
+        if not done:
+            self.now += timeout
+        return done, [one for one in references if one not in done]
 
 
 @pytest.fixture(autouse=True)
-def ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "ray", FakeRay())
+def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+    fake = FakeRay()
+    monkeypatch.setattr(answers, "ray", fake)
+    monkeypatch.setattr(answers, "time", SimpleNamespace(monotonic=lambda: fake.now))
+    return fake
+
+
+def test_what_was_answered_is_in_the_order_of_the_ranks() -> None:
+    assert answers.answers([Answer(rank) for rank in range(3)], given_up=lambda: False) == [0, 1, 2]
+
+
+def test_what_one_process_raised_is_not_kept_back_by_one_that_hangs(ray: FakeRay) -> None:
+    with pytest.raises(ValueError, match="no such GPU"):
+        answers.answers([Answer(None, is_there=False), Answer(ValueError("no such GPU"))], given_up=lambda: False)
+    assert ray.now == 100.0
+
+
+def test_a_wait_that_is_given_up_ends_long_before_its_limit(ray: FakeRay) -> None:
+    with pytest.raises(GivenUpError):
+        answers.answers([Answer(None, is_there=False)], given_up=lambda: ray.looks >= 3)
+    assert ray.now - 100.0 < 5.0
 
 
 @pytest.mark.parametrize(
@@ -98,3 +128,7 @@ def test_a_single_process_meets_nobody() -> None:
 
 def test_the_others_would_give_up_later_than_the_wait_for_them() -> None:
     assert START_LIMIT_S < backend.COLLECTIVE_TIMEOUT_S
+
+
+def test_the_others_would_give_up_later_than_the_watchdog() -> None:
+    assert WAITED_FOR_S < backend.COLLECTIVE_TIMEOUT_S

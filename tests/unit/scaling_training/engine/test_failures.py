@@ -78,6 +78,20 @@ class ActorDiedError(Exception):
             id="an echo of who waited too long",
         ),
         pytest.param(
+            RuntimeError(
+                "[../third_party/gloo/unbound_buffer.cc:81] Timed out waiting 1800000ms for recv operation to complete"
+            ),
+            Kind.ECHO,
+            "lost its connection",
+            id="an echo of who waited too long, in gloo",
+        ),
+        pytest.param(
+            RuntimeError("[../third_party/gloo/pair.cc:536] Application timeout caused pair closure"),
+            Kind.ECHO,
+            "lost its connection",
+            id="an echo of another pair's wait, in gloo",
+        ),
+        pytest.param(
             DistBackendError(
                 "NCCL error in: NCCLUtils.cpp:94, invalid usage (run with "
                 "NCCL_DEBUG=WARN for details), NCCL version 2.27.5\nncclInvalidUsage: This usually reflects invalid "

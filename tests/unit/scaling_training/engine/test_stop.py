@@ -15,8 +15,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from ray.train import ScalingConfig
 
-    from scaling_training.engine.policies import GivenUpError, SlotPolicy
+    from scaling_training.engine.policies import SlotPolicy
     from scaling_training.engine.processes import Processes
+from scaling_training.engine.errors import GivenUpError
 from scaling_training.engine.failures import RestartBudget
 from scaling_training.engine.run import Marks, StoppedError, Watch, _Group
 from scaling_training.engine.sizing import Sizing

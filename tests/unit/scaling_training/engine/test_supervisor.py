@@ -94,6 +94,7 @@ class Watched:
     supervisor: Supervisor
     ray: FakeRay
     actors: list[Actor]
+    group: Any
     steps: list[int] = field(default_factory=list)
     told: list[tuple[str, Mapping[int, str]]] = field(default_factory=list)
     aside: Aside = field(default_factory=Aside)
@@ -118,10 +119,11 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
 
     aside = Aside()
     one = Supervisor(deliver, lambda name, at: None, lambda: None, hang, aside)
-    found = Watched(one, FakeRay(), [Actor(0), Actor(1)], aside=aside)
+    actors = [Actor(0), Actor(1)]
+    group = SimpleNamespace(get_workers=lambda: [SimpleNamespace(actor=actor) for actor in actors])
+    found = Watched(one, FakeRay(), actors, group, aside=aside)
     monkeypatch.setattr(supervisor, "ray", found.ray)
     monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: found.now, time=time.time))
-    group = SimpleNamespace(get_workers=lambda: [SimpleNamespace(actor=actor) for actor in found.actors])
     one.after_worker_group_start(group)
     one.after_worker_group_training_start(group)
     return found
@@ -165,3 +167,33 @@ def test_a_process_that_answers_tells_where_it_is_stuck_before_it_is_killed(watc
     watched.aside.wait(60)
     ((_, stacks),) = watched.told
     assert stacks == {0: "stacks of 0", 1: "stacks of 1"}
+
+
+def test_a_launch_that_hangs_ends_with_the_death_of_all_and_is_called_what_it_is(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "START_LIMIT_S", 0.05)
+    watched.supervisor.after_worker_group_start(watched.group)
+    deadline = time.monotonic() + 60
+    while len(watched.ray.killed) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert watched.ray.killed == [0, 1]
+    assert watched.supervisor.verdict is not None
+    assert watched.supervisor.verdict.kind is Kind.LOST
+    assert "did not all begin to train" in watched.supervisor.verdict.sentence
+
+
+@pytest.mark.parametrize("end", ["trains", "lost", "over"])
+def test_a_group_whose_launch_is_over_is_left_alone(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr(supervisor, "START_LIMIT_S", 1.0)
+    watched.supervisor.after_worker_group_start(watched.group)
+    if end == "trains":
+        watched.supervisor.after_worker_group_training_start(watched.group)
+    elif end == "lost":
+        watched.supervisor.group_lost()
+    else:
+        watched.supervisor.launch_over()
+    time.sleep(1.5)
+    assert watched.ray.killed == []

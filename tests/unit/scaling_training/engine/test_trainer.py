@@ -104,6 +104,7 @@ def test_no_process_has_to_fetch_the_training_function(monkeypatch: pytest.Monke
         supervisor=WorkerGroupCallback(),
         scaling_policy=lambda config, processes: FixedScalingPolicy(config),
         failure_policy=lambda config: DefaultFailurePolicy(config),
+        given_up=lambda: False,
     )
     one._initialize_and_run_controller(train_fn_ref="a reference into the object store")
     sent = pickle.dumps(parts["train_fn_ref"])

@@ -14,6 +14,7 @@ from scaling_training.engine.watchdog import (
     STEPS,
     TICK_S,
     UNKNOWN_S,
+    WAITED_FOR_S,
     Fine,
     Stuck,
     Watchdog,
@@ -98,6 +99,11 @@ ENDED = replace(STEPPING, step=5, phase=Phase.END)
             (replace(STARTING, expected_s=120.0), STARTING), (), 1200.0, (0, 1),
             id="rank 0 reads a large checkpoint, and the other waits for it",
         ),
+        pytest.param(
+            (replace(SAVING, expected_s=200.0), replace(STEPPING, step=8)), (), WAITED_FOR_S, (0,),
+            id="a save that may take longer than the others wait for it",
+        ),
+        pytest.param((replace(SAVING, expected_s=200.0),), (), 2000.0, (0,), id="a save that nobody waits for"),
     ],
 )  # fmt: skip
 def test_what_is_stuck_is_found_when_its_limit_is_reached_and_not_before(
