@@ -194,7 +194,8 @@ class ScalingJobStatus(ProgressStatus):
     incarnations: dict[Annotated[str, StringConstraints(max_length=63)], int] = Field(
         default_factory=dict,
         max_length=MAX_SLOTS,
-        description='How often the worker of a slot, "group-index", was replaced in this attempt; 0 is left out.',
+        description='How often the worker of a slot, "group-index", got a successor in this attempt, after a loss or '
+        "as it was wanted again while it still terminated; 0 is left out.",
     )
     worker_groups: Annotated[list[WorkerGroupStatus], KeyedBy("name")] = Field(
         default_factory=list, max_length=16, description="Workers by group."

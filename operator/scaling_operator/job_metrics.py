@@ -68,11 +68,11 @@ def newly_ended(old: Object, new: Object) -> Iterator[tuple[str, str]]:
 
 
 def newly_replaced(old: Object, new: Object) -> int:
-    """Workers whose incarnation has risen; 0 across attempts, where incarnations start again."""
+    """Workers lost from one to the other; 0 across attempts, where counting starts again."""
     if _status(old).get("attempt") != _status(new).get("attempt"):
         return 0
-    before = _status(old).get("incarnations") or {}
-    return sum(max(0, count - before.get(slot, 0)) for slot, count in (_status(new).get("incarnations") or {}).items())
+    before = _replaced(old)
+    return sum(max(0, count - before.get(group, 0)) for group, count in _replaced(new).items())
 
 
 def newly_ready_after_s(old: Object, new: Object) -> float | None:
@@ -81,12 +81,16 @@ def newly_ready_after_s(old: Object, new: Object) -> float | None:
         return None
     status = _status(new)
     # A cluster that lost workers and has them again is no start.
-    if status.get("incarnations"):
+    if any(_replaced(new).values()):
         return None
     for attempt in status.get("attempts") or []:
         if attempt["number"] == status.get("attempt"):
             return max(0.0, (_moment(ready_since) - _moment(attempt["startedAt"])).total_seconds())
     return None
+
+
+def _replaced(job: Object) -> dict[str, int]:
+    return {group["name"]: group.get("replaced") or 0 for group in _status(job).get("workerGroups") or ()}
 
 
 def _ready_since(job: Object) -> str | None:

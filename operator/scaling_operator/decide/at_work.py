@@ -22,7 +22,7 @@ from .types import (
     Observed,
     Trouble,
 )
-from .workers import WorkerPlan, plan_workers, raised
+from .workers import WorkerPlan, counted, plan_workers, raised
 
 _FAILURES = frozenset(str(failure) for failure in Failure)
 # Of a node with many workers that is lost, some say enough.
@@ -47,7 +47,11 @@ def keep_at_work(job: Job, observed: Observed, current: AttemptRecord, head_miss
     events = told[:_MAX_LOSS_EVENTS]
     if ready.reason in _FAILURES and (before is None or before.reason != ready.reason):
         events.append(Event("Warning", ready.reason, ready.message))
-    memory = replace(memory, incarnations=raised(memory.incarnations, plan.losses))
+    memory = replace(
+        memory,
+        incarnations=raised(memory.incarnations, plan.losses),
+        replaced=counted(memory.replaced, plan.losses),
+    )
     phase = _phase(ready, running, number, memory)
     actions = _actions(observed, number, head_missing, plan)
     again_s = sooner(plan.look_again_s, *(known_in_s(pod, now=now) for pod in observed.pods))
@@ -75,7 +79,7 @@ def _actions(observed: Observed, attempt: int, head_missing: bool, plan: WorkerP
 def _phase(ready: Verdict, running: Verdict, attempt: int, memory: Memory) -> str:
     if ready.holds and running.holds:
         return "Running"
-    if attempt > 1 or memory.incarnations:
+    if attempt > 1 or any(memory.replaced.values()):
         return "Restarting"
     return "Pending" if ready.reason in _FAILURES else "Starting"
 

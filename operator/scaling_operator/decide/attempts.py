@@ -24,6 +24,7 @@ def begin(memory: Memory, *, digest: str, now: float) -> Memory:
         memory,
         attempts=(*memory.attempts, AttemptRecord(number, now, digest=digest)),
         incarnations={},
+        replaced={},
         started_at=memory.started_at if memory.started_at is not None else now,
         active_since=memory.active_since if memory.active_since is not None else now,
         conditions=conditions.merged(memory.conditions, verdicts, now=now),

@@ -57,7 +57,7 @@ def decide(job: Job, observed: Observed, status: Mapping[str, object], *, now: f
 def _decision(job: Job, observed: Observed, status: Mapping[str, object], outcome: Outcome) -> Decision:
     memory = outcome.memory
     if outcome.alive is not None:
-        groups, workers = summarise(job.spec.cluster.workers, outcome.alive, memory.incarnations)
+        groups, workers = summarise(job.spec.cluster.workers, outcome.alive, memory.replaced)
         rendered = render(memory, phase=outcome.phase, generation=observed.generation, groups=groups, workers=workers)
     else:
         rendered = render(memory, phase=outcome.phase, generation=observed.generation, groups=None, workers=None)

@@ -43,6 +43,7 @@ def remember(status: Mapping[str, Any]) -> Memory:
         attempts=tuple(_attempt(entry) for entry in status.get("attempts") or ()),
         failures=status.get("failures") or 0,
         incarnations=dict(status.get("incarnations") or {}),
+        replaced={group["name"]: group.get("replaced") or 0 for group in status.get("workerGroups") or ()},
         conditions={
             entry["type"]: Condition(
                 entry["status"],
@@ -96,16 +97,16 @@ def render(
 
 
 def summarise(
-    groups: Sequence[WorkerGroup], alive: Mapping[str, Sequence[PodView]], incarnations: Mapping[str, int]
+    groups: Sequence[WorkerGroup], alive: Mapping[str, Sequence[PodView]], replaced: Mapping[str, int]
 ) -> tuple[list[dict[str, Any]], str]:
-    """status.workerGroups, and "ready/desired" for the table."""
+    """status.workerGroups, and "ready/desired" for the table; `replaced` is that of Memory."""
     entries = [
         {
             "name": group.name,
             "desired": group.max,
             "running": len(alive.get(group.name, ())),
             "ready": sum(pod.ready for pod in alive.get(group.name, ())),
-            "replaced": sum(count for key, count in incarnations.items() if key.rpartition("-")[0] == group.name),
+            "replaced": replaced.get(group.name, 0),
         }
         for group in groups
     ]

@@ -122,6 +122,8 @@ class Memory:
     attempts: tuple[AttemptRecord, ...] = ()
     failures: int = 0
     incarnations: Mapping[str, int] = field(default_factory=dict)
+    # Workers lost in the attempt, by group. Incarnations count more: scaling down and up again raises them too.
+    replaced: Mapping[str, int] = field(default_factory=dict)
     conditions: Mapping[str, Condition] = field(default_factory=dict)
     started_at: float | None = None
     finished_at: float | None = None

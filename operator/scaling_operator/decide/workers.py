@@ -9,6 +9,7 @@ that is wanted again while its old pod still terminates gets another incarnation
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -63,6 +64,8 @@ def plan_workers(
     held_back: dict[str, Trouble] = {}
     for group in groups:
         living: list[PodView] = []
+        # A slot has lost no more workers than its group, nor more than it had before the present one.
+        lost = observed.memory.replaced.get(group.name, 0)
         for index in range(group.max):
             slot = WorkerSlot(group.name, index)
             incarnation = incarnations.get(slot.key, 0)
@@ -80,7 +83,7 @@ def plan_workers(
                 pauses += [hindered.left_s] if hindered is not None else []
             elif last.uid in observed.released:
                 losses.append(Loss(slot, None))
-            elif (pause_s := _pause_s(last.created_at, incarnation, now)) > 0:
+            elif (pause_s := _pause_s(last.created_at, min(incarnation, lost), now)) > 0:
                 pauses.append(pause_s)
                 held_back.setdefault(group.name, why_ended(last))
             else:
@@ -103,9 +106,15 @@ def raised(incarnations: Mapping[str, int], losses: Sequence[Loss]) -> dict[str,
     return {**incarnations, **{key: incarnations.get(key, 0) + 1 for key in slots}}
 
 
-def _pause_s(created_at: float, incarnation: int, now: float) -> float:
-    """Seconds until the successor of a pod that was created then may come."""
-    if incarnation == 0:
+def counted(replaced: Mapping[str, int], losses: Sequence[Loss]) -> dict[str, int]:
+    """The groups' counts of lost workers after these losses; what the operator deleted itself is none."""
+    lost = Counter(loss.slot.group for loss in losses if loss.trouble is not None)
+    return {**replaced, **{group: replaced.get(group, 0) + count for group, count in lost.items()}}
+
+
+def _pause_s(created_at: float, lost: int, now: float) -> float:
+    """Seconds until the successor of a pod that was created then may come, the slot having lost `lost` before it."""
+    if lost == 0:
         return 0.0
-    pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(incarnation - 1, 10))
+    pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(lost - 1, 10))
     return max(0.0, created_at + pause_s - now)

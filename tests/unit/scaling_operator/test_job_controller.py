@@ -239,6 +239,7 @@ def test_more_workers_after_fewer_are_no_losses(
         await asyncio.sleep(40.0)
         assert world.status["workers"] == "3/3"
         assert world.status.get("incarnations", {}) == incarnations
+        assert world.status["workerGroups"][0]["replaced"] == 0
 
     with caplog.at_level("INFO", "scaling_operator.job_controller"):
         _in_world(scene)
@@ -262,6 +263,7 @@ def test_a_worker_that_could_not_be_deleted_and_is_wanted_again_is_lost_like_any
         await world.cause(Trouble(0, "worker crashes", 2))
         await asyncio.sleep(20.0)
         assert world.status["incarnations"] == {"cpu-2": 1}
+        assert world.status["workerGroups"][0]["replaced"] == 1
 
     with caplog.at_level("INFO", "scaling_operator.job_controller"):
         _in_world(scene)

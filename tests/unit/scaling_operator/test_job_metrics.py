@@ -20,6 +20,10 @@ def ready(since: str | None, **status: Any) -> dict[str, Any]:
     return job(attempt=2, attempts=attempts, conditions=[condition], **status)
 
 
+def lost(**groups: int) -> dict[str, Any]:
+    return {"attempt": 1, "workerGroups": [{"name": name, "replaced": count} for name, count in groups.items()]}
+
+
 def test_an_attempt_is_counted_when_its_outcome_appears() -> None:
     running, failed = {"number": 1}, {"number": 1, "outcome": "Failed", "reason": "NodeLost"}
     assert list(newly_ended(job(attempts=[running]), job(attempts=[failed]))) == [("Failed", "NodeLost")]
@@ -30,11 +34,10 @@ def test_an_attempt_is_counted_when_its_outcome_appears() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "count"),
     [
-        pytest.param({"attempt": 1}, {"attempt": 1, "incarnations": {"w-0": 1, "w-1": 1}}, 2, id="two lost"),
-        pytest.param(
-            {"attempt": 1, "incarnations": {"w-0": 1}}, {"attempt": 1, "incarnations": {"w-0": 3}}, 2, id="again"
-        ),
-        pytest.param({"attempt": 1, "incarnations": {"w-0": 4}}, {"attempt": 2}, 0, id="new attempt"),
+        pytest.param(lost(), lost(w=1, v=1), 2, id="two lost"),
+        pytest.param(lost(w=1), lost(w=3), 2, id="again"),
+        pytest.param(lost(w=4), {"attempt": 2}, 0, id="new attempt"),
+        pytest.param(lost(w=1), {**lost(w=1), "incarnations": {"w-0": 1, "w-1": 2}}, 0, id="scaled down and up"),
         pytest.param({"attempt": 1}, {"attempt": 1}, 0, id="nothing"),
     ],
 )
@@ -50,7 +53,10 @@ def test_newly_replaced(old: dict[str, Any], new: dict[str, Any], count: int) ->
         pytest.param(ready("2030-01-01T00:00:09Z"), ready("2030-01-01T00:00:09Z"), None, id="was ready"),
         pytest.param(ready(None), ready(None), None, id="not ready"),
         pytest.param(
-            ready(None), ready("2030-01-01T00:10:00Z", incarnations={"w-0": 1}), None, id="ready again after a loss"
+            ready(None),
+            ready("2030-01-01T00:10:00Z", workerGroups=lost(w=1)["workerGroups"]),
+            None,
+            id="ready again after a loss",
         ),
     ],
 )
@@ -81,5 +87,5 @@ async def test_only_the_leader_counts(leading: bool) -> None:
     JobMetrics(store, is_leading=lambda: leading, registry=CollectorRegistry())
     before = job_metrics.REPLACEMENTS._value.get()
     store.apply("ADDED", job("a", 1, attempt=1))
-    store.apply("MODIFIED", job("a", 2, attempt=1, incarnations={"w-0": 1}))
+    store.apply("MODIFIED", job("a", 2, **lost(w=1)))
     assert job_metrics.REPLACEMENTS._value.get() - before == (1 if leading else 0)

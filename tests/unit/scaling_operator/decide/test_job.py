@@ -474,7 +474,7 @@ class TestTrouble:
     def test_why_a_worker_that_is_held_back_was_lost(self, others: list[PodView], status: str, reason: str) -> None:
         killed = ended(CONTAINER_RAY, 137, reason="OOMKilled")
         dead = worker(0, incarnation=3, phase="Failed", created_at=NOW, containers={CONTAINER_RAY: killed})
-        seen = observed([head(), dead, *others], memory=at_work(incarnations={"cpu-0": 3}))
+        seen = observed([head(), dead, *others], memory=at_work(incarnations={"cpu-0": 3}, replaced={"cpu": 3}))
         decision = decided(job(workers=1 + len(others)), seen)
         assert condition(decision, ConditionType.CLUSTER_READY) == (status, reason)
         assert _reasons(decision) == ([reason] if status == "False" else [])

@@ -12,7 +12,7 @@ from scaling_api.names import WorkerSlot
 from scaling_api.reasons import Failure
 from scaling_operator.decide.head_loss import START_LIMIT_S
 from scaling_operator.decide.types import Observed, PodView
-from scaling_operator.decide.workers import FIRST_PAUSE_S, WorkerPlan, plan_workers, raised
+from scaling_operator.decide.workers import FIRST_PAUSE_S, WorkerPlan, counted, plan_workers, raised
 
 from .builders import NAME, NOW, at_work, container, ended, head, job, observed, worker
 
@@ -21,8 +21,12 @@ def _plan(seen: Observed, *, workers: int = 2, now: float = NOW) -> WorkerPlan:
     return plan_workers(job(workers=workers).spec.cluster.workers, seen, NAME, 1, now=now)
 
 
-def _seen(*pods: PodView, incarnations: dict[str, int] | None = None, **fields: Any) -> Observed:
-    return observed(pods, memory=at_work(incarnations=incarnations or {}), **fields)
+def _seen(
+    *pods: PodView, incarnations: dict[str, int] | None = None, lost: int | None = None, **fields: Any
+) -> Observed:
+    """All incarnations were losses, unless `lost` says how many of the group's were."""
+    replaced = {"cpu": sum((incarnations or {}).values()) if lost is None else lost}
+    return observed(pods, memory=at_work(incarnations=incarnations or {}, replaced=replaced), **fields)
 
 
 def _lost(plan: WorkerPlan) -> list[tuple[str, str | None]]:
@@ -107,6 +111,12 @@ def test_a_slot_that_is_wanted_again_does_not_wait_for_its_old_pod_which_is_no_l
     plan = _plan(_seen(worker(0), going, released={going.uid}, incarnations={"cpu-1": 0}))
     assert _lost(plan) == [("cpu-1", None)]
     assert not plan.held_back
+    assert (raised({}, plan.losses), counted({}, plan.losses)) == ({"cpu-1": 1}, {})
+    # Nor does it make the first loss after it wait.
+    died = worker(1, incarnation=3, phase="Failed", created_at=NOW)
+    plan = _plan(_seen(worker(0), died, incarnations={"cpu-1": 3}, lost=0))
+    assert [loss.trouble is not None for loss in plan.losses] == [True]
+    assert counted({"cpu": 1, "gpu": 2}, plan.losses) == {"cpu": 2, "gpu": 2}
     # One that was to be deleted but lives is as good as any.
     assert _plan(_seen(worker(0), worker(1), released={worker(1).uid})).losses == ()
 
