@@ -32,7 +32,7 @@ from scaling_training.aside import Aside
 from scaling_training.code import install
 from scaling_training.engine import EngineError
 from scaling_training.engine.launch import RayEngine
-from scaling_training.engine.run import StoppedError, Watch
+from scaling_training.engine.run import TICK_S, StoppedError, Watch
 from scaling_training.errors import UserError
 from scaling_training.ledger import AttemptTakenError, Ledger, Record, SupersededError, latest_attempt
 from scaling_training.progress import ProgressModel
@@ -89,8 +89,8 @@ def drive(settings: Settings, shows: Sequence[ShowMaker]) -> Ending:
     if logging.lastResort is not None:
         # What Python logs with where nobody set up anything, as on a terminal.
         logging.lastResort.setFormatter(Redacting("%(message)s"))
-    stop = _Stop()
     model = ProgressModel(settings.job.metadata.name, settings.attempt, [stage.name for stage in STAGES])
+    stop = _Stop(model.say)
     previous = _previous(settings)
     ledger = Ledger(settings.storage, attempt=settings.attempt, previous=previous)
     running = [make(model, lambda: _confirm_superseded(ledger, stop)) for make in shows]
@@ -261,26 +261,42 @@ def _confirm_superseded(ledger: Ledger, stop: _Stop) -> None:
 
 
 class _Stop:
-    """The wish to stop, from a signal or from a later attempt."""
+    """The wish to stop, from a signal or from a later attempt.
 
-    def __init__(self) -> None:
+    To somebody at a terminal ``say`` says at once that it was heard. From a thread of its own: a handler of signals
+    must take no locks, and the main thread may be in Ray for many seconds.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
         self.requested = threading.Event()
         self.superseded = ""
+        self._say = say
+        self._interrupted = False
+        self._over = threading.Event()
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> _Stop:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._previous[number] = signal.signal(number, self._handle)
+        threading.Thread(target=self._listen, name="stop", daemon=True).start()
         return self
 
     def __exit__(self, *details: object) -> None:
+        self._over.set()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested.is_set():
             os._exit(128 + number)
+        self._interrupted = number == signal.SIGINT
         self.requested.set()
+
+    def _listen(self) -> None:
+        while not self._over.wait(TICK_S):
+            if self._interrupted:
+                self._say("stopping; press Ctrl-C again to end at once")
+                return
 
 
 def settings_from_environment(environment: Mapping[str, str]) -> Settings:

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -190,6 +190,47 @@ def test_a_signal_asks_for_a_stop_and_handlers_are_put_back(tmp_path: Path, monk
     ending = drive(Settings(a_job(), Storage(str(tmp_path)), attempt=1), shows=[])
     assert ending.code == ExitCode.STOPPED
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        pytest.param(signal.SIGINT, "stopping; press Ctrl-C again to end at once", id="somebody at a terminal"),
+        pytest.param(signal.SIGTERM, "", id="a kubelet"),
+    ],
+)
+def test_an_interrupt_is_answered_while_the_main_thread_is_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, says: str
+) -> None:
+    models: list[ProgressModel] = []
+
+    class Silent:
+        def start(self) -> None:
+            pass
+
+        def close(self) -> None:
+            pass
+
+    class Busy:
+        def __init__(self, spec: object, address: object) -> None:
+            pass
+
+        def __call__(self, task: WorkerTask, watch: Watch) -> TrainOutcome:
+            [model] = models
+            os.kill(os.getpid(), number)
+            deadline = time.monotonic() + (60.0 if says else 0.5)
+            while not model.snapshot().message and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert model.snapshot().message == says
+            raise StoppedError
+
+    def show(model: ProgressModel, on_superseded: Callable[[], None]) -> Silent:
+        models.append(model)
+        return Silent()
+
+    monkeypatch.setattr(driver, "RayEngine", Busy)
+    ending = drive(Settings(a_job(), Storage(str(tmp_path)), attempt=1), shows=[show])
+    assert ending.code == ExitCode.STOPPED
 
 
 def test_the_operators_environment_is_read(tmp_path: Path) -> None:
