@@ -291,7 +291,7 @@ def test_suspended_while_it_evaluates_a_job_trains_nothing_twice(run_job: RunJob
         workers=1,
         run_policy={"cleanPodPolicy": "None"},
     )
-    job.wait(lambda item: (item["status"].get("progress") or {}).get("stage") == "evaluate", timeout_s=150)
+    job.wait(lambda item: item.get("status", {}).get("progress", {}).get("stage") == "evaluate", timeout_s=150)
 
     job.suspend(True)
     suspended = job.wait_condition("Suspended", timeout_s=90)
