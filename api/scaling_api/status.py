@@ -18,7 +18,7 @@ from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from scaling_api.base import Model
-from scaling_api.constraints import KeyedBy
+from scaling_api.constraints import MAX_INT64, KeyedBy
 
 OPERATOR_MANAGER = "scaling-operator"
 PROGRESS_MANAGER = "scaling-progress"
@@ -41,12 +41,6 @@ def _is_time(text: str) -> str:
     raise PydanticCustomError("time", "write a time of RFC 3339, such as 2026-01-31T12:00:00Z")
 
 
-def _is_int64(number: int) -> int:
-    if not -(2**63) <= number < 2**63:
-        raise PydanticCustomError("int64", "the number has no room in 64 bits")
-    return number
-
-
 # The API server checks the formats of a schema as well: a status that is to be stored must keep to them.
 Time = Annotated[
     str,
@@ -54,7 +48,7 @@ Time = Annotated[
     AfterValidator(_is_time),
     Field(json_schema_extra={"format": "date-time"}),
 ]
-Int = Annotated[int, AfterValidator(_is_int64)]
+Int = Annotated[int, Field(le=MAX_INT64)]
 Name = Annotated[str, StringConstraints(max_length=63)]
 Sentence = Annotated[str, StringConstraints(max_length=1024)]
 
