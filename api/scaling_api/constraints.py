@@ -21,6 +21,9 @@ VALIDATIONS = "x-kubernetes-validations"
 LIST_TYPE = "x-kubernetes-list-type"
 LIST_KEYS = "x-kubernetes-list-map-keys"
 
+# The format of every integer in the CRD.
+MAX_INT64 = 2**63 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Pattern:

@@ -14,7 +14,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, NoDefault
 from pydantic_core import core_schema
 
 from scaling_api.base import Model
-from scaling_api.constraints import VALIDATIONS
+from scaling_api.constraints import MAX_INT64, VALIDATIONS
 from scaling_api.edits import FROZEN_SENTENCE, FROZEN_WHILE_RUNNING
 from scaling_api.scalars import GROUP, JOB_NAME, KIND, MAX_JOB_NAME, PLURAL, VERSION
 from scaling_api.spec import ScalingJobSpec
@@ -102,6 +102,8 @@ def _structural(node: dict[str, Any], definitions: dict[str, Any], *, defaults: 
             result |= {inclusive: node[exclusive], exclusive: True}
     if result.get("type") == "integer":
         result["format"] = "int64"
+        if result.get("maximum") == MAX_INT64:  # the format says so, and bounds are floats to the API server
+            del result["maximum"]
     default = node.get("default", NoDefault)
     is_section = "properties" in node
     if defaults and default is not NoDefault and default is not None and (is_section or default not in ([], {})):

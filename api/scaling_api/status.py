@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from scaling_api.base import Model
-from scaling_api.constraints import KeyedBy
+from scaling_api.constraints import MAX_INT64, KeyedBy
 
 OPERATOR_MANAGER = "scaling-operator"
 PROGRESS_MANAGER = "scaling-progress"
@@ -48,6 +48,7 @@ Time = Annotated[
     AfterValidator(_is_time),
     Field(json_schema_extra={"format": "date-time"}),
 ]
+Int = Annotated[int, Field(le=MAX_INT64)]
 Name = Annotated[str, StringConstraints(max_length=63)]
 Sentence = Annotated[str, StringConstraints(max_length=1024)]
 
@@ -56,21 +57,7 @@ Sentence = Annotated[str, StringConstraints(max_length=1024)]
 _REPLACED_AS_A_WHOLE: JsonDict = {"x-kubernetes-map-type": "atomic"}
 
 
-class Stored(Model):
-    """A part of the status, whose integers have room in what the API server stores."""
-
-    # Of the model, because a validator at a field's type would keep its bounds out of the schema.
-    @model_validator(mode="after")
-    def _has_room(self) -> Self:
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            for number in value.values() if isinstance(value, dict) else (value,):
-                if isinstance(number, int) and not -(2**63) <= number < 2**63:
-                    raise PydanticCustomError("int64", "{name} has no room in 64 bits", {"name": name})
-        return self
-
-
-class Condition(Stored):
+class Condition(Model):
     """A metav1.Condition."""
 
     type: Annotated[str, StringConstraints(min_length=1, max_length=63)] = Field(description="What it tells.")
@@ -78,13 +65,13 @@ class Condition(Stored):
     reason: Annotated[str, StringConstraints(min_length=1, max_length=63)] = Field(description="Why, in one word.")
     message: Annotated[str, StringConstraints(max_length=2048)] = Field("", description="Why, and what helps.")
     last_transition_time: Time = Field(description="When its status last changed.")
-    observed_generation: int = Field(0, ge=0, description="The generation of the spec that it speaks of.")
+    observed_generation: Int = Field(0, ge=0, description="The generation of the spec that it speaks of.")
 
 
-class Attempt(Stored):
+class Attempt(Model):
     """One Ray cluster's life."""
 
-    number: Annotated[int, Field(ge=1)] = Field(description="1, 2, 3, …: the fencing token.")
+    number: Annotated[Int, Field(ge=1)] = Field(description="1, 2, 3, …: the fencing token.")
     started_at: Time = Field(description="When it was decided.")
     ended_at: Time | None = Field(None, description="When it ended.")
     outcome: Literal["Succeeded", "Failed", "Suspended"] | None = Field(None, description="How it ended.")
@@ -93,28 +80,28 @@ class Attempt(Stored):
     digest: Name | None = Field(None, description="Digest of what it runs; an edit of that waits for the next one.")
 
 
-class WorkerGroupStatus(Stored):
+class WorkerGroupStatus(Model):
     """Worker pods of one group in the current attempt."""
 
     name: Name = Field(description="The group.")
-    desired: int = Field(ge=0, description="Pods wanted.")
-    running: int = Field(0, ge=0, description="Pods that exist and have not ended.")
-    ready: int = Field(0, ge=0, description="Pods whose Ray node is up.")
-    replaced: int = Field(0, ge=0, description="Pods replaced after a loss, in this attempt.")
+    desired: Int = Field(ge=0, description="Pods wanted.")
+    running: Int = Field(0, ge=0, description="Pods that exist and have not ended.")
+    ready: Int = Field(0, ge=0, description="Pods whose Ray node is up.")
+    replaced: Int = Field(0, ge=0, description="Pods replaced after a loss, in this attempt.")
 
 
-class Progress(Stored):
+class Progress(Model):
     """How far the current stage is."""
 
     stage: Name = Field(description="The stage at work.")
     percent: Annotated[float, Field(ge=0, le=100)] = Field(0.0, description="Of the stage's work.")
-    epoch: int | None = Field(None, ge=0, description="Epochs done.")
-    epochs: int | None = Field(None, ge=0, description="Epochs in all.")
-    step: int | None = Field(None, ge=0, description="Optimizer steps done.")
-    steps: int | None = Field(None, ge=0, description="Optimizer steps in all.")
+    epoch: Int | None = Field(None, ge=0, description="Epochs done.")
+    epochs: Int | None = Field(None, ge=0, description="Epochs in all.")
+    step: Int | None = Field(None, ge=0, description="Optimizer steps done.")
+    steps: Int | None = Field(None, ge=0, description="Optimizer steps in all.")
     samples_per_second: float | None = Field(None, ge=0, description="Training samples per second, all workers.")
-    eta_seconds: int | None = Field(None, ge=0, description="Estimated time to the stage's end.")
-    workers: int | None = Field(None, ge=0, description="Training processes at work.")
+    eta_seconds: Int | None = Field(None, ge=0, description="Estimated time to the stage's end.")
+    workers: Int | None = Field(None, ge=0, description="Training processes at work.")
     metrics: dict[Annotated[str, StringConstraints(max_length=63)], float] = Field(
         default_factory=dict, max_length=32, description="Latest metrics, e.g. trainLoss, accuracy."
     )
@@ -127,7 +114,7 @@ class Progress(Stored):
     updated_at: Time = Field(description="When the driver sent this.")
 
 
-class StageStatus(Stored):
+class StageStatus(Model):
     """One stage of the job."""
 
     name: Name = Field(description="analyze, train, evaluate, report.")
@@ -139,15 +126,15 @@ class StageStatus(Stored):
     message: Sentence | None = Field(None, description="What there is to say.")
 
 
-class Artifact(Stored):
+class Artifact(Model):
     """Something the job made."""
 
     name: Name = Field(description="model, curves, metrics, report.")
     uri: Sentence = Field(description="Where it lies.")
-    size_bytes: int | None = Field(None, ge=0, description="Its size.")
+    size_bytes: Int | None = Field(None, ge=0, description="Its size.")
 
 
-class Result(Stored):
+class Result(Model):
     """What came out."""
 
     metrics: dict[Annotated[str, StringConstraints(max_length=63)], float] = Field(
@@ -160,7 +147,7 @@ class Result(Stored):
     )
 
 
-class ProgressStatus(Stored):
+class ProgressStatus(Model):
     """The part of the status that the driver's reports fill."""
 
     progress: Progress | None = Field(
@@ -173,7 +160,7 @@ class ProgressStatus(Stored):
         None, description="Latest validation accuracy; in the end the test accuracy."
     )
     result: Result | None = Field(None, description="What came out.", json_schema_extra=_REPLACED_AS_A_WHOLE)
-    reported_attempt: int | None = Field(None, ge=1, description="The attempt that progress speaks of.")
+    reported_attempt: Int | None = Field(None, ge=1, description="The attempt that progress speaks of.")
 
 
 class ScalingJobStatus(ProgressStatus):
@@ -182,16 +169,16 @@ class ScalingJobStatus(ProgressStatus):
     phase: (
         Literal["Pending", "Starting", "Running", "Suspending", "Suspended", "Restarting", "Succeeded", "Failed"] | None
     ) = Field(None, description="The conditions in one word, for people; programs should read the conditions.")
-    observed_generation: int | None = Field(None, ge=0, description="The generation last acted upon.")
+    observed_generation: Int | None = Field(None, ge=0, description="The generation last acted upon.")
     conditions: Annotated[list[Condition], KeyedBy("type")] = Field(
         default_factory=list, max_length=16, description="What holds."
     )
-    attempt: int | None = Field(None, ge=1, description="The current attempt.")
+    attempt: Int | None = Field(None, ge=1, description="The current attempt.")
     attempts: Annotated[list[Attempt], KeyedBy("number")] = Field(
         default_factory=list, max_length=MAX_ATTEMPTS_KEPT, description="The latest attempts, oldest first."
     )
-    failures: int = Field(0, ge=0, description="Attempts that count against runPolicy.backoffLimit.")
-    incarnations: dict[Annotated[str, StringConstraints(max_length=63)], int] = Field(
+    failures: Int = Field(0, ge=0, description="Attempts that count against runPolicy.backoffLimit.")
+    incarnations: dict[Annotated[str, StringConstraints(max_length=63)], Int] = Field(
         default_factory=dict,
         max_length=MAX_SLOTS,
         description='How often the worker of a slot, "group-index", got a successor in this attempt, after a loss or '
