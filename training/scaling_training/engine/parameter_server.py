@@ -121,11 +121,14 @@ class CoordinatorActor:
         """Whether all shards are where the coordinator is."""
         if not self._coordinator.started:
             return False
+        # A worker of the group before may still push: calls reach a shard in order, so its answer is on what was
+        # committed before it was asked.
+        version = self._coordinator.version
         try:
             positions = await asyncio.gather(*(actor.position.remote() for actor in self._actors))
         except RayActorError:
             return False
-        return all(position == self._coordinator.version for position in positions)
+        return all(position == version for position in positions)
 
     async def rows(self) -> list[Row]:
         """Those that it was told."""
@@ -138,11 +141,11 @@ class CoordinatorActor:
 
         ServerLostError when one of them is not where the ledger is.
         """
-        version = self._coordinator.version if ledger is None else ledger["version"]
+        loaded = None if ledger is None else int(ledger["version"])
         for number, shard in enumerate(shards):
             # A shard that was lost is back for others before this process hears of it. Nobody waits for the answer to a
             # commit: one that was sent too early would be missing, and its version waited for for ever.
-            if await _once_known(shard.position.remote) != version:
+            if not await _is_at(shard.position.remote, lambda: self._coordinator.version if loaded is None else loaded):
                 raise ServerLostError(shard_name(number))
         if not self._coordinator.started:
             # Not by the constructor: Ray would have to keep the handles for a restart.
@@ -203,15 +206,19 @@ class CoordinatorActor:
             self._changed.notify_all()
 
 
-async def _once_known(ask: Callable[[], Awaitable[int]]) -> int:
-    """The position that a shard says once this process knows that it is there; -1 after BACK_S."""
+async def _is_at(ask: Callable[[], Awaitable[int]], version: Callable[[], int]) -> bool:
+    """Whether a shard, once this process knows that it is there, is at the version of when it is asked.
+
+    A worker of the group before may push while it answers. False after BACK_S.
+    """
     deadline = time.monotonic() + BACK_S
     while True:
+        expected = version()
         try:
-            return await ask()
+            return await ask() == expected
         except RayActorError:
             if time.monotonic() > deadline:
-                return -1
+                return False
         await asyncio.sleep(LOOK_S)
 
 

@@ -17,6 +17,9 @@ from pathlib import Path
 GRACE_S = 0.5
 # How long a loaded machine may take to look through its processes.
 LIMIT_S = 60
+# One in an uninterruptible wait for a disk or a server outlives even SIGKILL, perhaps for ever. So the search is given
+# up after so many rounds, with 0.1 s, 0.2 s and so on between them: 46 s, less than LIMIT_S.
+ROUNDS = 30
 # Neither names nor environments are of use: Ray's processes overwrite both with their titles. One that starts another
 # while it is looked for may be missed, so this goes on until nobody is left.
 _SCRIPT = """
@@ -27,9 +30,11 @@ left() {
   find /proc/[0-9]*/fd -mindepth 1 -printf '%h -> %l\\n' 2>/dev/null |
     grep -F -- "-> $1/" | cut -d/ -f3 | sort -u | grep -vx -- "$2"
 }
-while processes=$(left "$1" "$3"); do
+round=0
+while [ "$round" -lt "$4" ] && processes=$(left "$1" "$3"); do
   kill -KILL $processes 2>/dev/null
-  sleep 0.1
+  round=$((round + 1))
+  sleep "$((round / 10)).$((round % 10))"
 done
 rm -rf "$1"
 """
@@ -39,7 +44,7 @@ rm -rf "$1"
 def reaped(folder: Path) -> Iterator[None]:
     """Start Ray in ``folder`` within the block; at its end, or when this process dies, both are gone."""
     reaper = subprocess.Popen(
-        ["sh", "-c", _SCRIPT, "reaper", str(folder), str(GRACE_S), str(os.getpid())],
+        ["sh", "-c", _SCRIPT, "reaper", str(folder), str(GRACE_S), str(os.getpid()), str(ROUNDS)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

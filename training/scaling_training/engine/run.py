@@ -32,8 +32,9 @@ SAVE_LIMIT_S = 90.0
 # A group grows at most so often, because each time costs a restart.
 GROW_INTERVAL_S = 30.0
 SLOTS_INTERVAL_S = 3.0
-# How long a stop waits for the controller to leave; it may be in the midst of a group's start.
-LEAVE_LIMIT_S = 8.0
+# How long a stop waits for the controller to leave, which may be in the midst of a group's start, and for what is
+# written about the last hang; together with SAVE_LIMIT_S less than the grace period.
+LEAVE_LIMIT_S = 15.0
 # How long the end waits for what is written about the last hang; storage may be what hung.
 TELL_LIMIT_S = 20.0
 
@@ -163,6 +164,7 @@ class _Group:
                 self._given_up.set()
                 # The caller is about to leave Ray, which may end a process that has a thread in it.
                 thread.join(LEAVE_LIMIT_S)
+                self._aside.wait(max(0.0, now + LEAVE_LIMIT_S - time.monotonic()))
                 raise StoppedError
             if now - looked_at >= SLOTS_INTERVAL_S:
                 looked_at = now

@@ -24,19 +24,24 @@ LEDGER = SampleLedger().state_dict()
 class Shard:
     """A handle on a shard that its holder takes for lost until it has asked so often."""
 
-    def __init__(self, *, lost_for: int = 0, position: int = 0) -> None:
+    def __init__(self, *, lost_for: int = 0, position: int = 0, answers: Callable[[], Awaitable[Any]] | None = None):
         self.commits: list[Commit] = []
         self.position = SimpleNamespace(remote=self._position)
         self.commit = SimpleNamespace(remote=self._commit)
         self._lost_for = lost_for
         self._at = position
+        self._answers = answers  # what its answers wait for
 
     def _position(self) -> Awaitable[int]:
+        at = self._at + len(self.commits)
+
         async def answer() -> int:
             if self._lost_for > 0:
                 self._lost_for -= 1
                 raise RayActorError
-            return self._at
+            if self._answers is not None:
+                await self._answers()
+            return at
 
         return answer()
 
@@ -77,3 +82,33 @@ def test_no_commit_is_sent_to_a_shard_that_the_coordinator_still_takes_for_lost(
 def test_a_shard_that_is_not_where_the_ledger_is_is_named(lost: Shard) -> None:
     with pytest.raises(ServerLostError, match="shard 1 of the parameter server"):
         opened(Shard(), lost, then=a_push)
+
+
+async def opens_again(coordinator: CoordinatorActor, shards: tuple[Shard, Shard]) -> Any:
+    return await coordinator.open(GROUP, None, (), shards)
+
+
+async def asks_whether_it_is_live(coordinator: CoordinatorActor, shards: tuple[Shard, Shard]) -> Any:
+    return await coordinator.live()
+
+
+@pytest.mark.parametrize(("ask", "answer"), [(opens_again, 2), (asks_whether_it_is_live, True)])
+def test_a_last_push_of_the_group_before_is_not_taken_for_the_loss_of_a_shard(
+    ask: Callable[[CoordinatorActor, tuple[Shard, Shard]], Awaitable[Any]], answer: Any
+) -> None:
+    async def run() -> Any:
+        pushes: list[Callable[[], Awaitable[Any]]] = []
+
+        async def once() -> None:
+            if pushes:
+                await pushes.pop()()
+
+        coordinator = CoordinatorActor(a_spec(update={"mode": "async"}).to_json_dict())
+        shards = Shard(answers=once), Shard()
+        worker = Worker(0, await coordinator.open(GROUP, LEDGER, (), shards))
+        pushes.append(lambda: a_push(coordinator, worker))
+        found = await ask(coordinator, shards)
+        assert [len(shard.commits) for shard in shards] == [1, 1]
+        return found
+
+    assert asyncio.run(run()) == answer

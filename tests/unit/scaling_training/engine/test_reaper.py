@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from scaling_training.engine import reaper
 from scaling_training.engine.reaper import reaped
 
 # Stands for one of Ray's processes: a session of its own, a log in the folder, and nobody who waits for it.
@@ -70,4 +74,22 @@ def test_what_was_started_in_the_folder_ends_with_a_killed_process(tmp_path: Pat
     deadline = time.monotonic() + LIMIT_S
     while folder.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert not folder.exists()
+
+
+def test_one_that_cannot_be_killed_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, tools = tmp_path / "scratch", tmp_path / "tools"
+    for place in (folder, tools):
+        place.mkdir()
+    # Finds a process that no signal reaches, again and again: its number is beyond what Linux gives.
+    find = tools / "find"
+    find.write_text(f"#!/bin/sh\necho '/proc/999999999/fd -> {folder}/log'\n")
+    find.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    monkeypatch.setattr(reaper, "ROUNDS", 3)
+    monkeypatch.setattr(reaper, "LIMIT_S", 30)
+    with reaped(folder):
+        pass
     assert not folder.exists()

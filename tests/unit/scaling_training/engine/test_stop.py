@@ -17,9 +17,10 @@ with warnings.catch_warnings():
 
     from scaling_training.engine.policies import SlotPolicy
     from scaling_training.engine.processes import Processes
+from scaling_operator.resources.head import GRACE_PERIOD_S
 from scaling_training.engine.errors import GivenUpError
 from scaling_training.engine.failures import RestartBudget
-from scaling_training.engine.run import Marks, StoppedError, Watch, _Group
+from scaling_training.engine.run import LEAVE_LIMIT_S, SAVE_LIMIT_S, Marks, StoppedError, Watch, _Group
 from scaling_training.engine.sizing import Sizing
 from scaling_training.engine.worker import Training, WorkerTask
 
@@ -48,14 +49,35 @@ def policy(given_up: Callable[[], bool]) -> SlotPolicy:
     )
 
 
-def test_the_controller_has_left_ray_when_its_caller_does() -> None:
+def a_group() -> Waiting:
     nothing: Any = lambda *arguments: None  # noqa: E731
-    watch = Watch(progress=nothing, say=nothing, mark=nothing, stop_requested=lambda: True)
+    watcher = Watch(progress=nothing, say=nothing, mark=nothing, stop_requested=lambda: True)
     task = WorkerTask(spec={}, storage_root="/nowhere", attempt=1, job=Training(key="key", resume=None))
-    group = Waiting(task, SIZING, {}, "/nowhere", watch, RestartBudget(), Marks(nothing))
+    return Waiting(task, SIZING, {}, "/nowhere", watcher, RestartBudget(), Marks(nothing))
+
+
+def test_the_controller_has_left_ray_when_its_caller_does() -> None:
+    group = a_group()
     with pytest.raises(StoppedError):
         group.run()
     assert not group.controller.is_alive()
+
+
+def test_what_is_being_written_about_a_hang_is_there_when_a_stop_can_wait_no_longer() -> None:
+    group, written = a_group(), list[str]()
+
+    def slowly() -> None:
+        time.sleep(1.0)
+        written.append("stacks")
+
+    group._aside.do("The stacks", slowly)
+    with pytest.raises(StoppedError):
+        group.run()
+    assert written == ["stacks"]
+
+
+def test_a_stop_ends_within_the_grace_period_of_the_pod() -> None:
+    assert SAVE_LIMIT_S + LEAVE_LIMIT_S < GRACE_PERIOD_S
 
 
 def test_a_controller_that_is_given_up_starts_no_group() -> None:
