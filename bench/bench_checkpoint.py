@@ -120,7 +120,6 @@ def restored(trained: Trained, world: World, folder: str) -> tuple[float, float]
         newest = newest_committed(storage, "bench")
         checkpoints = Checkpoints(storage, attempt=2, key="bench")
         start = Start(checkpoints, world=world, resume=None)
-        start.layout()
         Keeper(trained, world=world, checkpoints=checkpoints, objective=ACCURACY).restore(start)
     took = time.monotonic() - began
     assert newest is not None

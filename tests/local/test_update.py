@@ -8,12 +8,14 @@ import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from scaling_training.engine import session
+from scaling_training.errors import UserError
 from scaling_training.update.errors import ServerLostError
 from scaling_training.update.messages import Group, Part, ShardState, Snapshot
 from scaling_training.update.samples import Lease, SampleLedger, Worker
@@ -125,3 +127,19 @@ def test_a_part_that_is_lost_is_named_and_a_new_group_starts_it_anew(actor: str,
         # Every shard has heard of it.
         for parameters, _ in ThreadPoolExecutor(1).submit(server.pull, 1).result(timeout=120):
             assert (parameters < 1.0).all()
+
+
+def test_a_worker_that_cannot_go_on_has_rank_0_end_the_group() -> None:
+    session.tune_environment()
+    from scaling_training.engine.parameter_server import parameter_server
+
+    spec = a_spec(update={"mode": "async", "shards": 2})
+    with session.local(1, 0), parameter_server(spec) as server:
+        incarnation = server.open(replace(GROUP, workers=2), a_start(), ())
+        server.fail(Worker(1, incarnation), "the loss is none")
+        with pytest.raises(UserError, match="the loss is none"):
+            server.next(Worker(0, incarnation))
+        with pytest.raises(UserError, match="the loss is none"):
+            server.snapshot(drained=True)
+        server.dismiss()
+        assert server.next(Worker(1, incarnation)) is None

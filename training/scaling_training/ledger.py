@@ -128,7 +128,10 @@ class Ledger:
         self.publish(f"{LEDGER}/attempt-{self.attempt:04d}/{record.stage}.json", record.to_bytes())
 
     def publish(self, name: str, data: bytes) -> None:
-        """Write a file that all attempts share (result.json), unless this one was superseded."""
+        """Write a file that all attempts share (result.json), unless this one was superseded.
+
+        That is looked for before the write: one that was frozen within it ends it when it wakes up.
+        """
         self.check()
         self._storage.write(name, data)
 

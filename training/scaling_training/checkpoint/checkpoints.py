@@ -75,7 +75,8 @@ class Checkpoints:
 
         That is its own newest good checkpoint, else its base, or the one before that when it is damaged. The base is
         looked for at the first call and stays the same ever after: the newest good one of the attempts below this
-        one, else ``resume``, of another run, or the one before it. Of a whole checkpoint the content is kept.
+        one, else the newest good one of another run, of which ``resume`` was the newest when it was looked for: while
+        that run trains on, it deletes that one in favour of newer ones. Of a whole checkpoint the content is kept.
         ``reading`` is called with the manifest of each before its files are read.
 
         UserError when there is neither the base nor one before it any more, or when all that this run has committed are
@@ -97,7 +98,7 @@ class Checkpoints:
             earlier = [other for other in attempts_of(self.storage) if other < self.attempt]
             found = _first(self.storage, earlier, load, key=self._key)
             if found is None and resume is not None:
-                found = self._at_or_before(resume, load)
+                found = self._newest_of(resume, load)
             if found is None and damaged:
                 raise self._lost(self.storage, _folder(damaged[0].attempt, damaged[0].step))
             if self.storage.create(name, json.dumps({"base": found and found.ref.to_dict()}).encode()):
@@ -118,6 +119,15 @@ class Checkpoints:
                 f"{self.storage.url(name)}, which says what attempt {self.attempt} started from, is not readable "
                 f"({error}); delete it to have that looked for again"
             ) from error
+
+    def _newest_of(self, resume: CheckpointRef, load: Callable[..., LoadedCheckpoint]) -> LoadedCheckpoint:
+        """The newest good one of the run that ``resume`` was the newest of; that run may go on and delete it."""
+        assert resume.root is not None, "of another run"
+        storage = Storage(resume.root)
+        found = _first(storage, attempts_of(storage), load, key=self._key)
+        if found is None:
+            raise self._lost(storage, resume.folder)
+        return replace(found, ref=replace(found.ref, root=resume.root))
 
     def _at_or_before(self, base: CheckpointRef, load: Callable[..., LoadedCheckpoint]) -> LoadedCheckpoint:
         storage = Storage(base.root) if base.root is not None else self.storage

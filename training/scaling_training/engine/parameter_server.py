@@ -27,6 +27,7 @@ from ray.exceptions import OwnerDiedError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from scaling_api.spec import ScalingJobSpec
+from scaling_training.errors import UserError
 from scaling_training.update.coordinator import Coordinator
 from scaling_training.update.errors import FencedError, ServerLostError
 from scaling_training.update.messages import Closing, Commit, Counts, Group, Pushed, Row, ShardState, Snapshot, Vector
@@ -180,6 +181,11 @@ class CoordinatorActor:
         self._opened.stop()
         await self._notify()
 
+    async def fail(self, worker: Worker, sentence: str) -> None:
+        """A worker cannot go on."""
+        self._opened.fail(worker, sentence)
+        await self._notify()
+
     async def dismiss(self) -> None:
         """The others may go."""
         self._opened.dismiss()
@@ -188,7 +194,7 @@ class CoordinatorActor:
     async def snapshot(self, drained: bool) -> Snapshot:
         """Everything at one point."""
         async with self._changed:
-            await self._changed.wait_for(lambda: not drained or self._opened.idle)
+            await self._changed.wait_for(lambda: not drained or self._opened.idle or self._opened.failed)
             return self._opened.snapshot()
 
     async def counts(self) -> Counts:
@@ -230,7 +236,7 @@ class RayServer:
         self._shards = list(shards)
 
     def _get(self, answers: Any) -> Any:
-        """What the actors answered; ServerLostError names one that is gone."""
+        """What the actors answered; ServerLostError names one that is gone, UserError is what `fail` was told."""
         try:
             return ray.get(answers)
         except RayActorError as error:
@@ -240,7 +246,7 @@ class RayServer:
             # The states of a snapshot are the coordinator's until they are fetched.
             raise ServerLostError(COORDINATOR) from error
         except RayTaskError as error:
-            if isinstance(error.cause, ServerLostError):
+            if isinstance(error.cause, (ServerLostError, UserError)):
                 raise error.cause from None
             raise
 
@@ -324,6 +330,10 @@ class RayServer:
     def stop(self) -> None:
         """Give no more leases."""
         self._get(self._coordinator.stop.remote())
+
+    def fail(self, worker: Worker, sentence: str) -> None:
+        """A worker cannot go on."""
+        self._get(self._coordinator.fail.remote(worker, sentence))
 
     def dismiss(self) -> None:
         """The others may go."""

@@ -69,8 +69,8 @@ class Setup:
 def set_up(spec: ScalingJobSpec, world: World, *, earlier: Callable[[], Layout | None] = lambda: None) -> Setup:
     """Load the data, build model and optimizer; UserError for what the user must mend. A collective operation.
 
-    With parallelism.auto the layout is the ``earlier`` one, of the checkpoint that training goes on from, as long as
-    it is of as many processes: measured again, another one may look best, and its sums are others in the last bits.
+    With parallelism.auto the layout is the ``earlier`` one, of as many processes, of the checkpoint that training goes
+    on from: measured again, another one may look best, and its sums are others in the last bits.
     """
     preload.begin(preload.OPTIMIZER_MODULES)
     training = spec.training
@@ -98,7 +98,7 @@ def set_up(spec: ScalingJobSpec, world: World, *, earlier: Callable[[], Layout |
     layout = None
     if mesh is None:
         layout = earlier()
-        if layout is None or layout.shape.size != world.size:
+        if layout is None:
             layout = _choose(spec, world, task, training_feed, batch_size=batch_size, around=around)
         elif world.is_first:
             log.info("parallelism: %s workers as %s, as in the checkpoint.", world.size, layout.shape)

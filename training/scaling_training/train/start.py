@@ -1,4 +1,4 @@
-"""What training goes on from: found, read and verified once by rank 0, whatever asks, and the same on every rank.
+"""What training goes on from: found, read and verified by rank 0, and the same on every rank.
 
 A checkpoint that one process wrote, or several that hold the same, reaches the other ranks by broadcast: object
 stores see one reader. Of one in parts, each rank reads those that it needs.
@@ -36,12 +36,19 @@ class Start:
         self._expected_s = 0.0  # that all reading up to here takes
 
     def layout(self) -> Layout | None:
-        """What it says of the layout; None when it says nothing, or there is none."""
+        """What it says of the layout of as many processes as there are; None when it says nothing, or there is none.
+
+        The content is kept for `take` only along with a layout: without one, all memory is there to find another.
+        """
         said = None
         if self._world.is_first and self._found is not None:
             said = json.loads(self._found.read(POSITION))["position"].get("layout")
         known = json.loads(broadcast_bytes(self._world, json.dumps(said).encode() if self._world.is_first else None))
-        return Layout.from_dict(known) if known else None
+        layout = Layout.from_dict(known) if known else None
+        if layout is not None and layout.shape.size == self._world.size:
+            return layout
+        vars(self).pop("_found", None)
+        return None
 
     def take(self) -> LoadedCheckpoint | None:
         """The checkpoint, on every rank. Its content is kept here no longer, so ask for it last."""

@@ -57,6 +57,10 @@ from scaling_training.update.server import Server
 STALENESS_PER_WORKER = 4
 
 
+class DivergedError(UserError):
+    """The numbers are none any more, for every rank that goes on."""
+
+
 def train_async(
     spec: ScalingJobSpec,
     *,
@@ -89,31 +93,37 @@ def train_async(
         leader.report()
     with closing(LeasedData(setup, beat)) as data:
         worker = _Worker(setup, server, Worker(world.rank, incarnation), data, beat)
-        while True:
-            beat(Phase.WAIT, version)
-            if leader is not None:
-                leader.before_work()
-            work = server.next(worker.identity)
-            if work is None:
-                break
-            if isinstance(work, Closing):
-                assert leader is not None
-                leader.close(work, version)
-                continue
-            beat(Phase.DATA, version := work.version)
-            try:
+        try:
+            while True:
+                beat(Phase.WAIT, version)
+                if leader is not None:
+                    leader.before_work()
+                work = server.next(worker.identity)
+                if work is None:
+                    break
+                if isinstance(work, Closing):
+                    assert leader is not None
+                    leader.close(work, version)
+                    continue
+                beat(Phase.DATA, version := work.version)
                 pushed = worker.compute_and_push(work)
-            except UserError:
+                version = pushed.counts.version
+                if leader is not None:
+                    leader.after_push(pushed, worker.data_wait_s)
+            outcome = leader.finish(history_name(attempt), version) if leader is not None else None
+        except UserError as error:
+            if leader is not None:
                 # The save in flight is of weights that were good.
                 beat(Phase.SAVE, version, expected_s=keeper.expected_s)
                 keeper.wait()
-                raise
-            version = pushed.counts.version
-            if leader is not None:
-                leader.after_push(pushed, worker.data_wait_s)
-    outcome = None
+                server.dismiss()
+            elif isinstance(error, DivergedError):
+                # Rank 0 has the save in flight, and the first error that is raised has the engine end the others.
+                server.fail(worker.identity, str(error))
+                beat(Phase.WAIT, version)
+                server.next(worker.identity)
+            raise
     if leader is not None:
-        outcome = leader.finish(history_name(attempt), version)
         server.dismiss()
     beat(Phase.END, version)
     return agreed(world, outcome)
@@ -208,7 +218,7 @@ class _Worker:
         self._views = [PartView(setup.task.model, part) for part in divide(setup.task.model, server.shards)]
 
     def compute_and_push(self, lease: Lease) -> Pushed:
-        """The gradient of a lease; UserError when that or its loss is not finite, which never reaches the server."""
+        """The gradient of a lease; DivergedError when it or its loss is not finite, which never reaches the server."""
         setup, samples = self._setup, len(lease.stretch)
         for view, (parameters, buffers) in zip(self._views, self._server.pull(lease.version), strict=True):
             view.load(parameters, buffers)
@@ -374,9 +384,9 @@ class _Leader:
         self.keeper.save(self.position, epoch=self.epochs_done, metrics=metrics)
 
 
-def _diverged(setup: Setup, what: str) -> UserError:
+def _diverged(setup: Setup, what: str) -> DivergedError:
     rate = setup.spec.training.optimizer.learning_rate
-    return UserError(
+    return DivergedError(
         f"the {what}: lower training.optimizer.learningRate ({rate:g}) or training.update.maxStaleness, "
         "or let the rate rise slowly by training.schedule.warmupFraction"
     )

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from scaling_training.errors import UserError
 from scaling_training.update.messages import Closing, Commit, Counts, Group, Pushed, Row, Snapshot
 from scaling_training.update.samples import Answer, Lease, SampleLedger, Worker
 from scaling_training.update.staleness import scaling
@@ -48,6 +49,7 @@ class Coordinator:
         self._incarnation = 0
         self._closings: deque[Closing] = deque()
         self._dismissed = False
+        self._failure = ""  # why the group cannot go on
         self._loss_sum = 0.0
         self._last_rate = 0.0
         self.rows: list[Row] = []
@@ -74,6 +76,7 @@ class Coordinator:
             self.rows = list(rows)
         self._incarnation += 1
         self._dismissed = False
+        self._failure = ""
         self._group = group
         self._ledger.regroup(
             incarnation=self._incarnation,
@@ -93,7 +96,13 @@ class Coordinator:
         return self._incarnation
 
     def next(self, worker: Worker) -> Lease | Closing | Answer:
-        """What a worker without a lease does next; an epoch to close goes to rank 0. The others end after `dismiss`."""
+        """What a worker without a lease does next; an epoch to close goes to rank 0. The others end after `dismiss`.
+
+        After `fail` UserError for rank 0, and the others wait for `dismiss`.
+        """
+        if self._failure and worker.incarnation == self._incarnation:
+            self._end(worker)
+            return Answer.DONE if self._dismissed else Answer.WAIT
         if worker.rank == 0 and self._closings and worker.incarnation == self._incarnation:
             return self._closings[0]
         answer = self._ledger.lease(worker)
@@ -103,7 +112,12 @@ class Coordinator:
         return answer
 
     def push(self, worker: Worker, lease: int, loss_sum: float, skipped: int = 0) -> Pushed | Answer:
-        """Apply what the worker has staged for this lease, unless it has to wait or does not count."""
+        """Apply what the worker has staged for this lease, unless it has to wait or does not count.
+
+        UserError for rank 0 after `fail`: it may have to wait for a worker that pushes no more.
+        """
+        if worker.incarnation == self._incarnation:
+            self._end(worker)
         ticket = self._ledger.push(worker, lease, loss_sum, skipped)
         if isinstance(ticket, Answer):
             return ticket
@@ -127,6 +141,20 @@ class Coordinator:
         """Give no more leases."""
         self._ledger.stop()
 
+    def fail(self, worker: Worker, sentence: str) -> None:
+        """A worker cannot go on: rank 0, whose save may be in flight, is to end the group with its sentence."""
+        if worker.incarnation == self._incarnation:
+            self._failure = self._failure or sentence
+
+    @property
+    def failed(self) -> bool:
+        """Whether a worker of the present group cannot go on."""
+        return bool(self._failure)
+
+    def _end(self, worker: Worker) -> None:
+        if self._failure and worker.rank == 0:
+            raise UserError(self._failure)
+
     def dismiss(self) -> None:
         """Rank 0 has nothing left to do."""
         self._dismissed = True
@@ -137,7 +165,9 @@ class Coordinator:
         return self._ledger.idle
 
     def snapshot(self) -> Snapshot:
-        """Ledger and shards at this point."""
+        """Ledger and shards at this point; UserError after `fail`."""
+        if self._failure:
+            raise UserError(self._failure)
         return self._snapshot(self._ledger.epochs_closed)
 
     def counts(self) -> Counts:

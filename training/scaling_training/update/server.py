@@ -41,7 +41,8 @@ class Server(Protocol):
     def next(self, worker: Worker) -> Lease | Closing | None:
         """Work to do: a lease, or for rank 0 an epoch to close. None: nothing is left, or all are to stop.
 
-        The other ranks get None only after `dismiss`.
+        The other ranks get None only after `dismiss`. After `fail` rank 0 gets UserError, also from `push` and
+        `snapshot`.
         """
 
     def pull(self, version: int) -> Sequence[tuple[Vector, Vector]]:
@@ -60,6 +61,9 @@ class Server(Protocol):
 
     def stop(self) -> None:
         """Give no more leases. Rank 0."""
+
+    def fail(self, worker: Worker, sentence: str) -> None:
+        """Have rank 0 end the group with this sentence, once it has saved. The others wait for that by `next`."""
 
     def dismiss(self) -> None:
         """All is closed and saved, and the others may go. Rank 0."""
@@ -148,6 +152,12 @@ class LocalServer:
             self._coordinator.stop()
             self._changed.notify_all()
 
+    def fail(self, worker: Worker, sentence: str) -> None:
+        """A worker cannot go on."""
+        with self._changed:
+            self._coordinator.fail(worker, sentence)
+            self._changed.notify_all()
+
     def dismiss(self) -> None:
         """The others may go."""
         with self._changed:
@@ -157,7 +167,7 @@ class LocalServer:
     def snapshot(self, *, drained: bool) -> Snapshot:
         """Everything at one point."""
         with self._changed:
-            self._changed.wait_for(lambda: not drained or self._coordinator.idle)
+            self._changed.wait_for(lambda: not drained or self._coordinator.idle or self._coordinator.failed)
             return self._coordinator.snapshot()
 
     def counts(self) -> Counts:

@@ -300,6 +300,16 @@ def test_a_damaged_one_of_another_run_gives_way_to_the_one_before_it(
     assert not later.exists("checkpoints/attempt-0002/BASE.json"), "nothing was decided"
 
 
+def test_another_run_that_trains_on_is_gone_on_from_where_it_is_by_then(tmp_path: Path) -> None:
+    (earlier, [_, resume]), later = of_another_run(tmp_path), Storage(str(tmp_path / "later"))
+    by_then = replace(saved(checkpoints(earlier, attempt=3, keep=1), 30), root=earlier.root)
+    assert not earlier.exists(resume.folder)
+    assert latest(checkpoints(later), resume) == by_then
+    # What is decided stays so.
+    saved(checkpoints(earlier, attempt=3), 40)
+    assert latest(checkpoints(later), resume) == by_then
+
+
 def test_another_runs_checkpoint_serves_when_all_of_this_run_are_damaged(storage: Storage, tmp_path: Path) -> None:
     _, [_, resume] = of_another_run(tmp_path)
     own = saved(checkpoints(storage), 50)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from ray.exceptions import RayActorError
 
 from scaling_training.engine import parameter_server
 from scaling_training.engine.parameter_server import CoordinatorActor
+from scaling_training.errors import UserError
 from scaling_training.update.errors import ServerLostError
 from scaling_training.update.messages import Commit, Group, Pushed
 from scaling_training.update.samples import Lease, SampleLedger, Worker
@@ -112,3 +114,26 @@ def test_a_last_push_of_the_group_before_is_not_taken_for_the_loss_of_a_shard(
         return found
 
     assert asyncio.run(run()) == answer
+
+
+@pytest.mark.parametrize("asks", ["next", "snapshot"])
+def test_whoever_waits_for_a_worker_that_cannot_go_on_hears_of_it(asks: str) -> None:
+    async def fail_meanwhile(coordinator: CoordinatorActor, worker: Worker) -> None:
+        group = replace(GROUP, workers=2, samples=20, bound=0)
+        incarnation = await coordinator.open(group, LEDGER, (), ())
+        first, other = Worker(0, incarnation), Worker(1, incarnation)
+        # No gradient may miss an update: only one of them can hold a lease.
+        lease = await coordinator.next(other)
+        assert isinstance(lease, Lease)
+        asked: dict[str, Callable[[], Awaitable[Any]]] = {
+            "next": lambda: coordinator.next(first),
+            "snapshot": lambda: coordinator.snapshot(True),
+        }
+        waits = asyncio.ensure_future(asked[asks]())
+        await asyncio.sleep(0.05)
+        assert not waits.done()
+        await coordinator.fail(other, "the loss is none")
+        await asyncio.wait_for(waits, timeout=60)
+
+    with pytest.raises(UserError, match="the loss is none"):
+        opened(Shard(), then=fail_meanwhile)

@@ -14,7 +14,20 @@ from scaling_training.update.server import LocalServer
 from scaling_training.update.shard import ParameterShard
 
 _KEY = b"one test"
-_METHODS = ("live", "rows", "open", "next", "pull", "push", "close_epoch", "stop", "dismiss", "snapshot", "counts")
+_METHODS = (
+    "live",
+    "rows",
+    "open",
+    "next",
+    "pull",
+    "push",
+    "close_epoch",
+    "stop",
+    "fail",
+    "dismiss",
+    "snapshot",
+    "counts",
+)
 
 
 def a_local_server(spec: ScalingJobSpec) -> LocalServer:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -23,13 +24,14 @@ from scaling_training.train.loop import train
 from scaling_training.train.saving import Keeper
 from scaling_training.train.validation import validate
 from scaling_training.update import async_loop
-from scaling_training.update.async_loop import train_async
-from scaling_training.update.samples import Worker
+from scaling_training.update.async_loop import DivergedError, train_async
+from scaling_training.update.messages import Pushed
+from scaling_training.update.samples import Lease, Worker
 from scaling_training.update.server import LocalServer, Server
 from tests.unit.scaling_training.builders import a_spec
 from tests.unit.scaling_training.data.folders import fill, folder_spec
 from tests.unit.scaling_training.update.served import a_local_server, reach, served
-from tests.unit.scaling_training.worlds import in_world
+from tests.unit.scaling_training.worlds import in_world, started
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 STEPS = 6  # of a_spec() with one worker: two epochs of three batches
@@ -411,3 +413,56 @@ def test_a_lost_worker_costs_no_sample_and_counts_none_twice(tmp_path: Path, liv
             outcomes = in_world(3, run, str(tmp_path), place, 1, 0.0, None, None)
     assert before > 0
     assert_whole(tmp_path, outcomes[0], server)
+
+
+def diverged(world: World, root: str, place: Any, stops: bool) -> tuple[str, int]:
+    """Rank 1 diverges while rank 0 saves: what this rank raises, and the checkpoints that are committed by then."""
+    saving = Path(root) / "saving"
+    write, compute = Storage.write, async_loop._Worker.compute_and_push
+
+    def write_slowly(self: Storage, name: str, data: bytes) -> None:
+        if name.endswith("/model.safetensors"):
+            saving.touch()
+            time.sleep(3.0)
+        write(self, name, data)
+
+    def compute_or_diverge(self: Any, lease: Lease) -> Pushed:
+        if world.rank == 0:
+            return compute(self, lease)
+        while not saving.exists():
+            time.sleep(0.01)
+        time.sleep(0.5)  # rank 0 waits for what this one should have pushed
+        raise DivergedError("the loss is none")
+
+    with (
+        patch.object(Storage, "write", write_slowly),
+        patch.object(async_loop._Worker, "compute_and_push", compute_or_diverge),
+    ):
+        try:
+            train_async(
+                an_async_spec(**{**MANY, "checkpoint": {"everySteps": 2}}),
+                storage=Storage(root),
+                attempt=1,
+                world=world,
+                observer=lambda progress: None,
+                stop_requested=lambda: stops and saving.exists(),
+                key="key",
+                resume=None,
+                server=reach(place),
+            )
+        except UserError as error:
+            return str(error), len(list(Path(root).glob("checkpoints/*/*/MANIFEST.json")))
+    return "it trained on", 0
+
+
+@pytest.mark.parametrize("stops", [False, True], ids=["amid training", "amid a stop"])
+def test_a_rank_that_diverges_lets_rank_0_finish_its_save(tmp_path: Path, stops: bool) -> None:
+    server = a_local_server(an_async_spec(**MANY))
+    with served(server) as place, started(2, diverged, str(tmp_path), place, stops) as running:
+        # Rank 1 first: rank 0 would wait for it for ever if it had said nothing.
+        for pipe in reversed(running.pipes):
+            error, said = pipe.recv()
+            assert error is None
+            sentence, committed = said
+            assert sentence == "the loss is none"
+            assert committed >= 1

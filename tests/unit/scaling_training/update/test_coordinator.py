@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from scaling_training.errors import UserError
 from scaling_training.update.coordinator import Coordinator
 from scaling_training.update.messages import Closing, Group, Pushed
 from scaling_training.update.samples import Answer, Lease, Worker
@@ -49,6 +50,36 @@ def test_a_new_group_is_not_dismissed() -> None:
     incarnation = coordinator.open(GROUP, None, ())
     coordinator.stop()
     assert coordinator.next(Worker(1, incarnation)) is Answer.WAIT
+
+
+def test_when_one_cannot_go_on_rank_0_ends_the_group_and_the_others_wait_for_it() -> None:
+    coordinator, first, other = opened()
+    lease = coordinator.next(first)
+    assert isinstance(lease, Lease)
+    assert isinstance(coordinator.next(other), Lease)
+    coordinator.fail(other, "the loss is none")
+    coordinator.fail(other, "and another")
+    for ask in (
+        lambda: coordinator.next(first),
+        lambda: coordinator.push(first, lease.number, 1.0),
+        coordinator.snapshot,
+    ):
+        with pytest.raises(UserError, match="the loss is none"):
+            ask()
+    assert coordinator.next(other) is Answer.WAIT
+    coordinator.dismiss()
+    assert coordinator.next(other) is Answer.DONE
+
+
+def test_a_group_that_was_replaced_ends_no_other() -> None:
+    coordinator, _, before = opened()
+    incarnation = coordinator.open(GROUP, None, ())
+    coordinator.fail(before, "the loss is none")
+    assert not coordinator.failed
+    assert coordinator.next(before) is Answer.FENCED
+    coordinator.fail(Worker(1, incarnation), "the loss is none")
+    following = coordinator.open(GROUP, None, ())
+    assert isinstance(coordinator.next(Worker(0, following)), Lease)
 
 
 def test_an_epoch_that_a_snapshot_left_open_is_closed_with_the_rate_of_its_last_push() -> None:
