@@ -226,10 +226,11 @@ def _ending(run: Callable[[], Ending], stop: _Stop) -> Ending:
         return run()
     except UserError as error:
         return _badly(ExitCode.REFUSED, Failure.USER_ERROR, str(error))
-    except StoppedError:
+    except StoppedError as error:
         if stop.superseded:
             return _badly(ExitCode.STOPPED, Failure.STOPPED, stop.superseded)
-        return _badly(ExitCode.STOPPED, Failure.STOPPED, "stopped on request; what was done is saved")
+        kept = "what was done is saved" if error.saved else "what was done since the last save is lost, and done again"
+        return _badly(ExitCode.STOPPED, Failure.STOPPED, f"stopped on request; {kept}")
     except SupersededError as error:
         return _badly(ExitCode.STOPPED, Failure.STOPPED, str(error))
     except EngineError as error:

@@ -61,7 +61,14 @@ def end_with(
     ("error", "code", "reason", "words"),
     [
         pytest.param(UserError("lower it"), ExitCode.REFUSED, Failure.USER_ERROR, "lower it", id="a user's mistake"),
-        pytest.param(StoppedError(), ExitCode.STOPPED, Failure.STOPPED, "stopped on request", id="a stop"),
+        pytest.param(StoppedError(), ExitCode.STOPPED, Failure.STOPPED, "what was done is saved", id="a stop"),
+        pytest.param(
+            StoppedError(saved=False),
+            ExitCode.STOPPED,
+            Failure.STOPPED,
+            "is lost, and done again",
+            id="a stop too late",
+        ),
         pytest.param(SupersededError(1, 2), ExitCode.STOPPED, Failure.STOPPED, "by attempt 2", id="a later attempt"),
         pytest.param(EngineError("oom", Failure.OUT_OF_MEMORY), 1, Failure.OUT_OF_MEMORY, "oom", id="the engine"),
         pytest.param(RuntimeError("bug"), 1, Failure.DRIVER_FAILED, "RuntimeError: bug", id="our own bug"),

@@ -40,7 +40,14 @@ TELL_LIMIT_S = 20.0
 
 
 class StoppedError(Exception):
-    """Training ended early because it was asked to; what was committed is in storage."""
+    """Training ended early because it was asked to; what was committed is in storage.
+
+    Not ``saved``: something had been done since, which was not saved in time.
+    """
+
+    def __init__(self, *, saved: bool = True) -> None:
+        super().__init__()
+        self.saved = saved
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +146,7 @@ class _Group:
         # Of the group at work: what it started from and how far it is.
         self._base: TrainingProgress | None = None
         self._latest: TrainingProgress | None = None
+        self._began = False  # some group of this controller has
         self._aside = Aside()
         self._supervisor = Supervisor(self._deliver, mark, mark.ended, self._hang, self._aside)
         self._given_up = threading.Event()
@@ -165,7 +173,7 @@ class _Group:
                 # The caller is about to leave Ray, which may end a process that has a thread in it.
                 thread.join(LEAVE_LIMIT_S)
                 self._aside.wait(max(0.0, now + LEAVE_LIMIT_S - time.monotonic()))
-                raise StoppedError
+                raise StoppedError(saved=not self._began)
             if now - looked_at >= SLOTS_INTERVAL_S:
                 looked_at = now
                 if self._may_grow(now):
@@ -179,7 +187,7 @@ class _Group:
             raise UserError(final.sentence)
         if final is not None and self._watch.stop_requested():
             # What was committed before is what there is to save.
-            raise StoppedError
+            raise StoppedError(saved=not self._began)
         if final is not None:
             raise EngineError(*final_sentence(final, self._budget.in_a_row))
         if self._error is not None:
@@ -235,6 +243,7 @@ class _Group:
                 self._base = letter.progress
                 self._watch.say("")
             self._latest = letter.progress
+            self._began = True
             self._watch.progress(letter.progress)
         for warning in letter.warnings[self._warned :]:
             log.warning("%s", warning)

@@ -19,10 +19,12 @@ with warnings.catch_warnings():
     from scaling_training.engine.processes import Processes
 from scaling_operator.resources.head import GRACE_PERIOD_S
 from scaling_training.engine.errors import GivenUpError
-from scaling_training.engine.failures import RestartBudget
+from scaling_training.engine.failures import Cause, Kind, RestartBudget
+from scaling_training.engine.mailbox import Letter
 from scaling_training.engine.run import LEAVE_LIMIT_S, SAVE_LIMIT_S, Marks, StoppedError, Watch, _Group
 from scaling_training.engine.sizing import Sizing
 from scaling_training.engine.worker import Training, WorkerTask
+from scaling_training.train.types import TrainingProgress
 
 SIZING = Sizing(least=1, wanted=1, most=1, gpus_per_worker=0)
 
@@ -74,6 +76,17 @@ def test_what_is_being_written_about_a_hang_is_there_when_a_stop_can_wait_no_lon
     with pytest.raises(StoppedError):
         group.run()
     assert written == ["stacks"]
+
+
+def test_a_stop_that_can_wait_no_longer_tells_whether_anything_is_lost() -> None:
+    for done in (None, TrainingProgress(epoch=1, epochs=2, step=5, steps=10, workers=1)):
+        group = a_group()
+        if done is not None:
+            group._deliver(Letter(done, {}, None))
+            group._restarting(Cause(Kind.LOST, "training process 0 was lost"))
+        with pytest.raises(StoppedError) as stopped:
+            group.run()
+        assert stopped.value.saved is (done is None)
 
 
 def test_a_stop_ends_within_the_grace_period_of_the_pod() -> None:
