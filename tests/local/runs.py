@@ -20,7 +20,11 @@ import yaml
 LIMIT_S = 600.0
 
 
-def manifest(folder: Path, *, name: str = "digits", epochs: int = 60, **training: Any) -> Path:
+# Of a run, if nothing else is said: enough for something to happen to it before it ends.
+EPOCHS = 60
+
+
+def manifest(folder: Path, *, name: str = "digits", epochs: int = EPOCHS, **training: Any) -> Path:
     """A small job on digits that trains for some seconds; returns its file."""
     document = {
         "apiVersion": "scaling.dev/v1alpha1",

@@ -24,7 +24,7 @@ def test_a_run_leaves_a_good_model_its_metrics_and_its_curves(straight: Finished
         "evaluate": "Succeeded",
         "report": "Succeeded",
     }
-    assert [row["epoch"] for row in straight.curves] == list(range(1, 31))
+    assert [row["epoch"] for row in straight.curves] == list(range(1, runs.EPOCHS + 1))
     assert result["skipped"] == {"training": 0, "validation": 0, "test": 0}
     assert {"model", "curves", "metrics", "analysis", "result"} <= set(result["artifacts"])
     for uri in result["artifacts"].values():
