@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import requests
+from s3fs import S3FileSystem
 
 BUCKET = "runs"
 
@@ -47,9 +48,12 @@ def serving() -> Iterator[ObjectStore]:
             "AWS_SECRET_ACCESS_KEY": "secret",
             "AWS_DEFAULT_REGION": "us-east-1",
         }
+        # A file system is kept for the next who asks for one with the same arguments, and knows the server of before.
+        S3FileSystem.clear_instance_cache()
         try:
             yield ObjectStore(environment, f"s3://{BUCKET}")
         finally:
+            S3FileSystem.clear_instance_cache()
             server.stdin.close()
 
 
