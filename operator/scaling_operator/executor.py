@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -94,27 +94,25 @@ class Executor:
         self._templates: OrderedDict[tuple[str, int], _Templates] = OrderedDict()
         self._accounts: set[str] = set()
 
-    async def run(self, target: Target, actions: Iterable[Action]) -> bool:
-        """Do what `actions` say, in order. False when some were left for the next reconcile.
+    async def run(self, target: Target, action: Action) -> bool:
+        """Do what `action` says. False when some of it was left for the next reconcile.
 
         Raises RefusedError, NameTakenError, AttemptGoneError, or another ApiError.
         """
-        complete = True
-        for action in actions:
-            match action:
-                case EnsureAttempt():
-                    await self._ensure(target, action)
-                case CreateWorkers():
-                    complete = await self._create_workers(target, action) and complete
-                case DeletePods():
-                    complete = await self._delete_pods(target, action) and complete
-                case DeleteAttempt():
-                    await self._delete_attempt(target, action.attempt)
-                case DeleteJob():
-                    await self._delete_job(target)
-                case _:
-                    assert_never(action)
-        return complete
+        match action:
+            case EnsureAttempt():
+                await self._ensure(target, action)
+            case CreateWorkers():
+                return await self._create_workers(target, action)
+            case DeletePods():
+                return await self._delete_pods(target, action)
+            case DeleteAttempt():
+                await self._delete_attempt(target, action.attempt)
+            case DeleteJob():
+                await self._delete_job(target)
+            case _:
+                assert_never(action)
+        return True
 
     async def _ensure(self, target: Target, action: EnsureAttempt) -> None:
         """The order tells what exists: no Secret without a policy, no Service without a head.

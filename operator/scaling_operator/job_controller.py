@@ -9,19 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
-from pydantic import ValidationError
-
 from scaling_api import API_VERSION, KIND, PLURAL, names
-from scaling_api.base import violations
-from scaling_api.problems import dotted
 from scaling_api.reasons import ConditionType, Failure
-from scaling_api.spec import ScalingJob
 from scaling_api.status import OPERATOR_MANAGER
 
 from .decide import Decision, Job, Observed, decide
@@ -32,8 +26,8 @@ from .events import EventRecorder
 from .executor import AttemptGoneError, Executor, NameTakenError, RefusedError, Target
 from .log_fields import job_fields
 from .mirrors import Mirrors
-from .observe import PodViews, attempts_of, spec_digest
-from .resources.overrides import check_overrides
+from .observe import PodViews, attempts_of
+from .refusals import Refusal, refused
 from .runtime.client import ApiClient, resource_path
 from .runtime.controller import Controller, Result
 from .runtime.errors import (
@@ -49,6 +43,7 @@ from .runtime.store import Change
 from .runtime.tracker import WriteTracker
 from .runtime.workqueue import WorkQueue
 from .settings import Settings
+from .specs import Parsed, parse
 
 logger = logging.getLogger(__name__)
 
@@ -57,50 +52,26 @@ BY_OWNER = "owner"
 SETTLE_S = 0.1
 # Counters in the status (how many workers are ready) may lag by so much.
 COUNTERS_EVERY_S = 10.0
-# What was refused is tried again after a pause that doubles; a name is free again within seconds. The pauses stay short
-# because nobody tells when a quota has room again, and whoever trains with fewer workers waits for that.
-FIRST_REFUSED_PAUSE_S = 5.0
-LONGEST_REFUSED_PAUSE_S = 20.0
+# A name is free again within seconds.
 NAME_TAKEN_PAUSE_S = 2.0
-# Pauses are longer or shorter by up to this part, so that jobs that wait for one quota do not all ask at once.
-PAUSE_JITTER = 0.2
 # A server that fails for so long (a webhook that is down, a full etcd) is shown to people, like one that refuses.
 FAILING_SHOWN_AFTER_S = 5.0
 # Of the time that a reconcile has: the rest is for the status, which shows what takes so long. More than one request's.
 ACT_LIMIT_S = 40.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Parsed:
-    """A manifest's spec in the form that policies read; `job` is None when the models refuse it."""
-
-    generation: int
-    job: ScalingJob | None
-    invalid: str | None
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    """What stands against creating something, and when to try again; `pause_s` is the pause before its jitter."""
-
-    sentence: str
-    retry_at: float
-    pause_s: float
-
-
 @dataclass(slots=True)
 class _Notes:
     """What is remembered of one job, as long as it exists and does not rest at its end."""
 
-    parsed: _Parsed | None = None
+    parsed: Parsed | None = None
     # Pods of the current attempt that are gone, as they were last seen, but for workers that we deleted ourselves.
     vanished: dict[str, PodView] = field(default_factory=dict)
     # Uids of pods that we deleted and that are not gone yet.
     released: set[str] = field(default_factory=set)
     # Attempts that cannot go on, and why.
     unusable: dict[int, str] = field(default_factory=dict)
-    refusal: _Refusal | None = None
+    refusal: Refusal | None = None
     failing_since: float | None = None
     written_at: float = 0.0
 
@@ -160,7 +131,7 @@ class JobController:
             return Result()  # the garbage collector does the rest
         # Kept until the end of this look even if the job goes meanwhile.
         notes = self._notes.setdefault(manifest["metadata"]["uid"], _Notes())
-        parsed = notes.parsed = _parsed(manifest, notes.parsed)
+        parsed = notes.parsed = parse(manifest, notes.parsed)
         if parsed.job is None:
             return await self._reject(key, manifest, parsed.invalid or "")
         job = Job(key.namespace, key.name, parsed.job.spec, parsed.invalid)
@@ -198,9 +169,9 @@ class JobController:
         try:
             complete = await self._run(target, actions)
         except RefusedError as error:
-            return self._refused(key, notes, str(error), _next_pause_s(refusal))
+            return self._refused(key, notes, str(error))
         except NameTakenError as error:
-            return self._refused(key, notes, str(error), NAME_TAKEN_PAUSE_S)
+            return self._refused(key, notes, str(error), pause_s=NAME_TAKEN_PAUSE_S)
         except AttemptGoneError as error:
             notes.unusable = {error.attempt: str(error)}
             self._queue.add(key)
@@ -212,7 +183,7 @@ class JobController:
             if self._clock() - notes.failing_since < FAILING_SHOWN_AFTER_S:
                 raise
             sentence = f"The API server keeps failing and is asked again: {error}"
-            return self._refused(key, notes, sentence, _next_pause_s(refusal), least_s=error.retry_after_s or 0.0)
+            return self._refused(key, notes, sentence, least_s=error.retry_after_s or 0.0)
         notes.refusal = None
         # What was refused is no longer, which the next look shows in the status.
         if refusal is not None or not complete:
@@ -220,13 +191,16 @@ class JobController:
         return None
 
     async def _run(self, target: Target, actions: Sequence[Action]) -> bool:
-        """As Executor.run, but for ACT_LIMIT_S at most; ServerUnavailableError then names what took so long."""
+        """Carry out `actions` in order; False when something was left for the next reconcile.
+
+        As Executor.run, but for ACT_LIMIT_S at most: ServerUnavailableError then names what took so long.
+        """
         complete, at_work = True, ""
         try:
             async with asyncio.timeout(ACT_LIMIT_S):
                 for action in actions:
                     at_work = _in_words(action)
-                    complete = await self._executor.run(target, (action,)) and complete
+                    complete = await self._executor.run(target, action) and complete
         except TimeoutError as error:
             sentence = f"{at_work} had not come to an end after {ACT_LIMIT_S:.0f} s"
             raise ServerUnavailableError(0, "Timeout", sentence) from error
@@ -292,7 +266,7 @@ class JobController:
             self._recorder.record(manifest, "Warning", Failure.INVALID_SPEC, sentence)
         return Result()
 
-    def _observe(self, manifest: Object, notes: _Notes, parsed: _Parsed, status: Object, now: float) -> Observed:
+    def _observe(self, manifest: Object, notes: _Notes, parsed: Parsed, status: Object, now: float) -> Observed:
         uid, mirrors, memory = manifest["metadata"]["uid"], self._mirrors, remember(status)
         notes.vanished = {name: pod for name, pod in notes.vanished.items() if not _is_replaced(pod, memory)}
         found = (self._views.view(pod, now=now) for pod in mirrors.pods.by_index(BY_OWNER, uid))
@@ -312,17 +286,16 @@ class JobController:
             unusable=notes.unusable,
         )
 
-    def _refused(self, key: Key, notes: _Notes, sentence: str, pause_s: float, *, least_s: float = 0.0) -> float:
-        jitter = 1.0 + PAUSE_JITTER * (2.0 * self._random_unit() - 1.0)
-        wait_s = max(jitter * pause_s, least_s)
-        known = notes.refusal
-        is_news = known is None or _without_usage(known.sentence) != _without_usage(sentence)
-        shown = sentence if known is None or is_news else known.sentence
-        notes.refusal = _Refusal(shown, self._clock() + wait_s, pause_s)
-        if is_news:
+    def _refused(
+        self, key: Key, notes: _Notes, sentence: str, *, pause_s: float | None = None, least_s: float = 0.0
+    ) -> float:
+        """Remember that the server refuses; seconds until it is asked again."""
+        known, now = notes.refusal, self._clock()
+        notes.refusal = refused(known, sentence, now=now, unit=self._random_unit(), pause_s=pause_s, least_s=least_s)
+        if known is None or notes.refusal.sentence != known.sentence:
             logger.warning("%s", sentence)
             self._queue.add(key)  # the next look shows it in the status
-        return wait_s
+        return notes.refusal.retry_at - now
 
     def _on_job(self, change: Change, old: Object | None, new: Object | None) -> None:
         found = new or old
@@ -363,27 +336,6 @@ class JobController:
         return job is not None and job["metadata"]["uid"] == job_uid
 
 
-def _parsed(manifest: Object, known: _Parsed | None) -> _Parsed:
-    """The manifest's spec, read anew only when it has changed."""
-    generation = manifest["metadata"].get("generation", 0)
-    if known is not None and known.generation == generation:
-        return known
-    job, invalid = _read(manifest)
-    return _Parsed(generation, job, invalid, spec_digest(job.spec) if job is not None else "")
-
-
-def _read(manifest: Object) -> tuple[ScalingJob | None, str | None]:
-    """The job, and a sentence when it cannot be run."""
-    try:
-        job = ScalingJob.model_validate(manifest)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        return None, f"{dotted(first['loc'])}: {first['msg']}"
-    broken = [f"{dotted(found.path)}: {found.message}" for found in violations(job)]
-    problems = broken + check_overrides(job.spec.cluster.pod_overrides)
-    return job, "; ".join(problems) or None
-
-
 def _is_replaced(pod: PodView, memory: Memory) -> bool:
     """Whether its successor stands in the status, so that nobody asks any more how `pod` ended."""
     return pod.slot is not None and pod.incarnation < memory.incarnations.get(pod.slot.key, 0)
@@ -410,15 +362,6 @@ def _in_words(action: Action) -> str:
             return "deleting the job"
         case _:
             assert_never(action)
-
-
-def _next_pause_s(refusal: _Refusal | None) -> float:
-    return min(LONGEST_REFUSED_PAUSE_S, 2 * refusal.pause_s) if refusal is not None else FIRST_REFUSED_PAUSE_S
-
-
-def _without_usage(sentence: str) -> str:
-    """A refusal without what a quota says of its use, which changes with every other pod of the namespace."""
-    return re.sub(r"\bused: \S*", "", sentence)
 
 
 def _sooner(*waits: float | None) -> float | None:

@@ -72,8 +72,8 @@ class Bench:
         return Executor(self.client, self.mirrors, self.tracker, Settings(), ca_bundle=lambda: "CA")
 
     async def run(self, *actions: Action) -> bool:
-        """Carry out `actions`."""
-        return await self.executor.run(self.target, actions)
+        """Carry out `actions`; whether all was done."""
+        return all([await self.executor.run(self.target, action) for action in actions])
 
     def names(self, plural: str) -> list[str]:
         """Names of what exists."""

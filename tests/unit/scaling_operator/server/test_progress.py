@@ -24,7 +24,7 @@ from tests.unit.scaling_operator.runtime.scripted_server import Answer, Scripted
 from tests.unit.scaling_operator.server.test_tokens import REVIEWS, TOKEN, reviewed, token_of
 
 STATUS = "/apis/scaling.dev/v1alpha1/namespaces/team/scalingjobs/mnist/status"
-JOB = {
+JOB: dict[str, Any] = {
     "apiVersion": "scaling.dev/v1alpha1",
     "kind": "ScalingJob",
     "metadata": {"name": "mnist", "namespace": "team", "uid": "job-uid", "resourceVersion": "5"},
@@ -42,7 +42,7 @@ POD = {
 }
 STORED = {
     **JOB,
-    "metadata": {**JOB["metadata"], "resourceVersion": "9", "managedFields": [{}]},  # type: ignore[dict-item]
+    "metadata": {**JOB["metadata"], "resourceVersion": "9", "managedFields": [{}]},
     "status": {"attempt": 1, "phase": "Running", "accuracy": "0.97"},
 }
 REPORT: dict[str, Any] = {
@@ -236,7 +236,7 @@ async def test_a_failed_write_is_never_answered_with_200(
 
 
 async def test_a_head_that_was_replaced_is_refused_even_by_a_cache_that_is_behind(operator: Operator) -> None:
-    replaced = {**JOB, "metadata": {**JOB["metadata"], "resourceVersion": "8"}, "status": {"attempt": 2}}  # type: ignore[dict-item]
+    replaced = {**JOB, "metadata": {**JOB["metadata"], "resourceVersion": "8"}, "status": {"attempt": 2}}
 
     async def conflict(server: ScriptedServer, request: web.Request) -> web.StreamResponse:
         operator.jobs.apply("MODIFIED", replaced)
@@ -249,7 +249,7 @@ async def test_a_head_that_was_replaced_is_refused_even_by_a_cache_that_is_behin
 
 
 async def test_a_write_that_met_another_is_repeated_on_what_came_out(operator: Operator) -> None:
-    changed = {**JOB, "metadata": {**JOB["metadata"], "resourceVersion": "8"}}  # type: ignore[dict-item]
+    changed = {**JOB, "metadata": {**JOB["metadata"], "resourceVersion": "8"}}
 
     async def conflict(server: ScriptedServer, request: web.Request) -> web.StreamResponse:
         operator.jobs.apply("MODIFIED", changed)
@@ -280,8 +280,8 @@ async def test_a_report_that_was_overtaken_on_its_way_changes_nothing(
 ) -> None:
     changed = {
         **JOB,
-        "metadata": {**JOB["metadata"], "resourceVersion": "8"},  # type: ignore[dict-item]
-        "status": {**JOB["status"], "reportedAttempt": 1, **stored},  # type: ignore[dict-item]
+        "metadata": {**JOB["metadata"], "resourceVersion": "8"},
+        "status": {**JOB["status"], "reportedAttempt": 1, **stored},
     }
 
     async def conflict(server: ScriptedServer, request: web.Request) -> web.StreamResponse:
