@@ -51,8 +51,11 @@ def policy(given_up: Callable[[], bool]) -> SlotPolicy:
     )
 
 
+def nothing(*arguments: Any) -> None:
+    """Nobody listens."""
+
+
 def a_group() -> Waiting:
-    nothing: Any = lambda *arguments: None  # noqa: E731
     watcher = Watch(progress=nothing, say=nothing, mark=nothing, stop_requested=lambda: True)
     task = WorkerTask(spec={}, storage_root="/nowhere", attempt=1, job=Training(key="key", resume=None))
     return Waiting(task, SIZING, {}, "/nowhere", watcher, RestartBudget(), Marks(nothing))

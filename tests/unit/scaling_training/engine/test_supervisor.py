@@ -187,13 +187,15 @@ def test_a_launch_that_hangs_ends_with_the_death_of_all_and_is_called_what_it_is
 def test_a_group_whose_launch_is_over_is_left_alone(
     watched: Watched, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
-    monkeypatch.setattr(supervisor, "START_LIMIT_S", 1.0)
+    monkeypatch.setattr(supervisor, "START_LIMIT_S", 5.0)
+    before = set(threading.enumerate())
     watched.supervisor.after_worker_group_start(watched.group)
+    (limit,) = set(threading.enumerate()) - before
     if end == "trains":
         watched.supervisor.after_worker_group_training_start(watched.group)
     elif end == "lost":
         watched.supervisor.group_lost()
     else:
         watched.supervisor.launch_over()
-    time.sleep(1.5)
+    limit.join(60)
     assert watched.ray.killed == []
