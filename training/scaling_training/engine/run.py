@@ -59,6 +59,7 @@ class Watch:
     mark: Callable[..., None]  # a point in time was passed: its name and, unless it is now, Unix time
     stop_requested: Callable[[], bool]
     share: Callable[[float], None] = lambda share: None  # how much of a stage other than training is done, 0 to 1
+    note: Callable[[str], None] = lambda sentence: None  # what a stage found or took, to be read once
 
 
 def run_training(

@@ -21,6 +21,7 @@ class LineShow(ThreadedShow):
         self._write = write
         self._interval_s = interval_s
         self._stages: dict[str, str] = {}
+        self._notes: set[tuple[str, str]] = set()
         self._message = ""
         self._epoch: int | None = None
         self._wrote_at = time.monotonic()
@@ -40,6 +41,10 @@ class LineShow(ThreadedShow):
             if self._stages.get(stage.name, "Pending") != stage.state:
                 self._stages[stage.name] = stage.state
                 self._line(_stage_line(stage))
+            for note in stage.notes:
+                if (stage.name, note) not in self._notes:
+                    self._notes.add((stage.name, note))
+                    self._line(note)
         if snapshot.message != self._message:
             self._message = snapshot.message
             if self._message:

@@ -29,6 +29,7 @@ class Stage:
     finished_at: str | None = None
     message: str = ""
     share: float | None = None  # how much of it is done, 0 to 1; of training the snapshot says more
+    notes: tuple[str, ...] = ()  # what was found or taken, to be read once
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class Snapshot:
                     state=stage.state,
                     started_at=stage.started_at,
                     finished_at=stage.finished_at,
-                    message=stage.message[:MAX_MESSAGE] or None,
+                    message=(stage.message or "; ".join(stage.notes))[:MAX_MESSAGE] or None,
                 )
                 for stage in map(self._settled, self.stages)
             ],
@@ -149,7 +150,7 @@ class ProgressModel:
 
     def stage_started(self, name: str) -> None:
         """A stage is at work."""
-        self._set_stage(name, state="Running", started_at=utc(), finished_at=None, message="", share=None)
+        self._set_stage(name, state="Running", started_at=utc(), finished_at=None, message="", share=None, notes=())
 
     def stage_ended(
         self, name: str, state: StageState, *, message: str = "", started_at: str = "", finished_at: str = ""
@@ -191,6 +192,12 @@ class ProgressModel:
         self._change(landmark=bool(message), message=message)
         if current is not None and current.state == "Running":
             self._set_stage(current.name, message=message)
+
+    def note(self, sentence: str) -> None:
+        """What the stage at work found in the data, or took, that its user should have read; it stays."""
+        sentence, current = redacted(sentence), self._snapshot.current
+        if current is not None and sentence not in current.notes:
+            self._set_stage(current.name, notes=(*current.notes, sentence))
 
     def finish(self, result: Result | None, accuracy: float | None = None) -> None:
         """The run has ended."""

@@ -46,8 +46,11 @@ def picture(snapshot: Snapshot, *, elapsed_s: float) -> Table:
 
     table = Table.grid(padding=(0, 1))
     for stage in snapshot.stages:
+        lines = [f"[dim]{_plain(note)}[/]" for note in stage.notes]
+        detail = _detail(stage, snapshot, elapsed_s)
         table.add_row(
-            f"[{_STYLES[stage.state]}]{_SIGNS[stage.state]} {stage.name}[/]", _detail(stage, snapshot, elapsed_s)
+            f"[{_STYLES[stage.state]}]{_SIGNS[stage.state]} {stage.name}[/]",
+            "\n".join([detail, *lines] if detail else lines),
         )
     return table
 

@@ -88,3 +88,15 @@ def test_the_thread_writes_the_end_and_stops() -> None:
     model.finish(None)
     show.close()
     assert lines[-1] == "stage train is done"
+
+
+def test_a_note_is_one_line_after_its_stage_has_begun() -> None:
+    model = ProgressModel("job", 1, ["analyze", "train"])
+    lines: list[str] = []
+    show = LineShow(model, lines.append)
+    model.stage_started("analyze")
+    model.note("700 images of 2 classes")
+    show._show(model.snapshot())
+    model.stage_ended("analyze", "Succeeded")
+    show._show(model.snapshot())
+    assert lines == ["stage analyze begins", "700 images of 2 classes", "stage analyze is done"]

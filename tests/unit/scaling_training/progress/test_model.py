@@ -173,3 +173,19 @@ def test_waiting_for_a_landmark_passes_over_steps() -> None:
     began = time.monotonic()
     progress.wait(landmark, timeout_s=0.1, landmarks=True)
     assert time.monotonic() - began >= 0.09
+
+
+def test_what_a_stage_notes_stays_and_is_its_message_until_something_goes_wrong() -> None:
+    progress = model()
+    progress.stage_started("train")
+    progress.note("700 images of 2 classes")
+    progress.note("weights of s3://key:secret@bucket/w.pt")
+    progress.note("700 images of 2 classes")
+    progress.say("waiting for workers")
+    assert progress.snapshot().report().stages[0].message == "waiting for workers"
+    progress.say("")
+    progress.stage_ended("train", "Succeeded")
+    message = progress.snapshot().report().stages[0].message
+    assert message is not None
+    assert message.startswith("700 images of 2 classes; weights of s3://")
+    assert "secret" not in message

@@ -61,3 +61,15 @@ def test_a_failed_stage_shows_its_sentence_and_a_reused_one_why() -> None:
     assert "✓ train" in text
     assert "done before" in text
     assert "✗ evaluate the disk is full [really]" in text
+
+
+def test_a_note_stays_below_its_stage() -> None:
+    model = ProgressModel("job", 1, ["analyze", "train"])
+    model.stage_started("analyze")
+    model.note("700 images of 2 classes [all]")
+    model.stage_ended("analyze", "Succeeded")
+    model.stage_started("train")
+    assert [line.strip() for line in drawn(model).splitlines()][:2] == [
+        "✓ analyze 700 images of 2 classes [all]",
+        "▸ train   starting  7s",
+    ]
