@@ -35,6 +35,8 @@ def keep_at_work(job: Job, observed: Observed, current: AttemptRecord, head_miss
     plan = plan_workers(groups, observed, job.name, number, now=now)
     head = observed.head(number)
     ready = conditions.cluster_ready(groups, head, plan.alive, plan.held_back, observed.refusal, now=now)
+    if plan.let_go and ready.reason in _FAILURES:
+        ready = replace(ready, message=f"{ready.message}; workers come when the head can start")
     running = conditions.running(head)
     verdicts = {
         ConditionType.CLUSTER_READY: ready,

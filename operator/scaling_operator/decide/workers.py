@@ -4,7 +4,8 @@ Each group has `max` slots. A slot's pod is the one of its persisted incarnation
 taken away, vanished, or kept from starting for too long), the slot's incarnation is raised; once that is persisted, the
 new pod is created, whether or not the old one is still terminating. A pod that did not live long is replaced after a
 pause that grows with the slot's losses, so that a bad image or node is no storm. Slots beyond `max` are emptied; one
-that is wanted again while its old pod still terminates gets another incarnation, which is no loss.
+that is wanted again while its old pod still terminates gets another incarnation, which is no loss. All slots are empty
+as long as there is no head that workers can come to (head_first).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from scaling_api.names import WorkerSlot
 from scaling_api.spec import WorkerGroup
 
 from .failure import why_ended
+from .head_first import place_for_workers
 from .types import Observed, PodView, Trouble
 from .worker_start import hindrance
 
@@ -38,7 +40,7 @@ class Loss:
 class WorkerPlan:
     """`create` and `delete` hold for the persisted incarnations; `losses` raises some of them first.
 
-    `held_back` says by group why a worker was lost whose successor has to wait.
+    `held_back` says by group why a worker was lost whose successor has to wait. `let_go`: all slots are to be empty.
     """
 
     create: tuple[tuple[WorkerSlot, int], ...] = ()
@@ -47,6 +49,7 @@ class WorkerPlan:
     look_again_s: float | None = None
     alive: Mapping[str, tuple[PodView, ...]] = field(default_factory=dict)
     held_back: Mapping[str, Trouble] = field(default_factory=dict)
+    let_go: bool = False
 
 
 def plan_workers(
@@ -57,9 +60,12 @@ def plan_workers(
     pods = {pod.name: pod for pod in observed.workers(attempt)}
     incarnations, vanished = observed.memory.incarnations, observed.vanished
     head = observed.head(attempt)
+    place = place_for_workers(head, now=now)
+    if not place.may_stay:
+        return WorkerPlan(delete=_not_going(pods), alive={group.name: () for group in groups}, let_go=True)
     create: list[tuple[WorkerSlot, int]] = []
     losses: list[Loss] = []
-    pauses: list[float] = []
+    pauses: list[float] = [place.look_again_s] if place.look_again_s is not None else []
     alive: dict[str, tuple[PodView, ...]] = {}
     held_back: dict[str, Trouble] = {}
     for group in groups:
@@ -89,15 +95,18 @@ def plan_workers(
             else:
                 losses.append(Loss(slot, why_ended(last)))
         alive[group.name] = tuple(living)
-    surplus = (pod for pod in pods.values() if not pod.terminating)
     return WorkerPlan(
-        create=tuple(create),
-        delete=tuple(sorted(surplus, key=lambda pod: pod.name)),
+        create=tuple(create) if place.may_come else (),
+        delete=_not_going(pods),
         losses=tuple(losses),
         look_again_s=min(pauses, default=None),
         alive=alive,
         held_back=held_back,
     )
+
+
+def _not_going(pods: Mapping[str, PodView]) -> tuple[PodView, ...]:
+    return tuple(sorted((pod for pod in pods.values() if not pod.terminating), key=lambda pod: pod.name))
 
 
 def raised(incarnations: Mapping[str, int], losses: Sequence[Loss]) -> dict[str, int]:

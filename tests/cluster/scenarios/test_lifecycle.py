@@ -119,10 +119,9 @@ def test_suspended_from_the_start_nothing_is_made_until_resumed(simulate: RunJob
     assert job.status()["attempt"] == 1
 
 
-def test_what_no_node_can_hold_is_said_with_the_schedulers_words(simulate: RunJob) -> None:
+def test_a_head_that_no_node_can_hold_is_said_with_the_schedulers_words_and_holds_no_workers(simulate: RunJob) -> None:
     huge = {"requests": {"cpu": "5000"}, "limits": {"cpu": "5000"}}
-    workers = [{"name": "cpu", "min": 1, "max": 2, "resources": huge}]
-    job = simulate("huge", workers=1, cluster={"workers": workers})
+    job = simulate("huge", workers=1, cluster={"head": {"resources": huge}})
 
     def unschedulable(item: Object) -> bool:
         return any(c["reason"] == "Unschedulable" for c in item.get("status", {}).get("conditions", []))
@@ -130,6 +129,7 @@ def test_what_no_node_can_hold_is_said_with_the_schedulers_words(simulate: RunJo
     waiting = job.wait(unschedulable, timeout_s=60)
     assert waiting["status"]["phase"] == "Pending"
     assert "Insufficient cpu" in _condition(waiting, "ClusterReady")["message"]
+    assert list(job.pod_uids()) == ["huge-1-head"]
 
 
 def test_a_quota_shows_in_the_status_and_its_end_heals(simulate: RunJob, cluster: Access, namespace: str) -> None:

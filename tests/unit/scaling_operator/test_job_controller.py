@@ -56,6 +56,36 @@ def test_a_cluster_comes_up_with_two_writes_of_status() -> None:
     _in_world(scene)
 
 
+@pytest.mark.parametrize(
+    ("trouble", "reason", "holds"),
+    [
+        pytest.param("no room for heads", Failure.UNSCHEDULABLE, 0, id="no node takes it: they never come"),
+        pytest.param("no images", Failure.IMAGE_PULL_FAILED, 3, id="no image: they go after a minute"),
+    ],
+)
+def test_a_head_that_cannot_start_holds_no_workers(trouble: str, reason: Failure, holds: int) -> None:
+    async def scene(world: World) -> None:
+        def workers() -> int:
+            return sum("head" not in name for name in world.left()["pods"])
+
+        await world.cause(Trouble(0, trouble, 0))
+        await asyncio.sleep(40.0)
+        assert _condition(world, "ClusterReady") == ("False", reason)
+        assert workers() == holds
+        await asyncio.sleep(60.0)
+        assert workers() == 0
+        assert "workers come when the head can start" in _message(world, "ClusterReady")
+        await world.restart()
+        await asyncio.sleep(30.0)
+        assert workers() == 0, "an operator that has just come does not know since when, and brings none"
+        await world.cause(Trouble(0, trouble, 1))
+        await asyncio.sleep(30.0)
+        assert world.status["phase"] == "Running"
+        assert (world.status["failures"], world.status["workerGroups"][0]["replaced"]) == (0, 0)
+
+    _in_world(scene)
+
+
 def test_nothing_is_asked_of_the_server_while_nothing_happens() -> None:
     async def scene(world: World) -> None:
         await asyncio.sleep(30.0)

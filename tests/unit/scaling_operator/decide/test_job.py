@@ -13,6 +13,7 @@ from scaling_api.names import WorkerSlot
 from scaling_api.reasons import ConditionType, Failure, Reason
 from scaling_operator.decide import Decision, decide
 from scaling_operator.decide.clean_up import FOLLOWS_ITS_HEAD_S
+from scaling_operator.decide.head_first import LET_GO_AFTER_S
 from scaling_operator.decide.head_loss import GIVE_UP_ON_HEAD_S
 from scaling_operator.decide.types import (
     Action,
@@ -58,9 +59,14 @@ def test_an_attempt_is_persisted_before_anything_is_created() -> None:
     assert (first.status["attempt"], _phase(first)) == (1, "Starting")
     assert _reasons(first) == [Reason.ATTEMPT_STARTED]
     second = decided(job(), observed(memory=after(first), **NOTHING))
-    assert _only(second.actions, EnsureAttempt) == [EnsureAttempt(1, head=True, service=True, policy=True)]
-    assert [slot.index for slot, _ in _only(second.actions, CreateWorkers)[0].pods] == [0, 1]
+    assert second.actions == (EnsureAttempt(1, head=True, service=True, policy=True),)
     assert second.events == ()
+    unplaced = head(phase="Pending", ready=False, scheduled_at=None, containers={})
+    assert decided(job(), observed([unplaced], memory=after(second))).actions == ()
+    placed = replace(unplaced, scheduled_at=NOW)
+    third = decided(job(), observed([placed], memory=after(second)))
+    assert third.actions == (CreateWorkers(1, ((WorkerSlot("cpu", 0), 0), (WorkerSlot("cpu", 1), 0))),)
+    assert second.status == third.status, "nothing to write"
 
 
 def test_with_everything_up_it_is_running_and_rests() -> None:
@@ -79,6 +85,36 @@ def test_deciding_again_changes_nothing() -> None:
     again = decide(job(), replace(seen, memory=after(first)), first.status, now=NOW + 60)
     assert again.status == first.status
     assert not again.urgent
+
+
+@pytest.mark.parametrize(
+    ("waiting", "reason"),
+    [
+        pytest.param(
+            head(phase="Pending", ready=False, scheduled_at=None, unschedulable="0/3 nodes", containers={}),
+            Failure.UNSCHEDULABLE,
+            id="no node takes it",
+        ),
+        pytest.param(
+            head(
+                phase="Pending",
+                ready=False,
+                ray=container(CONTAINER_RAY, "waiting", reason="ImagePullBackOff"),
+                obstructed_since=NOW - LET_GO_AFTER_S,
+            ),
+            Failure.IMAGE_PULL_FAILED,
+            id="its image cannot be pulled",
+        ),
+    ],
+)
+def test_workers_are_let_go_of_when_the_head_cannot_start_and_the_status_says_so(
+    waiting: PodView, reason: Failure
+) -> None:
+    decision = decided(job(), observed([waiting, worker(0), worker(1)]))
+    assert len(_only(decision.actions, DeletePods)[0].pods) == 2
+    assert condition(decision, ConditionType.CLUSTER_READY) == ("False", reason)
+    assert "workers come when the head can start" in after(decision).conditions[ConditionType.CLUSTER_READY].message
+    assert after(decision).incarnations == {}
 
 
 def test_a_lost_service_comes_back() -> None:
@@ -111,7 +147,8 @@ def test_a_lost_head_leads_to_the_next_attempt() -> None:
     assert len(_only(begun.actions, DeletePods)[0].pods) == 2
     going_on = decided(job(), replace(seen, memory=after(begun)))
     assert _only(going_on.actions, EnsureAttempt)[0].attempt == 2
-    assert _only(going_on.actions, CreateWorkers)[0].attempt == 2
+    with_head = replace(seen, memory=after(begun), pods=(head(attempt=2),), services=frozenset({2}))
+    assert _only(decided(job(), with_head).actions, CreateWorkers)[0].attempt == 2
 
 
 @pytest.mark.parametrize(

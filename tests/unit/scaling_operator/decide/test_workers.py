@@ -10,11 +10,14 @@ import pytest
 from scaling_api.driver import CONTAINER_RAY
 from scaling_api.names import WorkerSlot
 from scaling_api.reasons import Failure
+from scaling_operator.decide.head_first import LET_GO_AFTER_S
 from scaling_operator.decide.head_loss import START_LIMIT_S
 from scaling_operator.decide.types import Observed, PodView
 from scaling_operator.decide.workers import FIRST_PAUSE_S, WorkerPlan, counted, plan_workers, raised
 
 from .builders import NAME, NOW, at_work, container, ended, head, job, observed, worker
+
+RUNNING_HEAD = head()
 
 
 def _plan(seen: Observed, *, workers: int = 2, now: float = NOW) -> WorkerPlan:
@@ -22,11 +25,16 @@ def _plan(seen: Observed, *, workers: int = 2, now: float = NOW) -> WorkerPlan:
 
 
 def _seen(
-    *pods: PodView, incarnations: dict[str, int] | None = None, lost: int | None = None, **fields: Any
+    *pods: PodView,
+    incarnations: dict[str, int] | None = None,
+    lost: int | None = None,
+    of_head: PodView | None = RUNNING_HEAD,
+    **fields: Any,
 ) -> Observed:
     """All incarnations were losses, unless `lost` says how many of the group's were."""
     replaced = {"cpu": sum((incarnations or {}).values()) if lost is None else lost}
-    return observed(pods, memory=at_work(incarnations=incarnations or {}, replaced=replaced), **fields)
+    seen = pods if of_head is None else (of_head, *pods)
+    return observed(seen, memory=at_work(incarnations=incarnations or {}, replaced=replaced), **fields)
 
 
 def _lost(plan: WorkerPlan) -> list[tuple[str, str | None]]:
@@ -92,11 +100,11 @@ def test_a_worker_that_does_not_start_is_lost_in_the_end(later_s: float, lost: b
     stuck = worker(1, phase="Pending", ready=False, containers=pulling, obstructed_since=NOW - 1)
     began = head(ray=container(CONTAINER_RAY, started_at=NOW))
     now = NOW + START_LIMIT_S + later_s
-    plan = _plan(_seen(began, worker(0), stuck), now=now)
+    plan = _plan(_seen(worker(0), stuck, of_head=began), now=now)
     assert _lost(plan) == ([("cpu-1", Failure.IMAGE_PULL_FAILED)] if lost else [])
     assert plan.look_again_s == (None if lost else 1.0)
     # Once that is persisted, another one is created and this one goes.
-    replaced = _plan(_seen(began, worker(0), stuck, incarnations={"cpu-1": 1}), now=now)
+    replaced = _plan(_seen(worker(0), stuck, of_head=began, incarnations={"cpu-1": 1}), now=now)
     assert (replaced.create, replaced.delete) == (((WorkerSlot("cpu", 1), 1),), (stuck,))
 
 
@@ -149,3 +157,56 @@ def test_workers_that_die_young_are_replaced_slowly(incarnation: int, pause_s: f
             assert list(early.held_back) == ["cpu"]
         for now in (NOW + pause_s, NOW + pause_s + 1):
             assert [loss.slot.key for loss in _plan(gone, now=now).losses] == ["cpu-1"]
+
+
+UNPLACED = head(phase="Pending", ready=False, scheduled_at=None, unschedulable="no room", containers={})
+PLACED = head(phase="Pending", ready=False, containers={})
+
+
+def _refused(since: float) -> PodView:
+    """A head whose image cannot be pulled since then."""
+    pulling = container(CONTAINER_RAY, "waiting", reason="ErrImagePull")
+    return head(phase="Pending", ready=False, ray=pulling, obstructed_since=since)
+
+
+class TestHeadFirst:
+    """Workers hold no nodes for a head that cannot start."""
+
+    @pytest.mark.parametrize(
+        ("of_head", "come"),
+        [
+            pytest.param(None, False, id="no head yet"),
+            pytest.param(UNPLACED, False, id="no node takes it"),
+            pytest.param(PLACED, True, id="it has its node, and pulls its image as they do"),
+            pytest.param(RUNNING_HEAD, True, id="it runs"),
+            pytest.param(_refused(NOW), False, id="its image has just been refused"),
+        ],
+    )
+    def test_when_they_come(self, of_head: PodView | None, come: bool) -> None:
+        plan = _plan(_seen(of_head=of_head))
+        assert bool(plan.create) is come
+        assert plan.alive == {"cpu": ()}
+
+    @pytest.mark.parametrize(
+        ("later_s", "stay"),
+        [
+            pytest.param(-1.0, True, id="just before the limit"),
+            pytest.param(0.0, False, id="at the limit"),
+            pytest.param(1.0, False, id="after it"),
+        ],
+    )
+    def test_how_long_they_stay_when_its_image_cannot_be_pulled(self, later_s: float, stay: bool) -> None:
+        pods = (worker(0), worker(1, phase="Failed"), worker(2, terminating=True))
+        plan = _plan(_seen(*pods, of_head=_refused(NOW)), workers=3, now=NOW + LET_GO_AFTER_S + later_s)
+        assert [pod.name for pod in plan.delete] == ([] if stay else ["mnist-1-cpu-0-0", "mnist-1-cpu-1-0"])
+        assert (plan.let_go, plan.look_again_s) == (not stay, 1.0 if stay else None)
+        # Who is to go is no loss.
+        assert [loss.slot.index for loss in plan.losses] == ([1, 2] if stay else [])
+        assert plan.create == ()
+
+    def test_they_come_again_without_being_lost(self) -> None:
+        going = (worker(0, terminating=True), worker(1, terminating=True))
+        released = {pod.uid for pod in going}
+        plan = _plan(_seen(*going, released=released))
+        assert _lost(plan) == [("cpu-0", None), ("cpu-1", None)]
+        assert _plan(_seen(released=released)).create == ((WorkerSlot("cpu", 0), 0), (WorkerSlot("cpu", 1), 0))

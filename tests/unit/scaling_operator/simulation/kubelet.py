@@ -18,6 +18,8 @@ from scaling_operator.runtime.store import Change
 
 from .server import Server, copied
 
+# The scheduler tries again after so long, and a kubelet to get an image.
+RETRY_S = 5.0
 OWNED = ("pods", "services", "networkpolicies", "secrets")
 
 
@@ -30,6 +32,9 @@ class Kubelet:
         self._work_s = work_s
         # Pods on nodes that do not answer: nothing happens to them any more.
         self.frozen: set[str] = set()
+        # No node takes a head; no node gets an image.
+        self.no_room_for_heads = False
+        self.no_images = False
         server.watchers.append(self._on_change)
 
     def delete(self, key: Key, grace_s: float) -> Object:
@@ -97,6 +102,13 @@ class Kubelet:
                 self._collect_soon(owners[0]["uid"])
 
     def _schedule(self, pod: Object) -> None:
+        if self.no_room_for_heads and _is_head(pod):
+            if not (pod.get("status") or {}).get("conditions"):
+                status: dict[str, Any] = {"phase": "Pending"}
+                _set(status, "PodScheduled", "False", reason="Unschedulable", message="0/5 nodes are available")
+                self._write(pod, status)
+            self._later(RETRY_S, pod["metadata"]["uid"], self._schedule, key_of(pod))
+            return
         bound = copied(pod)
         bound["spec"]["nodeName"] = f"node-{self._rng.randrange(5)}"
         bound["status"] = {"phase": "Pending", "conditions": []}
@@ -105,8 +117,16 @@ class Kubelet:
         self._later(self._rng.random() * 3.0, pod["metadata"]["uid"], self._start, key_of(pod))
 
     def _start(self, pod: Object) -> None:
+        if self.no_images:
+            waiting = {"waiting": {"reason": "ErrImagePull", "message": "not found"}}
+            statuses = [{"name": CONTAINER_RAY, "state": waiting, "restartCount": 0}]
+            kind = "initContainerStatuses" if _is_head(pod) else "containerStatuses"
+            if kind not in pod["status"]:
+                self._write(pod, copied(pod["status"]) | {kind: statuses})
+            self._later(RETRY_S, pod["metadata"]["uid"], self._start, key_of(pod))
+            return
         running = {"running": {"startedAt": self._server.time()}}
-        is_head = pod["metadata"]["labels"][names.LABEL_ROLE] == names.ROLE_HEAD
+        is_head = _is_head(pod)
         main = CONTAINER_DRIVER if is_head else CONTAINER_RAY
         status = copied(pod["status"]) | {"phase": "Running"}
         status["containerStatuses"] = [{"name": main, "state": running, "restartCount": 0}]
@@ -175,6 +195,10 @@ class Kubelet:
 
     def _write(self, pod: Object, status: dict[str, Any]) -> None:
         self._server.update("pods", {**pod, "status": status})
+
+
+def _is_head(pod: Object) -> bool:
+    return bool(pod["metadata"]["labels"][names.LABEL_ROLE] == names.ROLE_HEAD)
 
 
 def _set(status: dict[str, Any], kind: str, value: str, **more: str) -> None:

@@ -62,6 +62,8 @@ class World:
         self.faults = Faults()
         self.requests: Counter[tuple[str, str]] = Counter()
         self.violations: list[BaseException] = []
+        # Attempts whose head has had a node.
+        self._placed: set[int] = set()
         self._backoff_limit = run_policy["backoffLimit"]
         self.server.create("scalingjobs", _manifest(run_policy))
         self.operator = SimulatedOperator(self.server, self.kubelet, self.faults, self._rng)
@@ -100,6 +102,7 @@ class World:
         """Nothing goes wrong any more, and nobody wants the job suspended."""
         self.faults.failing = 0.0
         self.faults.pods_refused = False
+        self.kubelet.no_room_for_heads = self.kubelet.no_images = False
         self.kubelet.thaw()
         for feed in self.operator.feeds:
             feed.lag_s = 0.05
@@ -119,6 +122,8 @@ class World:
         try:
             if plural == "pods" and change == "ADDED":
                 self._check_new_pod(obj)
+            if plural == "pods" and "nodeName" in obj["spec"] and _is_head(obj):
+                self._placed.add(int(obj["metadata"]["labels"][names.LABEL_ATTEMPT]))
             if plural == "scalingjobs" and change == "MODIFIED":
                 self._check_status(obj.get("status") or {})
         except AssertionError as error:
@@ -131,8 +136,9 @@ class World:
         labels = pod["metadata"]["labels"]
         attempt, name = int(labels[names.LABEL_ATTEMPT]), pod["metadata"]["name"]
         assert attempt <= self.status.get("attempt", 0), f"{name} is of an attempt that is not persisted"
-        if labels[names.LABEL_ROLE] == names.ROLE_HEAD:
+        if _is_head(pod):
             return
+        assert attempt in self._placed, f"{name} came before its head had a node"
         slot = f"{labels[names.LABEL_GROUP]}-{labels[names.LABEL_INDEX]}"
         if attempt == self.status["attempt"]:
             persisted = self.status.get("incarnations", {}).get(slot, 0)
@@ -225,6 +231,10 @@ def _reraise(failures: list[BaseException]) -> None:
         raise failures[0]
 
 
+def _is_head(pod: Object) -> bool:
+    return bool(pod["metadata"]["labels"][names.LABEL_ROLE] == names.ROLE_HEAD)
+
+
 def _is_alive(pod: Object) -> bool:
     over = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
     return not over and "deletionTimestamp" not in pod["metadata"]
@@ -293,6 +303,14 @@ async def _refuse_pods(world: World, pick: int) -> None:
     world.faults.pods_refused = pick % 2 == 0
 
 
+async def _no_room(world: World, pick: int) -> None:
+    world.kubelet.no_room_for_heads = pick % 2 == 0
+
+
+async def _no_images(world: World, pick: int) -> None:
+    world.kubelet.no_images = pick % 2 == 0
+
+
 async def _delete(world: World, pick: int) -> None:
     world.delete()
 
@@ -334,6 +352,8 @@ TROUBLES: dict[str, Callable[[World, int], Any]] = {
     "watches expire": _expire,
     "requests fail": _fail_requests,
     "pods refused": _refuse_pods,
+    "no room for heads": _no_room,
+    "no images": _no_images,
     "progress": _report,
     "job deleted": _delete,
 }
