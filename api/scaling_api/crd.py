@@ -29,7 +29,7 @@ COLUMNS = (
     ("Stage", "string", ".status.progress.stage"),
     ("Progress", "string", ".status.progress.summary"),
     ("Workers", "string", ".status.workers"),
-    ("Accuracy", "string", ".status.accuracy"),
+    ("Score", "string", ".status.objective.summary"),
     ("Age", "date", ".metadata.creationTimestamp"),
 )
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from scaling_api.base import Model, Rule
 from scaling_api.constraints import Pattern
+from scaling_api.metrics import CLASSIFICATION
 
 
 def _only_for(field: str, names: tuple[str, ...], kind: str) -> Rule:
@@ -164,7 +165,7 @@ class EmaSpec(Model):
 
 
 # What the evaluation of classification measures; top5Accuracy where there are more than five classes.
-CLASSIFICATION_METRICS = ("accuracy", "precision", "recall", "f1", "loss", "top5Accuracy", "calibrationError")
+CLASSIFICATION_METRICS = tuple(CLASSIFICATION)
 
 _METRIC = Pattern(r"[a-z][a-zA-Z0-9]*", "a metric's name: write it as in the curves without val, as accuracy or f1")
 

@@ -2,9 +2,9 @@
 
 Two writers share it and never send each other's fields. The leader (field manager OPERATOR_MANAGER) owns
 the life of the job: conditions, attempts, incarnations, worker groups. Whichever replica receives the
-driver's report (PROGRESS_MANAGER) owns what happens inside: progress, stages, accuracy, result. One exception: when
-an attempt has ended, the leader takes back what its driver left standing as being at work, and fills in what its last
-report would have said.
+driver's report (PROGRESS_MANAGER) owns what happens inside: progress, stages, objective, accuracy, result. One
+exception: when an attempt has ended, the leader takes back what its driver left standing as being at work, and fills
+in what its last report would have said.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Progress(Model):
     eta_seconds: Int | None = Field(None, ge=0, description="Estimated time to the stage's end.")
     workers: Int | None = Field(None, ge=0, description="Training processes at work.")
     metrics: dict[Annotated[str, StringConstraints(max_length=63)], float] = Field(
-        default_factory=dict, max_length=32, description="Latest metrics, e.g. trainLoss, accuracy."
+        default_factory=dict, max_length=32, description="Latest metrics, e.g. trainLoss, valLoss."
     )
     checkpoint: Sentence | None = Field(None, description="The last committed checkpoint, relative to the run folder.")
     first_step_at: Time | None = Field(
@@ -140,11 +140,23 @@ class Result(Model):
     metrics: dict[Annotated[str, StringConstraints(max_length=63)], float] = Field(
         default_factory=dict,
         max_length=64,
-        description="Test metrics: accuracy, precision, recall, f1, loss.",
+        description="Test metrics by name, e.g. loss and accuracy. Those that are no numbers are left out.",
     )
     artifacts: Annotated[list[Artifact], KeyedBy("name")] = Field(
         default_factory=list, max_length=64, description="Addresses of what was made."
     )
+
+
+class Objective(Model):
+    """The metric by which the task, or the spec, tells the better of two models, and what it is now."""
+
+    metric: Name = Field(description="Its name, as in result.metrics.")
+    mode: Literal["max", "min"] = Field(description="Whether it should rise or fall.")
+    split: Literal["validation", "test"] = Field(
+        description="What it was measured on: while the job runs the latest validation, in the end the test data."
+    )
+    value: float | None = Field(None, description="The latest; absent when it is no number.")
+    summary: Annotated[str, StringConstraints(max_length=100)] = Field(description='For a table: "accuracy 0.9712".')
 
 
 class ProgressStatus(Model):
@@ -156,8 +168,12 @@ class ProgressStatus(Model):
     stages: Annotated[list[StageStatus], KeyedBy("name")] = Field(
         default_factory=list, max_length=32, description="All stages, in order."
     )
+    objective: Objective | None = Field(
+        None, description="How good the model is so far.", json_schema_extra=_REPLACED_AS_A_WHOLE
+    )
     accuracy: Annotated[str, StringConstraints(max_length=16)] | None = Field(
-        None, description="Latest validation accuracy; in the end the test accuracy."
+        None,
+        description="Latest validation accuracy; in the end the test accuracy. Of classification alone; see objective.",
     )
     result: Result | None = Field(None, description="What came out.", json_schema_extra=_REPLACED_AS_A_WHOLE)
     reported_attempt: Int | None = Field(None, ge=1, description="The attempt that progress speaks of.")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from scaling_api.metrics import label, shown
 from scaling_api.redaction import redacted
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ def line(job: Job) -> str:
         parts.append(" ".join(filter(None, (progress.get("stage"), _unless_same(progress)))))
     if "workers" in status and outcome(job) is None:
         parts.append(f"workers {status['workers']}")
-    if "accuracy" in status:
-        parts.append(f"accuracy {status['accuracy']}")
+    if score := _score(status):
+        parts.append(" ".join(score))
     trouble = _trouble(status)
     return ", ".join(parts) + (f": {trouble}" if trouble else "")
 
@@ -53,8 +54,8 @@ def picture(job: Job, *, now: datetime) -> RenderableType:
 
     status = _status(job)
     head = Table.grid(padding=(0, 2))
-    for label, value in _head(job, now):
-        head.add_row(f"[dim]{label}[/]", value)
+    for name, value in _head(job, now):
+        head.add_row(f"[dim]{name}[/]", value)
     blocks: list[RenderableType] = [head]
     if status.get("stages"):
         blocks += ["", _stages(status, now)]
@@ -68,6 +69,15 @@ def picture(job: Job, *, now: datetime) -> RenderableType:
 def _status(job: Job) -> Mapping[str, Any]:
     status: Mapping[str, Any] = job.get("status") or {}
     return status
+
+
+def _score(status: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Name and value of what the task is judged by. Operators and drivers of 0.1.0 know accuracy alone."""
+    objective = status.get("objective")
+    if objective:
+        value = objective.get("value")
+        return label(str(objective.get("metric", ""))), "no number" if value is None else shown(value)
+    return ("accuracy", str(status["accuracy"])) if "accuracy" in status else None
 
 
 def _head(job: Job, now: datetime) -> list[tuple[str, str]]:
@@ -88,8 +98,8 @@ def _head(job: Job, now: datetime) -> list[tuple[str, str]]:
     ]
     if groups:
         rows.append(("workers", "; ".join(groups)))
-    if "accuracy" in status:
-        rows.append(("accuracy", str(status["accuracy"])))
+    if score := _score(status):
+        rows.append(score)
     return rows
 
 
@@ -158,7 +168,7 @@ def _result(result: Mapping[str, Any]) -> RenderableType:
 
     table = Table.grid(padding=(0, 2))
     for name, value in (result.get("metrics") or {}).items():
-        table.add_row(f"[dim]test {name}[/]", f"{value:.4f}")
+        table.add_row(f"[dim]test {_plain(label(name))}[/]", shown(value))
     for artifact in result.get("artifacts") or []:
         table.add_row(f"[dim]{artifact.get('name')}[/]", _plain(redacted(artifact.get("uri", ""))))
     return table

@@ -12,6 +12,7 @@ from scaling_api.status import (
     Artifact,
     Attempt,
     Condition,
+    Objective,
     Progress,
     ProgressStatus,
     Result,
@@ -42,6 +43,7 @@ _LEADERS_PART = ScalingJobStatus(
 _DRIVERS_PART = ProgressStatus(
     progress=Progress(stage="train", percent=42.5, metrics={"accuracy": 0.9}, summary="42% (3m left)", updated_at=_NOW),
     stages=[StageStatus(name="train", state="Running", started_at=_NOW), StageStatus(name="report", state="Pending")],
+    objective=Objective(metric="accuracy", mode="max", split="validation", value=0.9, summary="accuracy 0.9000"),
     accuracy="0.9000",
     result=Result(metrics={"f1": 1.0}, artifacts=[Artifact(name="model", uri="model.safetensors", size_bytes=7)]),
     reported_attempt=2,
@@ -124,7 +126,7 @@ def test_what_kubectl_get_shows(job: Client, kubectl: Callable[..., str]) -> Non
     _write_drivers_part(job)
     wait_until(lambda: "scalingjobs" in kubectl("api-resources", "--api-group=scaling.dev", check=False))
     header, row = kubectl("get", "sj", _NAME, "-n", "default").splitlines()
-    assert header.split() == ["NAME", "STATUS", "STAGE", "PROGRESS", "WORKERS", "ACCURACY", "AGE"]
+    assert header.split() == ["NAME", "STATUS", "STAGE", "PROGRESS", "WORKERS", "SCORE", "AGE"]
     assert row.split()[:8] == [_NAME, "Running", "train", "42%", "(3m", "left)", "1/2", "0.9000"]
 
 

@@ -34,6 +34,7 @@ from scaling_training.engine import EngineError
 from scaling_training.engine.launch import RayEngine
 from scaling_training.engine.run import TICK_S, StoppedError, Watch
 from scaling_training.errors import UserError
+from scaling_training.evaluate.metrics import Objective
 from scaling_training.ledger import AttemptTakenError, Ledger, Record, SupersededError, latest_attempt
 from scaling_training.progress import ProgressModel
 from scaling_training.progress.last_words import last_words
@@ -155,7 +156,7 @@ def _run(settings: Settings, ledger: Ledger, model: ProgressModel, stop: _Stop, 
     ledger.publish(RESULT, json.dumps(result, indent=1).encode())
     aside.do("The timeline", write_timeline)
     aside.wait(TIMELINE_LIMIT_S)
-    model.finish(_status_result(result, storage), accuracy=result["metrics"]["test"]["accuracy"])
+    model.finish(_status_result(result, storage), Objective(**result["objective"]))
     return Ending(ExitCode.SUCCEEDED, result=result, report=model.snapshot().report())
 
 
@@ -166,6 +167,7 @@ def _result(settings: Settings, records: Mapping[str, Record]) -> dict[str, Any]
     return {
         "job": settings.job.metadata.name,
         "attempt": settings.attempt,
+        "objective": report["objective"],
         "metrics": report["metrics"],
         # Samples that could not be read, of the last epoch and of the evaluations.
         "skipped": report["skipped"],

@@ -33,7 +33,7 @@ FIELDS = (
     "activeSeconds",
 )
 # Fields of a driver that is gone, which the leader puts right (left_over.py). They are changes already.
-_LEFT_OVER = ("progress", "stages", "accuracy", "result", "reportedAttempt")
+_LEFT_OVER = ("progress", "stages", "objective", "accuracy", "result", "reportedAttempt")
 MAX_MESSAGE = 1024
 
 

@@ -92,7 +92,7 @@ def test_apply_leads_to_a_trained_model(
         assert artifact["uri"]
 
     table = cluster.kubectl("-n", namespace, "get", "sj").splitlines()
-    assert table[0].split() == ["NAME", "STATUS", "STAGE", "PROGRESS", "WORKERS", "ACCURACY", "AGE"]
+    assert table[0].split() == ["NAME", "STATUS", "STAGE", "PROGRESS", "WORKERS", "SCORE", "AGE"]
     assert table[1].split()[:2] == ["mnist", "Succeeded"]
     # `scalingjob status --watch` has seen it through, and its exit code tells how the job ended.
     told, complaints = follower.communicate(timeout=300)

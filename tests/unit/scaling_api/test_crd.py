@@ -129,6 +129,6 @@ def test_the_name_is_bound_where_pods_are_named_after_it() -> None:
 def test_what_kubectl_get_shows() -> None:
     (version,) = crd()["spec"]["versions"]
     names = [column["name"] for column in version["additionalPrinterColumns"]]
-    assert names == ["Status", "Stage", "Progress", "Workers", "Accuracy", "Age"]
+    assert names == ["Status", "Stage", "Progress", "Workers", "Score", "Age"]
     assert version["subresources"] == {"status": {}}
     assert crd()["spec"]["names"]["shortNames"] == ["sj"]

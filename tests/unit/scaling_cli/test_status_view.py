@@ -62,7 +62,17 @@ RUNNING = a_job(
         pytest.param(
             a_job(phase="Succeeded", attempt=1, accuracy="0.98", conditions=[condition("Succeeded", "True")]),
             "Succeeded, attempt 1, accuracy 0.98",
-            id="success",
+            id="success, told by a driver of 0.1.0",
+        ),
+        pytest.param(
+            a_job(phase="Running", attempt=1, objective={"metric": "mse", "value": 2859.12, "summary": "mse 2859"}),
+            "Running, attempt 1, mse 2859.1200",
+            id="a task without accuracy",
+        ),
+        pytest.param(
+            a_job(phase="Running", attempt=1, objective={"metric": "r2", "summary": "r2 nan"}),
+            "Running, attempt 1, r2 no number",
+            id="an objective that is no number",
         ),
     ],
 )

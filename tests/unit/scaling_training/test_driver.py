@@ -278,7 +278,12 @@ def test_what_came_out_is_the_drivers_last_word(tmp_path: Path, monkeypatch: pyt
         "analyze": {},
         "train": {"epoch": 1, "step": 9, "seconds": 1.0, "best": None, "checkpoint": {"folder": "checkpoints/9"}},
         "evaluate": {},
-        "report": {"metrics": {"test": {"accuracy": 0.97}}, "artifacts": {"model": "model"}, "skipped": {}},
+        "report": {
+            "objective": {"metric": "mse", "mode": "min"},
+            "metrics": {"test": {"mse": 0.97}},
+            "artifacts": {"model": "model"},
+            "skipped": {},
+        },
     }
 
     def all_done(stages: object, run: object, ledger: object, progress: ProgressModel) -> dict[str, Record]:
@@ -300,5 +305,7 @@ def test_what_came_out_is_the_drivers_last_word(tmp_path: Path, monkeypatch: pyt
     assert report.attempt == 3
     assert {stage.state for stage in report.stages} == {"Succeeded"}
     assert report.result is not None
-    assert report.result.metrics == {"accuracy": 0.97}
+    assert report.result.metrics == {"mse": 0.97}
+    assert report.objective is not None
+    assert report.objective.summary == "mse 0.9700"
     assert [artifact.name for artifact in report.result.artifacts] == ["model", "result"]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from scaling_api.metrics import Mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +15,7 @@ class Objective:
     """Which metric tells the better of two models, and which way."""
 
     metric: str
-    mode: Literal["max", "min"]
+    mode: Mode
 
     def improvement(self, value: float, over: float) -> float:
         """By how much ``value`` is better; below 0 when it is worse."""
@@ -32,11 +35,17 @@ class Metrics:
 
     def scalars(self) -> dict[str, float]:
         """The numbers by name."""
-        return dict(self.values)
+        return {name: float(value) for name, value in self.values.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, the numbers and tables by their names side by side, as JSON."""
-        return {**self.values, "samples": self.samples, "skipped": self.skipped, **self.tables}
+        """All of it, the numbers and tables by their names side by side, as JSON, which has null for no number."""
+        return {
+            **{name: value if math.isfinite(value) else None for name, value in self.scalars().items()},
+            "objective": asdict(self.objective),
+            "samples": self.samples,
+            "skipped": self.skipped,
+            **self.tables,
+        }
 
 
 def validation_key(metric: str) -> str:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from scaling_training.clock import duration
-from scaling_training.progress.model import ProgressModel, Snapshot, Stage
+from scaling_training.progress.model import ProgressModel, Snapshot, Stage, scores
 from scaling_training.progress.show import ThreadedShow
 from scaling_training.train.types import TrainingProgress
 
@@ -76,10 +76,7 @@ def training_line(training: TrainingProgress) -> str:
         parts.append(f"{training.samples_per_second:,.0f} samples/s")
     if training.eta_s:
         parts.append(f"{duration(training.eta_s)} left")
-    for name, label in (("trainLoss", "loss"), ("valAccuracy", "validation accuracy")):
-        if name in training.metrics:
-            parts.append(f"{label} {training.metrics[name]:.4f}")
-    return ", ".join(parts)
+    return ", ".join([*parts, *scores(training)])
 
 
 def _stage_line(stage: Stage) -> str:

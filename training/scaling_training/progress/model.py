@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from scaling_api.driver import ProgressReport
+from scaling_api.metrics import label, shown
 from scaling_api.redaction import redacted
+from scaling_api.status import Objective as Score
 from scaling_api.status import Progress, Result, StageStatus
 from scaling_training.clock import duration, utc
+from scaling_training.evaluate.metrics import Objective, validation_key
 from scaling_training.train.types import TrainingProgress
 
 StageState = Literal["Pending", "Running", "Succeeded", "Failed", "Reused"]
@@ -42,6 +45,7 @@ class Snapshot:
     training: TrainingProgress | None = None
     first_step_at: float | None = None
     result: Result | None = None
+    score: Score | None = None
     accuracy: float | None = None
     message: str = ""
     ended: bool = False
@@ -72,6 +76,7 @@ class Snapshot:
                 )
                 for stage in map(self._settled, self.stages)
             ],
+            objective=self.score,
             accuracy=None if self.accuracy is None else f"{self.accuracy:.4f}",
             result=self.result,
         )
@@ -167,14 +172,14 @@ class ProgressModel:
 
     def training(self, progress: TrainingProgress) -> None:
         """Training has come further."""
-        accuracy = progress.metrics.get("valAccuracy")
+        validated = {name: value for name, value in progress.metrics.items() if name.startswith("val")}
         first_step_at = self._snapshot.first_step_at or progress.first_step_at
         first = first_step_at is not None and self._snapshot.first_step_at is None
         self._change(
             landmark=first,
             training=progress,
             first_step_at=first_step_at,
-            accuracy=self._snapshot.accuracy if accuracy is None else accuracy,
+            **self._scored(progress.objective, validated, "validation"),
         )
 
     def share(self, done: float) -> None:
@@ -199,15 +204,32 @@ class ProgressModel:
         if current is not None and sentence not in current.notes:
             self._set_stage(current.name, notes=(*current.notes, sentence))
 
-    def finish(self, result: Result | None, accuracy: float | None = None) -> None:
-        """The run has ended."""
+    def finish(self, result: Result | None, objective: Objective | None = None) -> None:
+        """The run has ended; ``objective`` says which of the result's metrics is its score."""
+        metrics = {} if result is None else {validation_key(name): value for name, value in result.metrics.items()}
         self._change(
             landmark=True,
             result=result,
             ended=True,
             message="",
-            accuracy=self._snapshot.accuracy if accuracy is None else accuracy,
+            **self._scored(objective, metrics, "test"),
         )
+
+    def _scored(
+        self, objective: Objective | None, metrics: Mapping[str, float], split: Literal["validation", "test"]
+    ) -> dict[str, Any]:
+        """What changes of a snapshot by these metrics, which have the names of `validation_key`."""
+        score, accuracy = self._snapshot.score, metrics.get("valAccuracy", self._snapshot.accuracy)
+        if objective is not None and metrics:
+            value = metrics.get(validation_key(objective.metric), math.nan)
+            score = Score(
+                metric=objective.metric,
+                mode=objective.mode,
+                split=split,
+                value=round(value, 6) if math.isfinite(value) else None,
+                summary=f"{objective.metric} {shown(value)}",
+            )
+        return {"score": score, "accuracy": accuracy}
 
     def _set_stage(self, name: str, *, landmark: bool = True, **changes: object) -> None:
         stages = tuple(
@@ -225,6 +247,13 @@ class ProgressModel:
                 **changes,  # type: ignore[arg-type]
             )
             self._changed.notify_all()
+
+
+def scores(training: TrainingProgress) -> list[str]:
+    """The training loss and, after a validation, the objective, in words; as far as they are known."""
+    metric = training.objective.metric if training.objective is not None else "loss"
+    wanted = {"trainLoss": "loss", validation_key(metric): f"validation {label(metric)}"}
+    return [f"{said} {shown(training.metrics[name])}" for name, said in wanted.items() if name in training.metrics]
 
 
 def _stopped_at(training: TrainingProgress) -> str:

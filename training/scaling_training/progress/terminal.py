@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from scaling_training.clock import duration
-from scaling_training.progress.model import ProgressModel, Snapshot, Stage
+from scaling_training.progress.model import ProgressModel, Snapshot, Stage, scores
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,18 +70,14 @@ def _detail(stage: Stage, snapshot: Snapshot, elapsed_s: float) -> str:
             f"[dim]{_plain(snapshot.message) or 'starting' if stage.name == 'train' else ''}  {duration(elapsed_s)}[/]"
         )
     first = [f"{_bar(training.percent)} {training.percent:3.0f}%", f"epoch {training.epoch}/{training.epochs}"]
-    scores = [
-        f"{label} {training.metrics[name]:.4f}"
-        for name, label in (("trainLoss", "loss"), ("valAccuracy", "validation accuracy"))
-        if name in training.metrics
-    ]
+    said = scores(training)
     if stage.state != "Running":
-        return "  ".join([*first, *scores[-1:]])
+        return "  ".join([*first, *said[-1:]])
     if training.samples_per_second is not None:
         first.append(f"{training.samples_per_second:,.0f} samples/s")
     if training.eta_s:
         first.append(f"{duration(training.eta_s)} left")
-    second = "  ".join([f"step {training.step}/{training.steps}", *scores])
+    second = "  ".join([f"step {training.step}/{training.steps}", *said])
     return f"{'  '.join(first)}\n[dim]{second}[/]{_trouble(snapshot)}"
 
 

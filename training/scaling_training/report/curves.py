@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from scaling_api.metrics import label, shown
+from scaling_training.evaluate.metrics import validation_key
 
 Row = Mapping[str, float | int]
 
@@ -35,39 +39,42 @@ class Panel:
 
 
 # Colours that stay apart for colour-blind eyes (Okabe and Ito).
-PANELS = (
-    Panel(
-        "Loss",
-        "loss (mean per sample)",
-        (Curve("trainLoss", "training", "#0072B2"), Curve("valLoss", "validation", "#D55E00")),
-    ),
-    Panel(
-        "Validation",
-        "score",
-        (
-            Curve("valAccuracy", "accuracy", "#009E73"),
-            Curve("valF1", "F1 (macro)", "#CC79A7", dashed=True),
-        ),
-    ),
+LOSS = Panel(
+    "Loss",
+    "loss (mean per sample)",
+    (Curve("trainLoss", "training", "#0072B2"), Curve("valLoss", "validation", "#D55E00")),
 )
+_F1 = Curve("valF1", "F1 (macro)", "#CC79A7", dashed=True)
+
+
+def panels(objective: str) -> tuple[Panel, ...]:
+    """What is drawn of a task with this objective: its loss, and the objective unless that is the loss."""
+    if objective == "loss":
+        return (LOSS,)
+    curve = Curve(validation_key(objective), label(objective), "#009E73")
+    # Where classes are rare, F1 tells more than accuracy.
+    return LOSS, Panel("Validation", label(objective), (curve, _F1) if objective == "accuracy" else (curve,))
+
 
 _OVERFITTING = "#E69F00"
 
 
 def curves_json(rows: Sequence[Row]) -> bytes:
-    """The rows as a JSON list."""
-    return json.dumps([dict(row) for row in rows], indent=1).encode()
+    """The rows as a JSON list, in which null stands for what is no number."""
+    plain = [{name: value if math.isfinite(value) else None for name, value in row.items()} for row in rows]
+    return json.dumps(plain, indent=1).encode()
 
 
 def curves_png(
     rows: Sequence[Row],
     *,
     title: str,
+    objective: str = "loss",
     best_epoch: int | None = None,
     onset_epoch: int | None = None,
-    test_accuracy: float | None = None,
+    test_value: float | None = None,
 ) -> bytes:
-    """The picture: loss on the left, scores on the right.
+    """The picture: loss on the left, the objective on the right, with its value on test data as a line.
 
     Marked are the best epoch and, by a line and shade on the loss, where overfitting sets in.
     """
@@ -79,9 +86,10 @@ def curves_png(
     figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), dpi=DOTS_PER_INCH, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=13)
-    for axes, panel in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
+    drawn = panels(objective)
+    for axes, panel in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
         _draw(axes, panel, rows, best_epoch)
-        if panel is PANELS[0] and onset_epoch is not None:
+        if panel is LOSS and onset_epoch is not None:
             axes.axvspan(onset_epoch, max(row["epoch"] for row in rows), color=_OVERFITTING, alpha=0.15, linewidth=0)
             axes.axvline(
                 onset_epoch,
@@ -91,10 +99,9 @@ def curves_png(
                 label=f"overfits from epoch {onset_epoch}",
             )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if panel is PANELS[-1] and test_accuracy is not None:
-            axes.axhline(
-                test_accuracy, color="0.35", linewidth=1, linestyle=":", label=f"test accuracy {test_accuracy:.4f}"
-            )
+        if panel is drawn[-1] and test_value is not None:
+            told = f"test {label(objective)} {shown(test_value)}"
+            axes.axhline(test_value, color="0.35", linewidth=1, linestyle=":", label=told)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=10, frameon=False)
     buffer = io.BytesIO()

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaling_api.metrics import label, shown
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-# What the metrics are called where it is not their name.
-_LABELS = {"f1": "F1", "top5Accuracy": "top-5 accuracy", "calibrationError": "calibration error"}
 _PLACES = (
     ("model", "model"),
     ("curves", "curves"),
@@ -29,8 +29,10 @@ def print_summary(console: Console, result: Mapping[str, Any]) -> None:
     splits = [split for split in ("test", "validation") if split in result["metrics"]]
     for split in splits:
         metrics.add_column(split, justify="right")
-    for key in result["metrics"][splits[0]] if splits else ():
-        metrics.add_row(_LABELS.get(key, key), *(f"{result['metrics'][split][key]:.4f}" for split in splits))
+    names = dict.fromkeys(name for split in splits for name in result["metrics"][split])
+    for name in names:
+        values = (result["metrics"][split].get(name) for split in splits)
+        metrics.add_row(label(name), *("" if value is None else shown(value) for value in values))
     skipped = result["skipped"]
     if any(skipped.values()):
         metrics.add_row("unreadable samples", *(str(skipped[split]) for split in splits))
@@ -39,11 +41,11 @@ def print_summary(console: Console, result: Mapping[str, Any]) -> None:
     if skipped["training"]:
         console.print(f"In training {skipped['training']} unreadable samples were replaced in the last epoch.")
     console.print()
-    for key, label in _PLACES:
+    for key, place in _PLACES:
         if key in result["artifacts"]:
             # Not in a table: a path that is cut or broken over lines cannot be copied.
             console.print(
-                f"{label:8} {shown_path(result['artifacts'][key])}", soft_wrap=True, markup=False, highlight=False
+                f"{place:8} {shown_path(result['artifacts'][key])}", soft_wrap=True, markup=False, highlight=False
             )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from scaling_api.spec import ScalingJobSpec
@@ -16,10 +16,12 @@ from scaling_training.checkpoint import CheckpointRef
 from scaling_training.engine.run import StoppedError
 from scaling_training.engine.sizing import has_gpus
 from scaling_training.engine.worker import Evaluation, WorkerTask
+from scaling_training.evaluate.metrics import Objective
 from scaling_training.ledger import Output
 from scaling_training.stages.base import Inputs, Run, Stage
 from scaling_training.stages.train import best_checkpoint
 from scaling_training.train import preload
+from scaling_training.train.early_stopping import objective_of
 from scaling_training.train.types import World
 
 if TYPE_CHECKING:
@@ -58,7 +60,8 @@ def _run(run: Run, inputs: Inputs) -> Output:
             mark=lambda name, at=0.0: None,
         )
         found = run.workers_evaluate(task, watch)
-    return {"checkpoint": checkpoint.to_dict(), **found}
+    objective = objective_of(run.spec.training.early_stopping, Objective(**found["test"]["objective"]))
+    return {"checkpoint": checkpoint.to_dict(), "objective": asdict(objective), **found}
 
 
 def _for_the_workers(spec: ScalingJobSpec) -> bool:
@@ -125,7 +128,7 @@ STAGE = Stage(
     name="evaluate",
     summary="measure it on validation and test data",
     inputs=("train",),
-    version=3,
+    version=4,
     depends_on=_depends_on,
     run=_run,
     reuse=_reuse,

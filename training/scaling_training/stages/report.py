@@ -37,18 +37,21 @@ def _run(run: Run, inputs: Inputs) -> Output:
     )
     run.publish(CURVES_JSON, curves_json(rows))
     onset = overfitting_onset(rows)
+    objective = evaluated["objective"]
     picture = curves_png(
         rows,
         title=run.job,
+        objective=objective["metric"],
         best_epoch=_epoch_of(best, rows),
         onset_epoch=onset,
-        test_accuracy=evaluated["test"].get("accuracy"),
+        test_value=evaluated["test"].get(objective["metric"]),
     )
     run.publish(CURVES_PNG, picture)
     splits = {split: evaluated[split] for split in ("test", "validation")}
-    metrics = {**splits, "overfitting": {"onsetEpoch": onset}}
+    metrics = {"objective": objective, **splits, "overfitting": {"onsetEpoch": onset}}
     run.publish(METRICS_JSON, json.dumps(metrics, indent=1).encode())
     return {
+        "objective": objective,
         # The numbers alone; how many samples, and the tables, are in the file.
         "metrics": {
             split: {name: value for name, value in found.items() if isinstance(value, float)}
@@ -91,7 +94,7 @@ STAGE = Stage(
     name="report",
     summary="write model, curves and metrics",
     inputs=("analyze", "train", "evaluate"),
-    version=3,
+    version=4,
     depends_on=_depends_on,
     run=_run,
     reuse=_reuse,

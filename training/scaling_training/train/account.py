@@ -67,6 +67,7 @@ class Account:
                 steps=step + steps_left,
                 workers=self._setup.world.size,
                 metrics=dict(self.metrics),
+                objective=self._setup.objective,
                 samples_per_second=self._samples_per_second,
                 eta_s=self._pace.eta_s(time.monotonic(), samples_left),
                 checkpoint=latest.folder if latest else None,

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import torch
 
     from scaling_training.checkpoint import CheckpointRef
+    from scaling_training.evaluate.metrics import Objective
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,9 @@ class TrainingProgress:
     steps: int  # in all
     workers: int
     # Names as in the rows of the curves: trainLoss, learningRate, and once an epoch was validated
-    # valLoss, valAccuracy, valPrecision, valRecall, valF1. Also dataWaitShare (0 to 1).
+    # valLoss and whatever else the task measures, as valAccuracy. Also dataWaitShare (0 to 1).
     metrics: Mapping[str, float] = field(default_factory=dict)
+    objective: Objective | None = None  # which of them tells the better of two models; None: not known yet
     samples_per_second: float | None = None  # all workers, over the last interval
     eta_s: float | None = None
     checkpoint: str | None = None  # folder of the last committed checkpoint, relative to the run folder
@@ -66,9 +68,9 @@ class TrainOutcome:
     epoch: int  # epochs done
     step: int  # optimizer steps done
     checkpoint: CheckpointRef  # the last committed one
-    # The one with the highest validation accuracy among those saved after an epoch; None before the first.
+    # The one that validation finds best, by the objective, among those saved after an epoch; None before the first.
     best: CheckpointRef | None
-    # Validation metrics of `best` (accuracy, precision, recall, f1, loss); empty before the first epoch's end.
+    # Validation metrics of `best`, whatever the task measures; empty before the first epoch's end.
     metrics: Mapping[str, float]
     first_step_at: float | None  # Unix time; None when nothing was left to train
     seconds: float  # time spent training, over all attempts that this one continues

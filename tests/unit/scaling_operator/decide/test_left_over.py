@@ -75,6 +75,13 @@ LAST: dict[str, Any] = {
         {"name": "analyze", "state": "Succeeded"},
         {"name": "train", "state": "Succeeded", "startedAt": "2026-01-01T00:00:00Z"},
     ],
+    "objective": {
+        "metric": "accuracy",
+        "mode": "max",
+        "split": "test",
+        "value": 0.9712,
+        "summary": "accuracy 0.9712",
+    },
     "accuracy": "0.9712",
     "result": {"metrics": {"accuracy": 0.9712}, "artifacts": [{"name": "model", "uri": "s3://runs/model"}]},
 }

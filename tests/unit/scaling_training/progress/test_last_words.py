@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from scaling_api.driver import MAX_TERMINATION_BYTES, ProgressReport
 from scaling_api.status import Artifact, Result
+from scaling_training.evaluate import Objective
 from scaling_training.progress import ProgressModel
 from scaling_training.progress.last_words import last_words
 
@@ -15,7 +16,7 @@ def the_report(*, artifacts: int = 5, folder: str = "s3://runs/team/mnist-0123",
         model.stage_started(stage)
         model.stage_ended(stage, "Succeeded", message=message)
     made = [Artifact(name=f"artifact-{number}", uri=f"{folder}/{number}") for number in range(artifacts)]
-    model.finish(Result(metrics={"accuracy": 0.97, "loss": 0.1}, artifacts=made), accuracy=0.97)
+    model.finish(Result(metrics={"accuracy": 0.97, "loss": 0.1}, artifacts=made), Objective("accuracy", "max"))
     return model.snapshot().report()
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from scaling_training.evaluate import Objective
 from scaling_training.progress import ProgressModel
 from scaling_training.progress.lines import LineShow, training_line
 from scaling_training.train.types import TrainingProgress
@@ -19,6 +20,7 @@ def test_a_line_tells_epoch_step_speed_and_scores() -> None:
         samples_per_second=1234.4,
         eta_s=12.2,
         metrics={"trainLoss": 0.12345, "valAccuracy": 0.9712},
+        objective=Objective("accuracy", "max"),
     )
     assert training_line(progress) == (
         "epoch 3/10, step 84/280 (30%), 1,234 samples/s, 12s left, loss 0.1235, validation accuracy 0.9712"

@@ -4,10 +4,12 @@ import math
 import threading
 import time
 
-from scaling_api.status import Result
+from scaling_api.status import Objective, Result
+from scaling_training import evaluate
 from scaling_training.progress import ProgressModel
 from scaling_training.train.types import TrainingProgress
 
+ACCURACY = evaluate.Objective("accuracy", "max")
 STAGES = ["train", "evaluate", "report"]
 
 
@@ -31,7 +33,12 @@ def test_training_shows_as_percent_eta_and_summary() -> None:
     progress = model()
     progress.stage_started("train")
     progress.training(
-        training(eta_s=170.2, samples_per_second=1234.56, metrics={"trainLoss": 0.5, "valAccuracy": 0.97123})
+        training(
+            eta_s=170.2,
+            samples_per_second=1234.56,
+            metrics={"trainLoss": 0.5, "valAccuracy": 0.97123},
+            objective=ACCURACY,
+        )
     )
     report = progress.snapshot().report()
     assert report.progress is not None
@@ -40,6 +47,9 @@ def test_training_shows_as_percent_eta_and_summary() -> None:
     assert report.progress.eta_seconds == 170
     assert report.progress.samples_per_second == 1234.6
     assert report.accuracy == "0.9712"
+    assert report.objective == Objective(
+        metric="accuracy", mode="max", split="validation", value=0.97123, summary="accuracy 0.9712"
+    )
     assert report.stages[0].state == "Running"
     assert report.stages[0].started_at
 
@@ -133,7 +143,7 @@ def test_landmarks_are_stages_messages_the_first_step_and_the_end_but_not_each_s
     assert landmark() > first
     progress.stage_ended("train", "Succeeded")
     ended = landmark()
-    progress.finish(Result(metrics={"accuracy": 0.9}), accuracy=0.9)
+    progress.finish(Result(metrics={"accuracy": 0.9}), objective=ACCURACY)
     assert landmark() > ended
 
 
@@ -189,3 +199,24 @@ def test_what_a_stage_notes_stays_and_is_its_message_until_something_goes_wrong(
     assert message is not None
     assert message.startswith("700 images of 2 classes; weights of s3://")
     assert "secret" not in message
+
+
+def test_a_task_is_shown_by_its_own_objective() -> None:
+    error = evaluate.Objective("mse", "min")
+    progress = model()
+    progress.stage_started("train")
+    progress.training(training(metrics={"trainLoss": 9.0}, objective=error))
+    assert progress.snapshot().report().objective is None, "nothing is validated yet"
+    progress.training(training(metrics={"trainLoss": 9.0, "valMse": 2859.12345678, "valLoss": 9.5}, objective=error))
+    told = progress.snapshot().report().objective
+    assert told is not None
+    assert (told.metric, told.mode, told.value, told.summary) == ("mse", "min", 2859.123457, "mse 2859.1235")
+    progress.training(training(metrics={"valMse": math.nan, "valLoss": 9.5}, objective=error))
+    told = progress.snapshot().report().objective
+    assert told is not None
+    assert (told.value, told.summary) == (None, "mse nan")
+    progress.finish(Result(metrics={"mse": 3000.5}), objective=error)
+    report = progress.snapshot().report()
+    assert report.objective is not None
+    assert (report.objective.split, report.objective.summary) == ("test", "mse 3000.5000")
+    assert report.accuracy is None

@@ -4,6 +4,7 @@ import io
 
 from rich.console import Console
 
+from scaling_training.evaluate import Objective
 from scaling_training.progress import ProgressModel
 from scaling_training.progress.terminal import picture
 from scaling_training.train.types import TrainingProgress
@@ -38,6 +39,7 @@ def test_training_has_a_bar_with_step_speed_time_left_and_accuracy() -> None:
             eta_s=65,
             first_step_at=1.0,
             metrics={"valAccuracy": 0.97},
+            objective=Objective("accuracy", "max"),
         )
     )
     text = drawn(model)

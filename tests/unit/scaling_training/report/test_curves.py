@@ -25,7 +25,7 @@ def test_json_holds_the_rows() -> None:
 
 
 def test_the_picture_is_large_enough_to_read_and_not_empty() -> None:
-    image = Image.open(io.BytesIO(curves_png(ROWS, title="job", best_epoch=2, test_accuracy=0.9)))
+    image = Image.open(io.BytesIO(curves_png(ROWS, title="job", objective="accuracy", best_epoch=2, test_value=0.9)))
     assert image.size == (int(WIDTH_INCHES * DOTS_PER_INCH), int(HEIGHT_INCHES * DOTS_PER_INCH))
     assert len(image.convert("RGB").getcolors(1_000_000) or []) > 50
 
