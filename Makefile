@@ -34,7 +34,7 @@ demo: setup  ## Train examples/mnist.yaml on this machine: real data, two worker
 	$(BIN)/scalingjob run examples/mnist.yaml
 
 test: setup lint  ## Run everything: lint, types, import contracts, unit, local Ray and cluster tests.
-	$(BIN)/pytest tests/unit tests/local tests/cluster
+	$(BIN)/python -m tests.lanes
 
 lint: setup  ## Check style, types and import contracts.
 	$(BIN)/ruff check .

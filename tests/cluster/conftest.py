@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ _HERE = Path(__file__).parent
 _SIMULATED_NODES = 4
 _TIMEOUT_S = 1200
 _DUMPS = pytest.StashKey[Path]()
+_BUILD: pytest.StashKey[subprocess.Popen[bytes] | None] = pytest.StashKey()
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses by marker
@@ -38,11 +40,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(_TIMEOUT_S))
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Build the programs here, where no test's time limit runs."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """Build the cluster's programs, when they are missing, beside the tests that need no cluster."""
     wanted = any(item.path.is_relative_to(_HERE) for item in session.items)
-    if wanted and not session.config.option.collectonly and access.why_no_cluster() is None:
-        access.prepare()
+    if not wanted or session.config.option.collectonly or access.why_no_cluster() is not None:
+        return (yield)
+    with access.building() as build:
+        session.config.stash[_BUILD] = build
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before the test's time limit begins
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Wait for the programs."""
+    if build := item.config.stash.get(_BUILD, None):
+        build.wait()
+    return (yield)
 
 
 @pytest.hookimpl(wrapper=True)

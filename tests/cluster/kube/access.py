@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from pathlib import Path
 from tests.cluster.kube.binaries import ensure_binaries, missing_binaries
 from tests.cluster.kube.client import ApiError, Client, Object
 from tests.cluster.kube.cluster import Cluster, clusters_root, down, find, up
-from tests.cluster.kube.images import RUNTIME_IMAGE
+from tests.cluster.kube.images import REPOSITORY, RUNTIME_IMAGE
 from tests.cluster.kube.processes import SEARCH_PATH
 
 _PROGRAMS = ("containerd", "ctr", "runc", "iptables", "ip", "unshare", "nsenter")
@@ -74,10 +76,24 @@ def why_no_cluster() -> str | None:
     return None
 
 
-def prepare() -> None:
-    """Build what is missing; minutes on the first run of a machine."""
-    if not os.environ.get("KUBECONFIG"):
-        ensure_binaries()
+@contextmanager
+def building() -> Iterator[subprocess.Popen[bytes] | None]:
+    """Build what is missing beside other work; yields the process to wait for, or None when everything is there.
+
+    A build that is under way when the block ends is given up. One that failed is tried again by whoever needs it, and
+    raises there.
+    """
+    if os.environ.get("KUBECONFIG") or not missing_binaries():
+        yield None
+        return
+    command = [sys.executable, "-m", "tests.cluster.kube", "build"]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, process_group=0) as build:
+        try:
+            yield build
+        finally:
+            if build.poll() is None:
+                # The compilers too; interrupted, it clears away what is half built.
+                os.killpg(build.pid, signal.SIGINT)
 
 
 @contextmanager
