@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from scaling_api.problems import Path, Problem, closest, shown
+from scaling_api.problems import Path, Problem, closest, not_text, shown
 
 _FIELDS = (
     "annotations",
@@ -61,6 +61,6 @@ def _entry_problems(path: Path, key: str, value: Any, *, is_label: bool) -> Iter
     if slash and not (_PREFIX.fullmatch(prefix) and len(prefix) <= _MAX_PREFIX):
         yield Problem(path, f'"{prefix}" is not a prefix of a key: use a DNS name in lower case')
     if not isinstance(value, str):
-        yield Problem(path, f'must be text, not {shown(value)}; write "{str(value).lower()}", in quotes')
+        yield Problem(path, not_text(value))
     elif is_label and value and not (_PART.fullmatch(value) and len(value) <= _MAX_PART):
         yield Problem(path, f'"{value}" is not the value of a label: use {_WORD}')

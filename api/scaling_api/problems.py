@@ -75,8 +75,20 @@ def _plain(value: Any) -> str:
 
 
 def _string_type(error: ErrorDetails) -> str:
-    value = error["input"]
-    hint = f'; write "{_plain(value)}", in quotes' if isinstance(value, (bool, int, float)) else ""
+    return not_text(error["input"])
+
+
+def not_text(value: Any) -> str:
+    """The sentence for a value that must be text. How it was written is not known any more: y, or 010 for 8."""
+    match value:
+        case True:
+            hint = "; put it in quotes, because YAML reads y, yes and on as true"
+        case False:
+            hint = "; put it in quotes, because YAML reads n, no and off as false"
+        case int() | float():
+            hint = "; put it in quotes"
+        case _:
+            hint = ""
     return f"must be text, not {shown(value)}{hint}"
 
 

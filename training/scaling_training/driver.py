@@ -35,6 +35,7 @@ from scaling_training.engine.launch import RayEngine
 from scaling_training.engine.run import TICK_S, StoppedError, Watch
 from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import Objective
+from scaling_training.factory import place_of, raised_by, told
 from scaling_training.ledger import AttemptTakenError, Ledger, Record, SupersededError, latest_attempt
 from scaling_training.progress import ProgressModel
 from scaling_training.progress.last_words import last_words
@@ -240,14 +241,19 @@ def _ending(run: Callable[[], Ending], stop: _Stop) -> Ending:
         return _badly(FAILED, error.reason, str(error))
     except AttemptTakenError as error:
         return _badly(FAILED, Failure.DRIVER_FAILED, str(error))
-    except SystemExit:
-        # Ray's own answer to a SIGTERM that came while it was starting.
-        return _badly(ExitCode.STOPPED, Failure.STOPPED, "stopped on request before training began")
+    except SystemExit as error:
+        if raised_by(error, "ray"):
+            # Its answer to a SIGTERM that came while it was starting.
+            return _badly(ExitCode.STOPPED, Failure.STOPPED, "stopped on request before training began")
+        sentence = f"the job's own code {told(error)}; raise an exception instead"
+        return _badly(ExitCode.REFUSED, Failure.USER_ERROR, sentence)
     except MemoryError:
         return _badly(FAILED, Failure.OUT_OF_MEMORY, "the driver ran out of memory: raise spec.cluster.head's limit")
     except Exception as error:
         log.exception("The driver failed")
-        return _badly(FAILED, Failure.DRIVER_FAILED, f"{type(error).__name__}: {error}")
+        place = place_of(error)
+        where = f", at {place}" if place else ""
+        return _badly(FAILED, Failure.DRIVER_FAILED, f"{type(error).__name__}: {error}{where}")
 
 
 def _badly(code: int, reason: Failure, message: str) -> Ending:

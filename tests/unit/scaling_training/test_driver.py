@@ -51,6 +51,10 @@ def end_with(
             pass
 
         def __call__(self, task: WorkerTask, watch: Watch) -> TrainOutcome:
+            if isinstance(error, SystemExit) and error.code == signal.SIGTERM:
+                namespace = {"__name__": "ray._private.worker"}
+                exec("import sys\ndef sigterm_handler(number): sys.exit(number)", namespace)
+                namespace["sigterm_handler"](error.code)  # type: ignore[operator]
             raise error
 
     monkeypatch.setattr(driver, "RayEngine", Failing)
@@ -71,9 +75,16 @@ def end_with(
         ),
         pytest.param(SupersededError(1, 2), ExitCode.STOPPED, Failure.STOPPED, "by attempt 2", id="a later attempt"),
         pytest.param(EngineError("oom", Failure.OUT_OF_MEMORY), 1, Failure.OUT_OF_MEMORY, "oom", id="the engine"),
-        pytest.param(RuntimeError("bug"), 1, Failure.DRIVER_FAILED, "RuntimeError: bug", id="our own bug"),
+        pytest.param(RuntimeError("bug"), 1, Failure.DRIVER_FAILED, "RuntimeError: bug, at tests/unit", id="a bug"),
         pytest.param(
             SystemExit(15), ExitCode.STOPPED, Failure.STOPPED, "before training", id="SIGTERM while Ray starts"
+        ),
+        pytest.param(
+            SystemExit("no GPU here"),
+            ExitCode.REFUSED,
+            Failure.USER_ERROR,
+            "the job's own code called sys.exit('no GPU here'), at tests/unit/scaling_training/test_driver.py:",
+            id="the user's code ends the process",
         ),
     ],
 )

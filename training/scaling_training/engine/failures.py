@@ -21,6 +21,7 @@ from scaling_api.redaction import redacted
 from scaling_training.data.errors import DataLostError, Ended, LoaderError, MissingPlaceError
 from scaling_training.engine.errors import NoAnswerError
 from scaling_training.errors import UserError
+from scaling_training.factory import place_of
 from scaling_training.update.errors import ServerLostError
 
 
@@ -138,7 +139,9 @@ def cause_of(error: BaseException, *, rank: int | None = None) -> Cause:
         return Cause(Kind.LOST, f"{who} stopped answering")
     if any(sign.lower() in text.lower() for sign in _ECHOES):
         return Cause(Kind.ECHO, f"{who} lost its connection to another one")
-    return Cause(Kind.PROGRAM, f"{name} in {who}: {_last_line(text)}", may_pass=isinstance(error, OSError))
+    place = place_of(error)
+    where = f"{who}, at {place}" if place else who
+    return Cause(Kind.PROGRAM, f"{name} in {where}: {_last_line(text)}", may_pass=isinstance(error, OSError))
 
 
 def most_telling(causes: Iterable[Cause]) -> Cause:

@@ -12,6 +12,8 @@ from scaling_training.clock import process_started_at
 from scaling_training.data.access import TestAccess
 from scaling_training.engine import mailbox
 from scaling_training.engine.device import device_for
+from scaling_training.errors import UserError
+from scaling_training.factory import note_place, told
 from scaling_training.train.types import TrainingProgress, World, outcome_to_dict
 
 _SHARES = 10_000
@@ -46,7 +48,26 @@ class WorkerTask:
 
 
 def run(task: WorkerTask) -> dict[str, Any]:
-    """Train, or evaluate, as the rank that Ray gave this process; returns the outcome as plain values."""
+    """Train, or evaluate, as the rank that Ray gave this process; returns the outcome as plain values.
+
+    An exception leaves with the line of the user's code that it came from; UserError for a sys.exit there, which would
+    end the process in silence.
+    """
+    modules = [str(section["factory"]) for section in task.spec.values() if _has_factory(section)]
+    try:
+        return _do(task)
+    except SystemExit as error:
+        raise UserError(f"the job's own code {told(error, modules=modules)}; raise an exception instead") from error
+    except Exception as error:
+        note_place(error, modules=modules)
+        raise
+
+
+def _has_factory(section: Any) -> bool:
+    return isinstance(section, dict) and bool(section.get("factory"))
+
+
+def _do(task: WorkerTask) -> dict[str, Any]:
     if isinstance(task.job, Evaluation):
         return _evaluate(task, task.job)
     mailbox.mark("workerStarted", process_started_at())

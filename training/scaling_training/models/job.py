@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from scaling_api.spec import ScalingJobSpec
@@ -14,11 +15,18 @@ if TYPE_CHECKING:
     from scaling_training.models.task import Task
 
 
-def job_task(spec: ScalingJobSpec, dataset: Dataset, *, device: torch.device, initial_weights: bool = True) -> Task:
+def job_task(
+    spec: ScalingJobSpec,
+    dataset: Dataset,
+    *,
+    device: torch.device,
+    initial_weights: bool = True,
+    note: Callable[[str], None] | None = None,
+) -> Task:
     """The task on its device, in training mode; the same loss wherever it is measured.
 
-    ``initial_weights=False`` leaves ``spec.model.weights`` alone, for a caller that loads a checkpoint. UserError
-    as for `build_task`.
+    ``initial_weights=False`` leaves ``spec.model.weights`` alone, for a caller that loads a checkpoint; ``note``
+    and UserError as for `build_task`.
     """
     import torch
 
@@ -32,6 +40,7 @@ def job_task(spec: ScalingJobSpec, dataset: Dataset, *, device: torch.device, in
         label_smoothing=spec.training.label_smoothing,
         class_weights=torch.tensor(weights, device=device) if weights is not None else None,
         initial_weights=initial_weights,
+        note=note,
     )
     task.model.to(device).train()
     return task

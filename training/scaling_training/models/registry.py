@@ -86,10 +86,12 @@ def build_task(
     label_smoothing: float = 0.0,
     class_weights: torch.Tensor | None = None,
     initial_weights: bool = True,
+    note: Callable[[str], None] | None = None,
 ) -> Task:
     """The task with its initial weights: those of ``spec.weights``, the rest a function of the seed.
 
-    ``initial_weights=False`` leaves ``spec.weights`` alone, for a caller that loads a checkpoint.
+    ``initial_weights=False`` leaves ``spec.weights`` alone, for a caller that loads a checkpoint. What was taken from
+    them, and what was not, is told to ``note``, or else logged.
 
     torch's own generator is left as it was. Dropout is keyed: run the model within ``dropout.keyed`` in training.
     Nothing is frozen yet: see ``freeze.apply_freeze``.
@@ -123,7 +125,7 @@ def build_task(
     if spec.weights is not None and initial_weights:
         from scaling_training.models.weights import load_initial
 
-        log.info("%s", load_initial(spec, task.model, head=head_of(task)).sentence)
+        (note or log.info)(load_initial(spec, task.model, head=head_of(task)).sentence)
     check_freeze(spec.freeze, [name for name, _ in task.model.named_parameters()], head=head_of(task))
     return task
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,11 +15,14 @@ from torch import nn
 from scaling_api.spec import ModelSpec
 from scaling_training.data.batches import Batch
 from scaling_training.errors import UserError
-from scaling_training.factory import call, resolve
+from scaling_training.factory import call, resolve, told
 from scaling_training.models.dropout import keyed
 from scaling_training.models.task import METHODS, ClassificationTask, Task
 
+log = logging.getLogger("scaling_training.models")
+
 _FIELD = "model.factory"
+_INSTEAD = "training.compile compiles a model, and training.parallelism divides the work"
 _NEEDED = f"a task: an object with model (a torch.nn.Module) and the methods {' and '.join(METHODS)}"
 
 
@@ -46,34 +51,67 @@ def task_from(spec: ModelSpec, *, facts: Mapping[str, Any]) -> Task:
     if missing or not isinstance(getattr(found, "model", None), nn.Module):
         lacks = f" without {' and '.join(missing)}" if missing and hasattr(found, "model") else ""
         raise UserError(f"{_FIELD} {path} returned {_article(found)}{lacks}, and what is needed is {_NEEDED}")
-    task: Task = found
+    task: Task = _plain(found, path)
     return task
 
 
-def check_task(task: Task, batch: Batch, *, classes: int, field: str = "model") -> None:
+def _plain(task: Any, path: str) -> Any:
+    """The task with its model out of what wraps it, here or further down.
+
+    torch.compile and torch's data parallelism put a module around a module, so that the names of its weights are others
+    than wherever the model is built without it. Compiling and dividing are settings of the training.
+    """
+    bare = _bare(task.model)
+    for module in list(bare.modules()):
+        for name, child in list(module.named_children()):
+            if _bare(child) is not child:
+                setattr(module, name, _bare(child))
+                log.warning("%s %s: %s is taken without %s; %s", _FIELD, path, name, type(child).__name__, _INSTEAD)
+    if bare is task.model:
+        return task
+    log.warning("%s %s: its model is taken without %s; %s", _FIELD, path, type(task.model).__name__, _INSTEAD)
+    try:
+        if dataclasses.is_dataclass(task) and not isinstance(task, type):
+            return dataclasses.replace(task, model=bare)
+        task.model = bare
+    except (AttributeError, TypeError) as error:
+        raise UserError(f"{_FIELD} {path} returned a {type(task.model).__name__}; return the model itself") from error
+    return task
+
+
+def _bare(module: nn.Module) -> nn.Module:
+    while True:
+        if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            module = module.module
+        elif isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):  # torch.compile's
+            module = inner
+        else:
+            return module
+
+
+def check_task(task: Task, batch: Batch, *, classes: int, field: str = "model", modules: Iterable[str] = ()) -> None:
     """Run the task on a few real samples: once as an evaluation does, and once as a training step does.
 
     UserError when it cannot take them, when its output is not one score for each class, when its loss is not one
     number, or when no gradient comes back from that. The model is left as it was. ``field`` is the spec's field that
-    the sentence blames.
+    the sentence blames, ``modules`` the user's own (see `factory.user_code`).
     """
     device = batch.inputs.device
     try:
         with _as_it_was(task.model, device):
             with torch.no_grad():
                 output = task.model.eval()(*task.inputs(batch))
-                _check_scores(task, output, batch, classes, field)
+                _check_scores(task, output, batch, classes, field, "in evaluation")
                 _check_loss(task.loss_sum(output, batch), field)
             if device.type != "meta":  # made from a name: the backward pass is torch's own
-                _check_step(task, batch, field)
+                _check_step(task, batch, classes, field)
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:
-        told = " ".join(str(error).split())
+    except (Exception, SystemExit) as error:
         shape = tuple(batch.inputs.shape[1:])
         raise UserError(
             f"{field}: the task cannot compute its loss on samples of the data set (shape {shape}, "
-            f"{batch.inputs.dtype}): {type(error).__name__}: {told}"
+            f"{batch.inputs.dtype}): it {told(error, modules=modules)}"
         ) from error
 
 
@@ -82,9 +120,11 @@ def _check_loss(loss: object, field: str) -> None:
         raise UserError(f"{field}: loss_sum must return a tensor of one element, not {_article(loss)}")
 
 
-def _check_step(task: Task, batch: Batch, field: str) -> None:
+def _check_step(task: Task, batch: Batch, classes: int, field: str) -> None:
     with keyed(task.model.train(), batch.keys):
         output = task.model(*task.inputs(batch))
+    # Some models add outputs of inner layers, or a loss of their own, in training alone.
+    _check_scores(task, output, batch, classes, field, "in training")
     loss = task.loss_sum(output, batch)
     _check_loss(loss, field)
     trained = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
@@ -101,10 +141,7 @@ def _check_step(task: Task, batch: Batch, field: str) -> None:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        told = " ".join(str(error).split())
-        raise UserError(
-            f"{field}: the task's loss cannot be taken back through the model: {type(error).__name__}: {told}"
-        ) from error
+        raise UserError(f"{field}: the task's loss cannot be taken back through the model: it {told(error)}") from error
 
 
 @contextmanager
@@ -123,15 +160,23 @@ def _as_it_was(model: nn.Module, device: torch.device) -> Iterator[None]:
                     buffer.copy_(before)
 
 
-def _check_scores(task: Task, output: Any, batch: Batch, classes: int, field: str) -> None:
+def _check_scores(task: Task, output: Any, batch: Batch, classes: int, field: str, when: str) -> None:
     if not isinstance(task, ClassificationTask):
         return
-    shape = tuple(output.shape) if isinstance(output, torch.Tensor) else None
-    if shape != (len(batch), classes):
-        told = f"the shape {shape}" if shape is not None else f"the type {type(output).__name__}"
+    if not isinstance(output, torch.Tensor):
         raise UserError(
-            f"{field}: the output for {len(batch)} samples has {told}; the data set has {classes} classes, so it must "
-            f"be ({len(batch)}, {classes})"
+            f"{field}: {when} the output is {_article(output)}, and ClassificationTask takes the scores alone, a "
+            f"tensor ({len(batch)}, {classes}); return that, or a task of your own whose loss_sum reads all of it"
+        )
+    if tuple(output.shape) != (len(batch), classes):
+        raise UserError(
+            f"{field}: {when} the output for {len(batch)} samples has the shape {tuple(output.shape)}; the data set "
+            f"has {classes} classes, so it must be ({len(batch)}, {classes})"
+        )
+    if not output.is_floating_point():
+        raise UserError(
+            f"{field}: {when} the output is of {output.dtype}; scores must be floating point: return them before any "
+            "argmax"
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,8 @@ from scaling_training.errors import UserError
 from scaling_training.files import digest_of, fetch
 from scaling_training.models.adapt import first_convolution, with_channels
 
-# What a file may hold around its tensors, and before their names.
-_WRAPPINGS = ("state_dict", "model")
-_PREFIXES = ("module.", "_orig_mod.")
+# What a file may hold around its tensors, the likeliest first.
+_WRAPPINGS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params", "module")
 # Batches that batch norm has seen: used by nobody unless momentum is None, and missing in old files.
 _COUNTER = ".num_batches_tracked"
 # Heads that only the original training recipe uses.
@@ -42,15 +41,18 @@ class Loaded:
     tensors: int  # that were taken
     reinitialised: tuple[str, ...]  # names that keep their initial weights
     adapted: tuple[str, ...]  # names of tensors that were fitted to the data set
+    left: tuple[str, ...] = ()  # names in the file that nothing was taken from
 
     @property
     def sentence(self) -> str:
-        """For the log."""
+        """What a user wants to know of it."""
         parts = [f"{self.tensors} tensors of {self.source}"]
         if self.reinitialised:
-            parts.append(f"new ones for {', '.join(self.reinitialised)}")
+            parts.append(f"new ones for {_named(self.reinitialised)}")
         if self.adapted:
-            parts.append(f"{', '.join(self.adapted)} fitted to the data set")
+            parts.append(f"{_named(self.adapted)} fitted to the data set")
+        if self.left:
+            parts.append(f"{_named(self.left)} of the file not taken")
         return f"The model starts from {'; '.join(parts)}"
 
 
@@ -75,8 +77,10 @@ def load_initial(spec: ModelSpec, model: nn.Module, *, head: str) -> Loaded:
 def fit(found: Mapping[str, torch.Tensor], model: nn.Module, *, head: str, source: str) -> Loaded:
     """Copy the tensors into the model; see `load_initial`."""
     wanted = model.state_dict()
+    found = _unwrapped(found, wanted)
     found = {_OLD_DENSENET.sub(r"\1\2", name): value for name, value in found.items()}
-    found = {name: value for name, value in found.items() if not name.startswith(_AUXILIARY) or name in wanted}
+    auxiliary = [name for name in found if name.startswith(_AUXILIARY) and name not in wanted]
+    found = {name: value for name, value in found.items() if name not in auxiliary}
     if any(isinstance(module, nn.Conv2d) for module in model.modules()):
         first = f"{first_convolution(model)}.weight"
     else:
@@ -103,7 +107,8 @@ def fit(found: Mapping[str, torch.Tensor], model: nn.Module, *, head: str, sourc
     if unknown:
         raise UserError(f"{source} has a tensor {unknown[0]}, which the model has not; it is of another architecture")
     kept = tuple(sorted(in_head)) if new_head else ()
-    return Loaded(source, len(wanted) - len(kept), kept, tuple(adapted))
+    of_head = [name for name in found if head and name.startswith(f"{head}.") and (new_head or name not in wanted)]
+    return Loaded(source, len(wanted) - len(kept), kept, tuple(adapted), (*of_head, *auxiliary))
 
 
 def _fitted(name: str, given: torch.Tensor, value: torch.Tensor, model: nn.Module, first: str) -> torch.Tensor:
@@ -169,15 +174,48 @@ def _tensors(content: bytes, source: str) -> dict[str, torch.Tensor]:
             f"{source} is neither safetensors nor a file of torch.save that holds only tensors; save the model's "
             "state_dict()"
         ) from error
-    for wrapping in _WRAPPINGS:
-        if isinstance(found, Mapping) and isinstance(found.get(wrapping), Mapping):
-            found = found[wrapping]
-    if not isinstance(found, Mapping) or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise UserError(f"{source} does not hold tensors by name; save the model's state_dict()")
-    for prefix in _PREFIXES:
-        if found and all(name.startswith(prefix) for name in found):
-            found = {name.removeprefix(prefix): value for name, value in found.items()}
+    while isinstance(found, Mapping) and (wrapping := _wrapping(found)) is not None:
+        found = found[wrapping]
+    if not _holds_tensors(found):
+        held = f"; it holds {_some(found)}" if isinstance(found, Mapping) else ""
+        raise UserError(f"{source} does not hold tensors by name{held}; save the model's state_dict()")
     return dict(found)
+
+
+def _wrapping(found: Mapping[Any, Any]) -> str | None:
+    """Under which key a training script has put the tensors; None when they lie there openly, or nowhere."""
+    if _holds_tensors(found):
+        return None
+    known = [name for name in _WRAPPINGS if isinstance(found.get(name), Mapping)]
+    # An optimizer's state is no mapping of tensors, so that of several keys one alone may hold them.
+    holders = [name for name, value in found.items() if isinstance(name, str) and _holds_tensors(value)]
+    if known:
+        return known[0]
+    return holders[0] if len(holders) == 1 else None
+
+
+def _holds_tensors(value: object) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items())
+    )
+
+
+def _unwrapped(found: Mapping[str, torch.Tensor], wanted: Collection[str]) -> dict[str, torch.Tensor]:
+    """The tensors under the model's names, where all of them lie in a module that the model has not.
+
+    DistributedDataParallel puts ``module.`` before each name, torch.compile ``_orig_mod.``, Lightning ``model.``.
+    """
+    tensors = dict(found)
+    while True:
+        outer = {name.partition(".")[0] for name in tensors}
+        if len(outer) != 1 or any("." not in name for name in tensors):
+            return tensors
+        prefix = f"{outer.pop()}."
+        if any(name.startswith(prefix) for name in wanted):
+            return tensors
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
 
 
 def _read(content: bytes) -> Any:
@@ -193,8 +231,13 @@ def _read(content: bytes) -> Any:
     return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
 
 
-def _some(found: Mapping[str, torch.Tensor]) -> str:
-    return ", ".join(list(found)[:3]) or "nothing"
+def _some(found: Mapping[Any, Any]) -> str:
+    return ", ".join(map(str, list(found)[:3])) or "nothing"
+
+
+def _named(names: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _shape(tensor: torch.Tensor) -> str:

@@ -33,7 +33,7 @@ def _depends_on(run: Run) -> Mapping[str, Any]:
 
 
 def _run(run: Run, inputs: Inputs) -> Output:
-    check_training(run.spec, run.dataset)
+    check_training(run.spec, run.dataset, run.watch.note)
     resume = run.unless_stopped(lambda: _earlier_checkpoint(run, run.work))
     note_work(run.storage, run.work)
     task = WorkerTask(

@@ -6,6 +6,7 @@ torch's meta device; a factory is called as it will be for the evaluation, which
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from scaling_api.spec import ModelSpec, ScalingJobSpec
@@ -19,19 +20,24 @@ if TYPE_CHECKING:
 
     from scaling_training.models.task import Task
 
+Note = Callable[[str], None]
+
 # Take any images and any width. Torch, which takes seconds to import, has nothing to say about them.
 _ALWAYS_FIT = ("small-cnn", "mnist-cnn")
 
 
-def check_training(spec: ScalingJobSpec, dataset: Dataset) -> None:
-    """UserError for what the training processes would refuse as they start, or would fail at in their first step."""
+def check_training(spec: ScalingJobSpec, dataset: Dataset, note: Note) -> None:
+    """UserError for what the training processes would refuse as they start, or would fail at in their first step.
+
+    ``note`` is told what becomes of the weights that training starts from.
+    """
     parallelism = spec.training.parallelism
     if parallelism.workers is not None:
         mesh_shape(
             parallelism, parallelism.workers, batch_size=global_batch_size(spec.training, len(dataset.train.labels))
         )
     if parallelism.tensor > 1 or parallelism.pipeline > 1 or not _always_fits(spec.model):
-        _check_model(spec, dataset)
+        _check_model(spec, dataset, note)
 
 
 def _always_fits(model: ModelSpec) -> bool:
@@ -39,7 +45,7 @@ def _always_fits(model: ModelSpec) -> bool:
     return model.name in _ALWAYS_FIT and not changed
 
 
-def _check_model(spec: ScalingJobSpec, dataset: Dataset) -> None:
+def _check_model(spec: ScalingJobSpec, dataset: Dataset, note: Note) -> None:
     import numpy as np
     import torch
 
@@ -47,7 +53,7 @@ def _check_model(spec: ScalingJobSpec, dataset: Dataset) -> None:
     from scaling_training.models.user import check_task
     from scaling_training.parallel.replica import check_model
 
-    task, device = _task(spec, dataset)
+    task, device = _task(spec, dataset, note)
     if spec.model.factory is None:
         targets = torch.zeros(2, dtype=torch.int64, device=device)
         sample = Batch(torch.zeros(2, *dataset.input_shape, device=device), targets, targets)
@@ -55,24 +61,25 @@ def _check_model(spec: ScalingJobSpec, dataset: Dataset) -> None:
     else:
         feed = dataset.feed(dataset.validation, device=device, seed=spec.training.seed)
         sample, field = feed.get(0, np.arange(2)), "model.factory"
-    check_task(task, sample, classes=len(dataset.class_names), field=field)
+    modules = [spec.model.factory] if spec.model.factory is not None else []
+    check_task(task, sample, classes=len(dataset.class_names), field=field, modules=modules)
     axes = spec.training.parallelism
     shape = MeshShape(pipeline=axes.pipeline, fsdp=axes.fsdp, tensor=axes.tensor)
     check_model(task.model, Mesh(shape, rank=0), name=spec.model.title)
 
 
-def _task(spec: ScalingJobSpec, dataset: Dataset) -> tuple[Task, torch.device]:
+def _task(spec: ScalingJobSpec, dataset: Dataset, note: Note) -> tuple[Task, torch.device]:
     import torch
 
     from scaling_training.models.job import job_task
 
     cpu = torch.device("cpu")
     if spec.model.factory is not None:
-        return job_task(spec, dataset, device=cpu), cpu
+        return job_task(spec, dataset, device=cpu, note=note), cpu
     meta = torch.device("meta")
     try:
         with meta:
-            return job_task(spec, dataset, device=meta), meta
+            return job_task(spec, dataset, device=meta, note=note), meta
     except NotImplementedError:
         # An architecture (RegNet, for one) that looks at numbers while it is built.
-        return job_task(spec, dataset, device=cpu), cpu
+        return job_task(spec, dataset, device=cpu, note=note), cpu

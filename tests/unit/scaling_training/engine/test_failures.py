@@ -23,6 +23,14 @@ class ActorDiedError(Exception):
     pass
 
 
+def test_an_error_of_the_program_has_the_line_of_the_users_code() -> None:
+    error = KeyError("embedding")
+    error.add_note("raised at speech/layers.py:5")
+    cause = cause_of(pickle.loads(pickle.dumps(error)), rank=1)
+    assert cause.kind is Kind.PROGRAM
+    assert cause.sentence == "KeyError in training process 1, at speech/layers.py:5: 'embedding'"
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "words"),
     [

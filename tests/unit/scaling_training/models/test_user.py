@@ -94,6 +94,66 @@ def test_a_factory_that_returns_no_task_is_refused(module: ModuleType, build: An
         built()
 
 
+class _AnyTask:
+    """A task of the user's own, whose model can be set."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def inputs(self, batch: Any) -> tuple[Any, ...]:
+        return (batch.inputs,)
+
+    def loss_sum(self, output: torch.Tensor, batch: Any) -> torch.Tensor:
+        return output.sum()
+
+    def tally(self, device: torch.device) -> Any:
+        raise NotImplementedError
+
+
+def _compiled(model: nn.Module) -> nn.Module:
+    found: Any = torch.compile(model)
+    wrapped: nn.Module = found
+    return wrapped
+
+
+class _Fixed(_AnyTask):
+    model = property(lambda self: torch.compile(nn.Linear(5, 3)))
+
+    def __init__(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("kind", [lambda model: ClassificationTask(model, 3), _AnyTask], ids=["ours", "the user's"])
+@pytest.mark.parametrize(
+    "wrapped",
+    [_compiled, nn.DataParallel, lambda model: nn.DataParallel(_compiled(model))],
+    ids=["compiled", "data-parallel", "both"],
+)
+def test_what_torch_wraps_a_model_in_is_taken_off(
+    module: ModuleType, caplog: pytest.LogCaptureFixture, wrapped: Any, kind: Any
+) -> None:
+    """The names of its weights are those of the model itself, wherever it is built, loaded or handed over."""
+    plain = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
+    module.build = lambda: kind(wrapped(plain))  # type: ignore[attr-defined]
+    task = built()
+    assert list(task.model.state_dict()) == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    assert "its model is taken without" in caplog.text
+    check_task(task, _BATCH, classes=3)
+
+
+def test_a_compiled_layer_is_taken_as_it_was(module: ModuleType) -> None:
+    module.build = lambda: ClassificationTask(  # type: ignore[attr-defined]
+        nn.Sequential(nn.Linear(5, 4), nn.Sequential(_compiled(nn.Linear(4, 3)))), 3
+    )
+    assert list(built().model.state_dict()) == ["0.weight", "0.bias", "1.0.weight", "1.0.bias"]
+
+
+def test_a_wrapping_that_cannot_be_taken_off_is_refused(module: ModuleType) -> None:
+    module.build = _Fixed  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="returned a OptimizedModule; return the model itself"):
+        built()
+
+
 def test_half_a_task_is_refused_with_what_it_lacks(module: ModuleType) -> None:
     class Half:
         model = nn.Linear(1, 1)
@@ -130,7 +190,7 @@ def test_outputs_must_match_the_classes() -> None:
 
 def test_a_model_that_cannot_take_the_samples_is_refused_with_their_shape() -> None:
     with pytest.raises(
-        UserError, match=r"samples of the data set \(shape \(5,\), torch.float32\): RuntimeError: .*mat1"
+        UserError, match=r"samples of the data set \(shape \(5,\), torch.float32\): it raised RuntimeError: .*mat1"
     ):
         check_task(ClassificationTask(nn.Linear(6, 3), 3), _BATCH, classes=3)
 
@@ -154,6 +214,22 @@ class FailsInTraining(nn.Linear):
         return super().forward(values)
 
 
+class EndsTheProcess(nn.Linear):
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        sys.exit("no GPU here")
+
+
+class TwoOutputsInTraining(nn.Linear):
+    def forward(self, values: torch.Tensor) -> Any:
+        scores = super().forward(values)
+        return (scores, scores) if self.training else scores
+
+
+class Chosen(nn.Linear):
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(super().forward(values).argmax(dim=1), 3)
+
+
 class OverwritesWhatTheGradientNeeds(nn.Linear):
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         return super().forward(values).exp().add_(1.0)
@@ -164,11 +240,20 @@ class OverwritesWhatTheGradientNeeds(nn.Linear):
     [
         pytest.param(Detached, "the loss depends on no weight of the model, so nothing can be trained", id="detached"),
         pytest.param(
-            FailsInTraining, "cannot compute its loss on .*: AssertionError: no such branch", id="training mode"
+            FailsInTraining,
+            "cannot compute its loss on .*: it raised AssertionError: no such branch, at .*test_user.py:",
+            id="training mode",
         ),
+        pytest.param(EndsTheProcess, r"it called sys.exit\('no GPU here'\), at .*test_user.py:", id="an exit"),
+        pytest.param(
+            TwoOutputsInTraining,
+            r"in training the output is an object of type tuple, and .* the scores alone, a tensor \(2, 3\)",
+            id="a tuple in training only",
+        ),
+        pytest.param(Chosen, "in evaluation the output is of torch.int64; scores must be floating", id="no scores"),
         pytest.param(
             OverwritesWhatTheGradientNeeds,
-            "cannot be taken back through the model: RuntimeError: one of",
+            "cannot be taken back through the model: it raised RuntimeError: one of",
             id="backward",
         ),
     ],

@@ -24,7 +24,20 @@ def assert_equal(found: dict[str, Any], expected: dict[str, Any], *, but: tuple[
     assert [name for name in expected if not torch.equal(found[name], expected[name])] == list(but)
 
 
-@pytest.mark.parametrize("form", ["safetensors", "torch", "torch in a dictionary", "torch of a DDP replica"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "safetensors",
+        "torch",
+        "state_dict",
+        "model_state_dict",
+        "net",
+        "a key of one's own",
+        "a DDP replica",
+        "Lightning",
+        "a compiled DDP replica in a trainer",
+    ],
+)
 def test_a_file_is_loaded(form: str, tmp_path: Path) -> None:
     source = built(seed=1).state_dict()
     path = tmp_path / ("w.safetensors" if form == "safetensors" else "w.pt")
@@ -33,10 +46,19 @@ def test_a_file_is_loaded(form: str, tmp_path: Path) -> None:
             save_file({name: value.contiguous() for name, value in source.items()}, path)
         case "torch":
             torch.save(source, path)
-        case "torch in a dictionary":
-            torch.save({"state_dict": source, "epoch": 3}, path)
-        case _:
+        case "state_dict" | "model_state_dict" | "net":
+            # What training scripts keep beside the weights: an optimizer's state has tensors further down.
+            optimizer = torch.optim.Adam(built().parameters()).state_dict()
+            torch.save({"epoch": 3, form: source, "optimizer": optimizer}, path)
+        case "a key of one's own":
+            torch.save({"epoch": 3, "classifier": source, "optimizer": {"state": {0: torch.ones(1)}}}, path)
+        case "a DDP replica":
             torch.save({f"module.{name}": value for name, value in source.items()}, path)
+        case "Lightning":
+            torch.save({"state_dict": {f"net.{name}": value for name, value in source.items()}, "epoch": 3}, path)
+        case _:
+            tensors = {f"module._orig_mod.{name}": value for name, value in source.items()}
+            torch.save({"trainer": {"model": {"state_dict": tensors}}, "model": {"state_dict": tensors}}, path)
 
     assert_equal(built({"uri": str(path)}).state_dict(), source)
     assert_equal(built({"uri": f"file://{path}"}).state_dict(), source)
@@ -59,7 +81,16 @@ def test_what_was_done_is_told(stored: Path) -> None:
     model = built(classes=6)
     loaded = fit(torch.load(stored, weights_only=True), model, head="15", source="w.pt")
     assert loaded.reinitialised == ("15.bias", "15.weight")
-    assert loaded.sentence == "The model starts from 20 tensors of w.pt; new ones for 15.bias, 15.weight"
+    assert loaded.sentence == (
+        "The model starts from 20 tensors of w.pt; new ones for 15.bias, 15.weight; "
+        "15.weight, 15.bias of the file not taken"
+    )
+
+
+def test_heads_of_the_original_recipe_are_named_as_left(stored: Path) -> None:
+    tensors = {**torch.load(stored, weights_only=True), "AuxLogits.fc.weight": torch.zeros(1)}
+    loaded = fit(tensors, built(), head="15", source="w.pt")
+    assert loaded.left == ("AuxLogits.fc.weight",)
 
 
 def test_the_first_convolution_is_fitted_to_the_channels(stored: Path) -> None:
@@ -100,8 +131,16 @@ class _Harmful:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"no weights at all", (100).to_bytes(8, "little") + b"{not json", _Harmful(), {"a": 1}, nn.Linear(1, 1)],
-    ids=["empty", "text", "broken safetensors", "code", "numbers", "a module"],
+    [
+        {"a": {"x": torch.ones(1)}, "b": {"x": torch.ones(1)}},
+        b"",
+        b"no weights at all",
+        (100).to_bytes(8, "little") + b"{not json",
+        _Harmful(),
+        {"a": 1},
+        nn.Linear(1, 1),
+    ],
+    ids=["two models", "empty", "text", "broken safetensors", "code", "numbers", "a module"],
 )
 def test_files_of_something_else_are_refused(content: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from scaling_api.spec import ScalingJobSpec
+from scaling_api.spec import ModelSpec, ScalingJobSpec
 from scaling_training.data import open_dataset
 from scaling_training.errors import UserError
+from scaling_training.models import build_task
 from scaling_training.models.task import ClassificationTask
 from scaling_training.train.check import check_training
 from tests.unit.scaling_training.builders import a_spec
@@ -26,7 +27,7 @@ def _job(**sections: Any) -> ScalingJobSpec:
 
 
 def _check(spec: ScalingJobSpec) -> None:
-    check_training(spec, open_dataset(spec.dataset))
+    check_training(spec, open_dataset(spec.dataset), lambda sentence: None)
 
 
 def seven_classes() -> ClassificationTask:
@@ -74,7 +75,7 @@ def fails() -> None:
         ),
         pytest.param(
             {"model": {"factory": f"{_HERE}:seven_classes"}},
-            r"model.factory: the output for 2 samples has the shape \(2, 7\); the data set has 10 classes",
+            r"model.factory: in evaluation the output for 2 samples has the shape \(2, 7\); .* has 10 classes",
             id="a head of other classes",
         ),
         pytest.param({"model": {"factory": f"{_HERE}:fails"}}, r"raised OSError: no such file", id="a factory fails"),
@@ -93,6 +94,18 @@ def fails() -> None:
 def test_what_does_not_fit_is_refused(sections: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         _check(_job(**sections))
+
+
+def test_the_user_is_told_which_weights_are_taken(tmp_path: Path) -> None:
+    wide = ModelSpec.model_validate({"name": "small-cnn", "width": 0.125})
+    tensors = build_task(wide, input_shape=(1, 8, 8), classes=3, seed=0).model.state_dict()
+    save_file({name: value.contiguous() for name, value in tensors.items()}, str(tmp_path / "weights.safetensors"))
+    uri = str(tmp_path / "weights.safetensors")
+    spec = _job(model={"name": "small-cnn", "width": 0.125, "weights": {"uri": uri}})
+    sentences: list[str] = []
+    check_training(spec, open_dataset(spec.dataset), sentences.append)
+    (sentence,) = sentences
+    assert sentence.startswith(f"The model starts from 20 tensors of model.weights.uri {uri}; new ones for 15.bias")
 
 
 def test_weights_of_other_shapes_are_refused(tmp_path: Path) -> None:
@@ -125,7 +138,7 @@ def test_a_plain_model_is_not_worth_importing_torch() -> None:
         "from scaling_training.data import open_dataset\n"
         "from scaling_training.train.check import check_training\n"
         "spec = a_spec(parallelism={'data': 2})\n"
-        "check_training(spec, open_dataset(spec.dataset))\n"
+        "check_training(spec, open_dataset(spec.dataset), print)\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=240)
