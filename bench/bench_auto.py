@@ -36,8 +36,8 @@ from scaling_training.models.dropout import keyed
 from scaling_training.models.task import ClassificationTask, Task
 from scaling_training.parallel import Mesh, MeshShape
 from scaling_training.parallel.auto import choose_mesh
+from scaling_training.parallel.parallelize import parallelize
 from scaling_training.parallel.planner import Choice
-from scaling_training.parallel.replica import parallelize
 from scaling_training.train import World
 
 CLASSES = 10

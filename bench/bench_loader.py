@@ -31,9 +31,9 @@ from PIL import Image
 from scaling_api.spec import Augmentation, DatasetSpec
 from scaling_training.data import Dataset, open_dataset
 from scaling_training.data.augment import ImageAugmentation
-from scaling_training.data.feed import Request
 from scaling_training.data.order import DataOrder
 from scaling_training.data.random import Purpose, SampleWords
+from scaling_training.data.requests import Request
 
 BATCH = 32
 SIZE = 128

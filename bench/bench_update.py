@@ -84,11 +84,11 @@ class Rank:
         from scaling_training.storage import Storage
         from scaling_training.train import World
         from scaling_training.train.history import parse_rows
-        from scaling_training.update.modes import update_mode
+        from scaling_training.train.loops import loop_of
 
         spec, storage = ScalingJobSpec.model_validate(plain), Storage(root)
         began = time.perf_counter()
-        outcome = update_mode(spec).load()(
+        outcome = loop_of(spec)(
             spec,
             server=server,
             storage=storage,

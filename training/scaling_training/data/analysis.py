@@ -9,20 +9,19 @@ too. So test data stays what only evaluate and report open.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic.alias_generators import to_camel
 
-from scaling_training.data import proposals
 from scaling_training.data.dataset import Dataset
 from scaling_training.data.files import ImageFiles
+from scaling_training.data.findings import Analysis, ClassCount, LabelNoise, Pixels, Sizes, Unreadable
 from scaling_training.data.hashes import Hashes, difference_hashes, exact_hashes
-from scaling_training.data.leakage import Leakage, leakage
+from scaling_training.data.leakage import leakage
 from scaling_training.data.neighbours import suspects
 from scaling_training.data.normalise import moments, value_counts
+from scaling_training.data.proposals import proposals, warnings
 from scaling_training.data.reading import read_chunks, spread
 from scaling_training.data.samples import Samples
 
@@ -31,80 +30,6 @@ IN_MEMORY = 1000
 IN_FILES = 500
 _NAMED = 20  # samples that are named, of any kind of finding
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
-
-
-@dataclass(frozen=True, slots=True)
-class ClassCount:
-    """Samples of a class."""
-
-    name: str
-    train: int
-    validation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """Samples that could not be read among those that were looked at."""
-
-    checked: int
-    of: int
-    count: int
-    files: tuple[tuple[str, str], ...]  # name and reason, the first ones
-
-
-@dataclass(frozen=True, slots=True)
-class Pixels:
-    """Training pixels, from 0 to 1, per channel."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    median: tuple[float, ...]
-    quartiles: tuple[tuple[float, float], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """Training pictures before they are resized: smallest, quartiles and largest."""
-
-    width: tuple[float, ...]
-    height: tuple[float, ...]
-    median_shorter_side: float
-
-
-@dataclass(frozen=True, slots=True)
-class LabelNoise:
-    """Labels that the nearest pictures contradict; see neighbours for the rule and its limits."""
-
-    checked: int
-    agreement: float
-    estimate: float  # share of the labels
-    suspects: tuple[tuple[str, str, str], ...]  # sample, its label, the neighbours' label; the first ones
-
-
-@dataclass(frozen=True, slots=True)
-class Analysis:
-    """What was found. None: it does not apply (no images) or could not be told."""
-
-    dataset: str
-    fingerprint: str
-    classes: tuple[ClassCount, ...]
-    imbalance: float  # training samples of the largest class over those of the smallest
-    unreadable: Unreadable
-    leakage: Leakage
-    label_noise: LabelNoise | None
-    pixels: Pixels | None
-    sizes: Sizes | None
-    proposals: tuple[proposals.Proposal, ...]
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What a person should read, in short sentences."""
-        return proposals.warnings(self)
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON values, names in camelCase."""
-        value: dict[str, Any] = _camel(asdict(self))
-        return {**value, "warnings": list(self.warnings)}
 
 
 def analyse(dataset: Dataset, *, most: int | None = None) -> Analysis:
@@ -136,9 +61,8 @@ def analyse(dataset: Dataset, *, most: int | None = None) -> Analysis:
         label_noise=_label_noise(dataset, look) if images else None,
         pixels=_pixels(look.counts, train.max_value) if train.max_value and look.checked else None,
         sizes=_sizes(train, look.indices) if isinstance(train, ImageFiles) else None,
-        proposals=(),
     )
-    return proposals.with_proposals(found, dataset.spec, dataset.input_shape)
+    return replace(found, proposals=proposals(found, dataset.spec, dataset.input_shape), warnings=warnings(found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,11 +150,3 @@ def _sizes(train: ImageFiles, indices: NDArray[np.int64]) -> Sizes | None:
 
 def _rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
     return tuple(round(float(value), 5) for value in values)
-
-
-def _camel(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {to_camel(key): _camel(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_camel(item) for item in value]
-    return value

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,31 +17,14 @@ from numpy.typing import NDArray
 
 from scaling_training.data.augment import ImageAugmentation
 from scaling_training.data.batches import Batch
-from scaling_training.data.mix import Mixing, Pairs
+from scaling_training.data.mix import Mixing
 from scaling_training.data.normalise import Normalisation
 from scaling_training.data.random import Purpose, SampleWords
+from scaling_training.data.requests import Reading, Request
 from scaling_training.data.samples import Raw, Samples
 from scaling_training.errors import UserError
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """The samples of a batch. Indices count as in `scaling_training.data.order`."""
-
-    epoch: int
-    indices: NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What has to be read for a request."""
-
-    request: Request
-    pairs: Pairs | None
-    samples: NDArray[np.int64]  # into the split
-    crops: NDArray[np.float64] | None
 
 
 class Feed:

@@ -16,19 +16,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from scaling_training.data.errors import DataLostError, Ended, LoaderError
 from scaling_training.data.order import rank_slice
+from scaling_training.data.requests import Reading
 from scaling_training.data.samples import Raw, Samples
 from scaling_training.errors import UserError
-
-if TYPE_CHECKING:
-    from scaling_training.data.feed import Reading
-
 
 _DYING_S = 2.0
 # Of the container's control group: how many of its processes the kernel ended for lack of memory, among others.

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
-
 from scaling_api.spec import DatasetSpec
-
-if TYPE_CHECKING:
-    from scaling_training.data.analysis import Analysis
+from scaling_training.data.findings import Analysis, Proposal
 
 # The largest class over the smallest: from here on weights are proposed, from there on sampling, because weights
 # that large make single steps swing.
@@ -20,23 +15,15 @@ _NOISY = 0.02
 _STEP = 16  # pixels; sizes that halve four times
 
 
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """Fields of the dataset section, and why."""
-
-    fields: dict[str, Any]
-    reason: str
-
-
-def with_proposals(analysis: Analysis, spec: DatasetSpec, shape: tuple[int, ...]) -> Analysis:
-    """The analysis with what suits the data and the spec does not say yet."""
+def proposals(analysis: Analysis, spec: DatasetSpec, shape: tuple[int, ...]) -> tuple[Proposal, ...]:
+    """What suits the data and the spec does not say yet; ``shape`` is that of a model's input."""
     rules = (
         _normalization(analysis),
         _balance(analysis, spec),
         _resolution(analysis, shape),
         _unreadable(analysis, spec),
     )
-    return replace(analysis, proposals=tuple(proposal for proposal in rules if proposal is not None))
+    return tuple(proposal for proposal in rules if proposal is not None)
 
 
 def _normalization(analysis: Analysis) -> Proposal | None:

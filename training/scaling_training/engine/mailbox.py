@@ -14,8 +14,8 @@ import threading
 import traceback
 from dataclasses import dataclass, field
 
-from scaling_training.train.heartbeat import Heartbeat, Pulse
 from scaling_training.train.types import TrainingProgress
+from scaling_training.world.heartbeat import Heartbeat, Pulse
 
 
 @dataclass(slots=True)

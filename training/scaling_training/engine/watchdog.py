@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scaling_training.train.heartbeat import Heartbeat, Phase
+from scaling_training.world.heartbeat import Heartbeat, Phase
 
 # Silence. An answer takes milliseconds and no CPU to speak of; the interpreter's lock, which it needs, changes hands
 # every 5 ms but is held longer by imports, unpickling and a compiler, which are matters of the start and first step.

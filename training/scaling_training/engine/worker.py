@@ -14,7 +14,8 @@ from scaling_training.engine import mailbox
 from scaling_training.engine.device import device_for
 from scaling_training.errors import UserError
 from scaling_training.factory import note_place, told
-from scaling_training.train.types import TrainingProgress, World, outcome_to_dict
+from scaling_training.train.types import TrainingProgress, outcome_to_dict
+from scaling_training.world import World
 
 _SHARES = 10_000
 
@@ -75,13 +76,13 @@ def _do(task: WorkerTask) -> dict[str, Any]:
 
     from scaling_api.spec import ScalingJobSpec
     from scaling_training.storage import Storage
-    from scaling_training.update.modes import update_mode
+    from scaling_training.train.loops import loop_of
 
     spec = ScalingJobSpec.model_validate(task.spec)
     world = _world(task)
     if world.is_first:
         logging.getLogger("scaling_training").addHandler(mailbox.Warnings())
-    train = update_mode(spec).load()
+    train = loop_of(spec)
     mailbox.mark("loopImported", time.time())
     outcome = train(
         spec,
@@ -103,7 +104,7 @@ def _evaluate(task: WorkerTask, evaluation: Evaluation) -> dict[str, Any]:
     from scaling_api.spec import ScalingJobSpec
     from scaling_training.code import install
     from scaling_training.data import open_dataset
-    from scaling_training.evaluate.run import measure
+    from scaling_training.measure import measure
     from scaling_training.storage import Storage
 
     spec, world = ScalingJobSpec.model_validate(task.spec), _world(task)

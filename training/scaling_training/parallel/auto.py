@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from scaling_api.training import TrainingSpec
     from scaling_training.data.batches import Batch
     from scaling_training.models.task import Task
-    from scaling_training.train.types import World
+    from scaling_training.world import World
 
 # Numbers that an optimizer keeps per parameter, without momentum where it has none unless it is given.
 _KEPT = {"gradient-descent": 0, "sgd": 0, "adagrad": 1, "rmsprop": 1, "adam": 2, "adamw": 2, "lars": 1, "lamb": 2}

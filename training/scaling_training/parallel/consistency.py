@@ -1,10 +1,10 @@
-"""Whether the processes that should hold the same weights do.
+"""Whether the processes that should hold the same weights do; and giving them the same buffers.
 
 Each process takes two 64-bit sums over the bits of every parameter it holds: a plain one, and one weighted by
 position. The sums of all processes are compared; what travels is 16 bytes per parameter and process. A tensor that
 is divided along an axis is compared among the processes that hold the same slice, and the stages of a pipeline, which
 hold different parameters, each by itself. Batch norm's running statistics
-are no part of it: where batch norm is local they differ rightly.
+are no part of it: where batch norm is local they differ rightly, until `broadcast_buffers`.
 """
 
 from __future__ import annotations
@@ -52,6 +52,13 @@ class ReplicasDifferError(RuntimeError):
 
     def __reduce__(self) -> tuple[type[ReplicasDifferError], tuple[tuple[Divergence, ...]]]:
         return type(self), (self.divergences,)
+
+
+def broadcast_buffers(mesh: Mesh, model: nn.Module) -> None:
+    """Give all batch ranks the first one's buffers (batch norm's running statistics)."""
+    if mesh.batch_group is not None:
+        for buffer in model.buffers():
+            dist.broadcast(local(buffer), group=mesh.batch_group, group_src=0)
 
 
 def check_replicas(model: nn.Module, mesh: Mesh) -> None:

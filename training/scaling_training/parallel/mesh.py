@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
 
-    from scaling_training.train.types import World
+    from scaling_training.world import World
 
 AXES = ("pipeline", "data", "fsdp", "tensor")
 _BATCH_AXES = ("data", "fsdp")

@@ -22,7 +22,7 @@ from scaling_training.stages.base import Inputs, Run, Stage
 from scaling_training.stages.train import best_checkpoint
 from scaling_training.train import preload
 from scaling_training.train.early_stopping import objective_of
-from scaling_training.train.types import World
+from scaling_training.world import World
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +71,7 @@ def _for_the_workers(spec: ScalingJobSpec) -> bool:
 
 def _here(run: Run, checkpoint: CheckpointRef, access: TestAccess) -> Output | None:
     """The metrics of each split, by this process; None when it takes so long that the workers had better do it."""
-    from scaling_training.evaluate.run import measure
+    from scaling_training.measure import measure
 
     preload.wait(preload.METRICS_MODULES)
     dataset, watch = run.dataset, run.watch

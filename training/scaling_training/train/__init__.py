@@ -1,8 +1,10 @@
-"""The training loop and what it exchanges with its caller. Importing this package does not import torch.
+"""The training loops and what they exchange with their caller. Importing this package does not import torch.
 
-``train`` itself is in `scaling_training.train.loop`, which does.
+`loop` is that of processes that take steps together, `async_loop` that of processes around a parameter server; `loops`
+says which of them a spec asks for.
 """
 
-from scaling_training.train.types import TrainingProgress, TrainOutcome, World
+from scaling_training.train.types import TrainingProgress, TrainOutcome
+from scaling_training.world import World
 
 __all__ = ["TrainOutcome", "TrainingProgress", "World"]

@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable
 
 from scaling_training.train import preload
-from scaling_training.train.collectives import broadcast_bytes
 from scaling_training.train.history import Row
 from scaling_training.train.pace import Pace
 from scaling_training.train.saving import Keeper
 from scaling_training.train.setup import Setup
-from scaling_training.train.types import TrainingProgress, TrainOutcome, World, outcome_from_dict, outcome_to_dict
+from scaling_training.train.types import TrainingProgress, TrainOutcome, outcome_from_dict, outcome_to_dict
+from scaling_training.world import World
+from scaling_training.world.collectives import broadcast_bytes
 
 INTERVAL_S = 1.0
 # Of a row of the curves, what is no metric.

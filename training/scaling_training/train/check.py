@@ -51,7 +51,7 @@ def _check_model(spec: ScalingJobSpec, dataset: Dataset, note: Note) -> None:
 
     from scaling_training.data.batches import Batch
     from scaling_training.models.user import check_task
-    from scaling_training.parallel.replica import check_model
+    from scaling_training.parallel.parallelize import check_model
 
     task, device = _task(spec, dataset, note)
     if spec.model.factory is None:

@@ -27,18 +27,19 @@ from scaling_training.optim import global_batch_size
 from scaling_training.parallel.consistency import ReplicasDifferError, check_replicas
 from scaling_training.storage import Storage
 from scaling_training.train.account import Account, Observer, Stopwatch, agreed
-from scaling_training.train.collectives import broadcast_bytes, sum_in_place
 from scaling_training.train.early_stopping import should_stop
-from scaling_training.train.heartbeat import Beat, Phase, silent
 from scaling_training.train.history import Row, history_name
 from scaling_training.train.saving import Keeper
 from scaling_training.train.setup import Setup, set_up
 from scaling_training.train.start import Start
 from scaling_training.train.step import LossNotFiniteError, StepResult, requests_from, train_step
-from scaling_training.train.types import TrainOutcome, World
+from scaling_training.train.types import TrainOutcome
 from scaling_training.train.validation import validate
 from scaling_training.update.elastic import Resize, effective_factor, resized, schedule_step
 from scaling_training.update.rate import rate_of
+from scaling_training.world import World
+from scaling_training.world.collectives import broadcast_bytes, sum_in_place
+from scaling_training.world.heartbeat import Beat, Phase, silent
 
 
 def train(

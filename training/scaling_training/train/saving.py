@@ -27,7 +27,7 @@ from scaling_training.storage import USUAL_RATE
 from scaling_training.train.early_stopping import better
 from scaling_training.train.history import Row, dump_rows, history_name, parse_rows
 from scaling_training.train.start import Start
-from scaling_training.train.types import World
+from scaling_training.world import World
 
 if TYPE_CHECKING:
     from scaling_training.checkpoint.tensors import ShardWriter

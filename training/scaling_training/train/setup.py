@@ -28,14 +28,15 @@ from scaling_training.optim.ema import Ema
 from scaling_training.optim.loss_scale import LossScale
 from scaling_training.parallel import Mesh
 from scaling_training.parallel.mesh import Layout
-from scaling_training.parallel.replica import Replica, alone, parallelize
+from scaling_training.parallel.parallelize import alone, parallelize
+from scaling_training.parallel.replica import Replica
 from scaling_training.train import preload
 from scaling_training.train.compilation import Compilation, check_compiler
 from scaling_training.train.early_stopping import objective_of
-from scaling_training.train.types import World
 from scaling_training.update.elastic import effective_batch
-from scaling_training.update.meetings import Meetings
+from scaling_training.update.meetings import Meetings, meetings_of
 from scaling_training.update.modes import update_mode
+from scaling_training.world import World
 
 log = logging.getLogger(__name__)
 
@@ -104,8 +105,7 @@ def set_up(spec: ScalingJobSpec, world: World, *, earlier: Callable[[], Layout |
             log.info("parallelism: %s workers as %s, as in the checkpoint.", world.size, layout.shape)
         mesh = Mesh.laid(layout.shape, world)
     pieces = layout.micro_batches if layout is not None else 1
-    mode = update_mode(spec)
-    if mode.averages_gradients:
+    if update_mode(spec).averages_gradients:
         replica = parallelize(task, mesh, spec=spec, around=around)
     else:
         replica = alone(task, spec=spec, around=around)
@@ -130,7 +130,7 @@ def set_up(spec: ScalingJobSpec, world: World, *, earlier: Callable[[], Layout |
         compilation=compilation,
         parameters=parameters,
         optimizer=optimizer,
-        meetings=mode.meetings(training.update, world, replica.model, optimizer),
+        meetings=meetings_of(spec, world, replica.model, optimizer),
         loss_scale=LossScale.of(training.precision),
         ema=Ema(replica.model, training.ema.decay) if training.ema is not None else None,
         objective=objective_of(training.early_stopping, task.tally(world.device).objective),

@@ -14,9 +14,9 @@ from scaling_training.checkpoint.manifest import Manifest
 from scaling_training.checkpoint.state import POSITION
 from scaling_training.parallel.mesh import Layout
 from scaling_training.storage import USUAL_RATE, Storage
-from scaling_training.train.collectives import broadcast_bytes
-from scaling_training.train.heartbeat import Beat, Phase, silent
-from scaling_training.train.types import World
+from scaling_training.world import World
+from scaling_training.world.collectives import broadcast_bytes
+from scaling_training.world.heartbeat import Beat, Phase, silent
 
 
 class Start:

@@ -21,14 +21,14 @@ from dataclasses import dataclass
 import torch
 
 from scaling_training.data.batches import Batch
-from scaling_training.data.feed import Request
 from scaling_training.data.order import GlobalBatch, shares
+from scaling_training.data.requests import Request
 from scaling_training.optim.clip import clip_gradients
 from scaling_training.optim.tensors import local, local_norms
-from scaling_training.train.heartbeat import Beat, Phase, silent
 from scaling_training.train.setup import Setup
 from scaling_training.update.meetings import Agreed
 from scaling_training.update.modes import update_mode
+from scaling_training.world.heartbeat import Beat, Phase, silent
 
 
 class LossNotFiniteError(Exception):

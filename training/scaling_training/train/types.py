@@ -1,4 +1,4 @@
-"""The values that cross the loop's edge: who takes part, how far it is, what came out. All are picklable."""
+"""The values that cross the loop's edge: how far it is, what came out. All are picklable."""
 
 from __future__ import annotations
 
@@ -7,28 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
-
     from scaling_training.checkpoint import CheckpointRef
     from scaling_training.evaluate.metrics import Objective
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """This process among the training processes.
-
-    With size > 1 the default torch.distributed process group of that size is initialised already, by whoever
-    started the processes, and is torn down by them.
-    """
-
-    rank: int
-    size: int
-    device: torch.device
-
-    @property
-    def is_first(self) -> bool:
-        """Rank 0: the one that writes to storage and reports."""
-        return self.rank == 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ import torch
 from scaling_training.data.order import rank_slice
 from scaling_training.evaluate.metrics import Metrics
 from scaling_training.evaluate.tally import BATCH, evaluation_mode
+from scaling_training.parallel.consistency import broadcast_buffers
 from scaling_training.train import preload
-from scaling_training.train.collectives import broadcast_buffers, sum_in_place
 from scaling_training.train.setup import Setup
+from scaling_training.world.collectives import sum_in_place
 
 
 @torch.no_grad()

@@ -12,10 +12,12 @@ from typing import Protocol
 
 import torch
 
+from scaling_api.spec import ScalingJobSpec
 from scaling_training.checkpoint.state import HasState
-from scaling_training.train.collectives import PendingSum, begin_sum
-from scaling_training.train.types import World
 from scaling_training.update.averaging import Averager, ends_round
+from scaling_training.update.modes import update_mode
+from scaling_training.world import World
+from scaling_training.world.collectives import PendingSum, begin_sum
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,17 @@ class EveryRound:
             self._averager.average()
             self._sums = self._pending = None
             self._samples = self._steps = 0
+
+
+def meetings_of(
+    spec: ScalingJobSpec, world: World, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> Meetings:
+    """How the processes that train the spec's model come together."""
+    if not update_mode(spec).averages_weights:
+        return EveryStep(world)
+    update = spec.training.update
+    assert update.steps is not None
+    return EveryRound(world, Averager(model, optimizer, update, processes=world.size), steps=update.steps)
 
 
 def _values(loss_sum: torch.Tensor, gradients: torch.Tensor, stop: bool) -> torch.Tensor:

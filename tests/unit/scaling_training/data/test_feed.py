@@ -19,9 +19,10 @@ from scaling_api.spec import DatasetSpec
 from scaling_training.data import Dataset, open_dataset
 from scaling_training.data.batches import Batch
 from scaling_training.data.errors import DataLostError, Ended, LoaderError, MissingPlaceError
-from scaling_training.data.feed import Feed, Request
+from scaling_training.data.feed import Feed
 from scaling_training.data.loader import how_ended, kills_for_memory
 from scaling_training.data.order import rank_slice
+from scaling_training.data.requests import Request
 from scaling_training.errors import UserError
 from tests.object_store import ObjectStore
 from tests.unit.scaling_training.data.folders import fill, folder_spec

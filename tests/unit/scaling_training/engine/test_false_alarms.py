@@ -14,7 +14,7 @@ import pytest
 
 from scaling_training.engine import watchdog
 from scaling_training.engine.watchdog import Stuck, Watchdog
-from scaling_training.train.heartbeat import Phase, Pulse
+from scaling_training.world.heartbeat import Phase, Pulse
 
 RANKS = 3
 LOOK_S = 0.2

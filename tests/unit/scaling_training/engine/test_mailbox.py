@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 from scaling_training.checkpoint import CheckpointRef
 from scaling_training.engine import mailbox
-from scaling_training.train.heartbeat import Phase
 from scaling_training.train.types import TrainingProgress, TrainOutcome, outcome_from_dict, outcome_to_dict
+from scaling_training.world.heartbeat import Phase
 
 
 def test_letters_carry_the_latest_and_the_wish_to_stop_goes_back() -> None:

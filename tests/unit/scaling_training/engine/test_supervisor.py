@@ -21,8 +21,8 @@ with warnings.catch_warnings():
     from scaling_training.engine.mailbox import Letter
     from scaling_training.engine.supervisor import Supervisor
 from scaling_training.aside import Aside
-from scaling_training.train.heartbeat import Heartbeat, Phase
 from scaling_training.train.types import TrainingProgress
+from scaling_training.world.heartbeat import Heartbeat, Phase
 
 STEPPING = Heartbeat(step=7, phase=Phase.STEP, median_step_s=0.1, longest_s=0.0)
 

@@ -19,7 +19,7 @@ from scaling_training.engine.watchdog import (
     Stuck,
     Watchdog,
 )
-from scaling_training.train.heartbeat import Heartbeat, Phase, Pulse
+from scaling_training.world.heartbeat import Heartbeat, Phase, Pulse
 
 LOOK_S = 0.2
 STEPPING = Heartbeat(step=7, phase=Phase.STEP, median_step_s=0.1, longest_s=0.0)

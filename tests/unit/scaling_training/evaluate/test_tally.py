@@ -7,7 +7,7 @@ from scaling_training.data.batches import Batch
 from scaling_training.evaluate.tally import count
 from scaling_training.models.task import ClassificationTask
 from scaling_training.train import World
-from scaling_training.train.collectives import sum_in_place
+from scaling_training.world.collectives import sum_in_place
 from tests.unit.scaling_training.builders import a_batch
 from tests.unit.scaling_training.worlds import in_world
 

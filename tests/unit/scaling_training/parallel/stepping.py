@@ -14,7 +14,8 @@ from torch.distributed.tensor import DTensor
 from scaling_training.data.batches import Batch
 from scaling_training.data.order import rank_slice
 from scaling_training.parallel import Mesh
-from scaling_training.parallel.replica import Replica, parallelize
+from scaling_training.parallel.parallelize import parallelize
+from scaling_training.parallel.replica import Replica
 from scaling_training.train import World
 from tests.unit.scaling_training.builders import a_spec
 from tests.unit.scaling_training.parallel.small_models import a_batch, a_task, dropout

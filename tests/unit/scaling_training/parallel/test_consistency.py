@@ -16,7 +16,7 @@ from scaling_training.parallel.consistency import (
     divergences,
     divided_axes,
 )
-from scaling_training.parallel.replica import parallelize
+from scaling_training.parallel.parallelize import parallelize
 from scaling_training.train import World
 from tests.unit.scaling_training.builders import a_spec
 from tests.unit.scaling_training.parallel.small_models import a_task

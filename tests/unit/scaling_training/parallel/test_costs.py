@@ -14,8 +14,8 @@ from scaling_training.parallel import Mesh, MeshShape
 from scaling_training.parallel.costs import held_parameters, memory, volume
 from scaling_training.parallel.facts import ModelFacts, facts_of
 from scaling_training.parallel.gradients import MeanGradients
+from scaling_training.parallel.parallelize import parallelize
 from scaling_training.parallel.plans import fsdp_blocks
-from scaling_training.parallel.replica import parallelize
 from scaling_training.train import World
 from tests.unit.scaling_training.builders import a_spec
 from tests.unit.scaling_training.parallel.small_models import a_batch, a_task, dropout

@@ -7,7 +7,8 @@ from torch import nn
 
 from scaling_training.parallel import Mesh
 from scaling_training.parallel.gradients import MeanGradients, cut
-from scaling_training.parallel.replica import Replica, parallelize
+from scaling_training.parallel.parallelize import parallelize
+from scaling_training.parallel.replica import Replica
 from scaling_training.train import World
 from tests.unit.scaling_training.builders import a_spec
 from tests.unit.scaling_training.parallel.small_models import a_batch, a_task

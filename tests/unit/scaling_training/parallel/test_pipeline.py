@@ -20,8 +20,8 @@ from scaling_training.errors import UserError
 from scaling_training.evaluate.tally import evaluation_mode
 from scaling_training.models.freeze import apply_freeze
 from scaling_training.parallel import Mesh, MeshShape
+from scaling_training.parallel.parallelize import check_model, parallelize
 from scaling_training.parallel.pipeline import micro_batches
-from scaling_training.parallel.replica import check_model, parallelize
 from scaling_training.storage import Storage
 from scaling_training.train import TrainOutcome, World
 from scaling_training.train.history import Row, parse_rows

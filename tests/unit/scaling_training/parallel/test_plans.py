@@ -6,8 +6,8 @@ from torch import nn
 
 from scaling_training.errors import UserError
 from scaling_training.parallel import Mesh, MeshShape
+from scaling_training.parallel.parallelize import check_model
 from scaling_training.parallel.plans import architecture_of, fsdp_blocks, tensor_plan
-from scaling_training.parallel.replica import check_model
 from scaling_training.parallel.roles import Role
 from tests.unit.scaling_training.parallel.small_models import a_task
 

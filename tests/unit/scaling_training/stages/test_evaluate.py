@@ -14,12 +14,13 @@ from scaling_api.spec import ScalingJobSpec
 from scaling_training.data import open_dataset
 from scaling_training.engine.run import StoppedError, Watch
 from scaling_training.engine.worker import Evaluation, WorkerTask
-from scaling_training.evaluate.run import measure
 from scaling_training.ledger import Output
+from scaling_training.measure import measure
 from scaling_training.stages import evaluate
 from scaling_training.stages.base import Run
 from scaling_training.storage import Storage
-from scaling_training.train.types import TrainingProgress, World
+from scaling_training.train.types import TrainingProgress
+from scaling_training.world import World
 from tests.unit.scaling_training.builders import a_spec
 from tests.unit.scaling_training.stages.test_stages import WATCH, OneProcess, go
 

@@ -23,7 +23,8 @@ from scaling_training.stages.base import Run
 from scaling_training.stages.pipeline import run_stages
 from scaling_training.storage import Storage
 from scaling_training.train.loop import train
-from scaling_training.train.types import TrainOutcome, World
+from scaling_training.train.types import TrainOutcome
+from scaling_training.world import World
 from tests.unit.scaling_training.builders import a_spec
 from tests.unit.scaling_training.data.folders import fill
 

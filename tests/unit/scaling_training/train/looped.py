@@ -23,9 +23,9 @@ from scaling_training.models.task import ClassificationTask
 from scaling_training.models.vision_transformer import VisionTransformer
 from scaling_training.storage import Storage
 from scaling_training.train import TrainOutcome, World
-from scaling_training.train.heartbeat import Beat, silent
 from scaling_training.train.history import Row, parse_rows
 from scaling_training.train.loop import train
+from scaling_training.world.heartbeat import Beat, silent
 
 ALONE = World(0, 1, torch.device("cpu"))
 SAMPLES = 72  # of the training split; batches of 25, 25 and 22

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from scaling_training.train import World
-from tests.unit.scaling_training.evaluate.measured import measured_alone
+from tests.unit.scaling_training.measured import measured_alone
 from tests.unit.scaling_training.train.looped import Run, a_run, assert_bit_for_bit, on, run
 from tests.unit.scaling_training.worlds import in_world
 

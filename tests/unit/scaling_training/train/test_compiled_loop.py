@@ -14,7 +14,7 @@ from unittest.mock import patch
 from torch import nn
 
 from scaling_training.train import World
-from scaling_training.train.heartbeat import Phase
+from scaling_training.world.heartbeat import Phase
 from tests.unit.scaling_training.train.looped import Run, a_run, assert_bit_for_bit, on, run
 from tests.unit.scaling_training.worlds import in_world
 

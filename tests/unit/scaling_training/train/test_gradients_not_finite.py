@@ -25,8 +25,8 @@ from scaling_training.models import small_cnn
 from scaling_training.models.task import ClassificationTask
 from scaling_training.storage import Storage
 from scaling_training.train import World
+from scaling_training.train.async_loop import train_async
 from scaling_training.train.loop import train
-from scaling_training.update.async_loop import train_async
 from tests.unit.scaling_training.train.looped import STEPS_PER_EPOCH, a_run
 from tests.unit.scaling_training.update.served import a_local_server
 from tests.unit.scaling_training.worlds import in_world, started

@@ -19,14 +19,14 @@ from scaling_training.data import loader
 from scaling_training.errors import UserError
 from scaling_training.storage import Storage
 from scaling_training.train import TrainingProgress, TrainOutcome, World, preload
-from scaling_training.train.heartbeat import Beat, Phase, silent
 from scaling_training.train.history import Row, history_name, parse_rows
 from scaling_training.train.loop import train
 from scaling_training.train.setup import Setup
 from scaling_training.train.validation import validate
+from scaling_training.world.heartbeat import Beat, Phase, silent
 from tests.unit.scaling_training.builders import a_spec
 from tests.unit.scaling_training.data.folders import fill, folder_spec
-from tests.unit.scaling_training.evaluate.measured import measured_alone
+from tests.unit.scaling_training.measured import measured_alone
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 STEPS = 6  # of a_spec(): two epochs of three steps

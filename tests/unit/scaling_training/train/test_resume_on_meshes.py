@@ -12,7 +12,8 @@ import pytest
 
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.data.batches import Batch
-from scaling_training.data.feed import Feed, Request
+from scaling_training.data.feed import Feed
+from scaling_training.data.requests import Request
 from scaling_training.train import World
 from tests.unit.scaling_training.train.looped import (
     SAMPLES,

@@ -12,9 +12,9 @@ from scaling_api.spec import ScalingJobSpec
 from scaling_training.data import open_dataset
 from scaling_training.storage import Storage
 from scaling_training.train import World
+from scaling_training.train.async_loop import train_async
 from scaling_training.train.history import parse_rows
 from scaling_training.train.loop import train
-from scaling_training.update.async_loop import train_async
 from tests.unit.scaling_training.builders import a_spec
 from tests.unit.scaling_training.data.folders import fill, folder_spec
 from tests.unit.scaling_training.update.served import a_local_server

@@ -13,8 +13,8 @@ from scaling_training.checkpoint.state import POSITION
 from scaling_training.parallel.mesh import Layout, MeshShape
 from scaling_training.storage import USUAL_RATE, Storage
 from scaling_training.train import World
-from scaling_training.train.heartbeat import Phase
 from scaling_training.train.start import Start
+from scaling_training.world.heartbeat import Phase
 
 ALONE = Layout(MeshShape(), 1)
 WORLD = World(rank=0, size=1, device=torch.device("cpu"))

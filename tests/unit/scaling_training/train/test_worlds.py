@@ -21,14 +21,15 @@ from scaling_api.spec import ScalingJobSpec
 from scaling_training.errors import UserError
 from scaling_training.models.task import ClassificationTask
 from scaling_training.optim import build_optimizer
-from scaling_training.parallel.replica import parallelize
+from scaling_training.parallel.parallelize import parallelize
 from scaling_training.storage import Storage
-from scaling_training.train import TrainOutcome, World, collectives
-from scaling_training.train.collectives import broadcast_bytes
+from scaling_training.train import TrainOutcome, World
 from scaling_training.train.history import parse_rows
 from scaling_training.train.loop import train
 from scaling_training.train.setup import Setup, set_up
 from scaling_training.train.step import requests_from, train_step
+from scaling_training.world import collectives
+from scaling_training.world.collectives import broadcast_bytes
 from tests.unit.scaling_training.builders import a_spec
 from tests.unit.scaling_training.worlds import in_world
 

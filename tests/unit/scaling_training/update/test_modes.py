@@ -13,12 +13,13 @@ import torch
 from scaling_api.update import UpdateSpec
 from scaling_training.storage import Storage
 from scaling_training.train import TrainOutcome, World
+from scaling_training.train.async_loop import train_async
 from scaling_training.train.history import parse_rows
 from scaling_training.train.loop import train
+from scaling_training.train.loops import loop_of
 from scaling_training.train.setup import set_up
-from scaling_training.update.async_loop import train_async
 from scaling_training.update.meetings import EveryRound, EveryStep
-from scaling_training.update.modes import UPDATE_MODES, update_mode
+from scaling_training.update.modes import UPDATE_MODES
 from tests.unit.scaling_training.builders import a_spec
 from tests.unit.scaling_training.worlds import in_world
 
@@ -30,7 +31,7 @@ def test_the_api_names_the_modes_of_the_table() -> None:
 
 
 def test_each_mode_has_its_loop_and_its_meetings() -> None:
-    assert update_mode(a_spec(update={"mode": "async"})).load() is train_async
+    assert loop_of(a_spec(update={"mode": "async"})) is train_async
     assert [name for name, mode in UPDATE_MODES.items() if mode.parameter_server] == ["async"]
     assert isinstance(set_up(a_spec(), ALONE).meetings, EveryStep)
     assert isinstance(set_up(a_spec(update={"mode": "local", "steps": 2}), ALONE).meetings, EveryRound)

@@ -1,13 +1,11 @@
-"""The few collective operations of the loop, which are nothing at all in a world of one."""
+"""The few collective operations over all processes, which are nothing at all in a world of one."""
 
 from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-from torch.distributed.tensor import DTensor
 
-from scaling_training.parallel.mesh import Mesh
-from scaling_training.train.types import World
+from scaling_training.world import World
 
 # Of what is broadcast as bytes: a checkpoint's files may be larger than what is free on a GPU.
 PIECE_BYTES = 64 * 2**20
@@ -39,14 +37,6 @@ def sum_in_place(world: World, values: torch.Tensor) -> None:
     """Add up ``values`` over the ranks."""
     if world.size > 1:
         dist.all_reduce(values)
-
-
-def broadcast_buffers(mesh: Mesh, model: torch.nn.Module) -> None:
-    """Give all batch ranks the first one's buffers (batch norm's running statistics)."""
-    if mesh.batch_group is not None:
-        for buffer in model.buffers():
-            held = buffer.to_local() if isinstance(buffer, DTensor) else buffer
-            dist.broadcast(held, group=mesh.batch_group, group_src=0)
 
 
 def broadcast_bytes(world: World, data: bytes | None) -> bytes:

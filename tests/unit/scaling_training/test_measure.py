@@ -8,13 +8,13 @@ import torch
 from scaling_training.checkpoint import CheckpointRef
 from scaling_training.data import TestAccess, open_dataset
 from scaling_training.evaluate.metrics import Metrics
-from scaling_training.evaluate.run import measure
+from scaling_training.measure import measure
 from scaling_training.storage import Storage
-from scaling_training.train.heartbeat import Phase
 from scaling_training.train.loop import train
-from scaling_training.train.types import World
+from scaling_training.world import World
+from scaling_training.world.heartbeat import Phase
 from tests.unit.scaling_training.builders import a_spec
-from tests.unit.scaling_training.evaluate.measured import measured_alone
+from tests.unit.scaling_training.measured import measured_alone
 from tests.unit.scaling_training.worlds import in_world
 
 SPEC = a_spec(epochs=2, batchSize=64, ema={"decay": 0.9})

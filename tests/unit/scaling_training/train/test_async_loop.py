@@ -17,17 +17,16 @@ from scaling_training.data import open_dataset
 from scaling_training.data.feed import Feed
 from scaling_training.errors import UserError
 from scaling_training.storage import Storage
-from scaling_training.train import TrainingProgress, TrainOutcome, World
-from scaling_training.train.heartbeat import Beat, Phase, silent
+from scaling_training.train import TrainingProgress, TrainOutcome, World, async_loop
+from scaling_training.train.async_loop import DivergedError, train_async
 from scaling_training.train.history import Row, parse_rows
 from scaling_training.train.loop import train
 from scaling_training.train.saving import Keeper
 from scaling_training.train.validation import validate
-from scaling_training.update import async_loop
-from scaling_training.update.async_loop import DivergedError, train_async
 from scaling_training.update.messages import Pushed
 from scaling_training.update.samples import Lease, Worker
 from scaling_training.update.server import LocalServer, Server
+from scaling_training.world.heartbeat import Beat, Phase, silent
 from tests.unit.scaling_training.builders import a_spec
 from tests.unit.scaling_training.data.folders import fill, folder_spec
 from tests.unit.scaling_training.update.served import a_local_server, reach, served

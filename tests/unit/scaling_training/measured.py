@@ -10,7 +10,7 @@ from scaling_api.spec import ScalingJobSpec
 from scaling_training.checkpoint import CheckpointRef
 from scaling_training.data import TestAccess, open_dataset
 from scaling_training.evaluate import Metrics
-from scaling_training.evaluate.run import measure
+from scaling_training.measure import measure
 from scaling_training.storage import Storage
 from scaling_training.train import World
 

@@ -1,4 +1,4 @@
-"""Evaluating a checkpoint on splits, batch by batch, by one process or by several that share the samples.
+"""Measuring a checkpoint's model on splits, batch by batch, by one process or by several that share the samples.
 
 The model is whole on every process. Each counts its share of the samples and the sums are added up, so the numbers are
 those of one process, whatever the shares. Nobody waits for another before the end: how many batches a share has does
@@ -18,8 +18,8 @@ from scaling_training.data.order import rank_slice
 from scaling_training.data.samples import Samples
 from scaling_training.evaluate.metrics import Metrics
 from scaling_training.storage import Storage
-from scaling_training.train.heartbeat import Beat, Phase, silent
-from scaling_training.train.types import World
+from scaling_training.world import World
+from scaling_training.world.heartbeat import Beat, Phase, silent
 
 
 def measure(
@@ -45,7 +45,7 @@ def measure(
     from scaling_training.checkpoint.weights import load_weights, weights_file
     from scaling_training.evaluate.tally import BATCH, count
     from scaling_training.models.job import job_task
-    from scaling_training.train.collectives import broadcast_bytes, sum_in_place
+    from scaling_training.world.collectives import broadcast_bytes, sum_in_place
 
     task = job_task(spec, dataset, device=world.device, initial_weights=False)
     # Read by one process, as when training is resumed.

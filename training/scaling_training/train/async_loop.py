@@ -28,8 +28,8 @@ from scaling_api.spec import ScalingJobSpec
 from scaling_training.checkpoint import CheckpointRef, Checkpoints
 from scaling_training.checkpoint.state import Position, Trained
 from scaling_training.data.batches import Batch
-from scaling_training.data.feed import Request
 from scaling_training.data.order import rank_slice
+from scaling_training.data.requests import Request
 from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import validation_key
 from scaling_training.models.freeze import apply_freeze
@@ -38,20 +38,21 @@ from scaling_training.optim.tensors import local_norms
 from scaling_training.parallel.mesh import Mesh, MeshShape
 from scaling_training.storage import Storage
 from scaling_training.train.account import Account, Observer, Stopwatch, agreed
-from scaling_training.train.collectives import broadcast_bytes
 from scaling_training.train.early_stopping import should_stop
-from scaling_training.train.heartbeat import Beat, Phase, silent
 from scaling_training.train.history import history_name
 from scaling_training.train.saving import Keeper
 from scaling_training.train.setup import Setup, set_up
 from scaling_training.train.start import Start
 from scaling_training.train.step import step_phase
-from scaling_training.train.types import TrainOutcome, World
+from scaling_training.train.types import TrainOutcome
 from scaling_training.train.validation import validate
 from scaling_training.update.layout import PartView, adopt, divide, shard_states
 from scaling_training.update.messages import Closing, Counts, Group, Pushed, Snapshot
 from scaling_training.update.samples import Lease, SampleLedger, Stretch, Worker
 from scaling_training.update.server import Server
+from scaling_training.world import World
+from scaling_training.world.collectives import broadcast_bytes
+from scaling_training.world.heartbeat import Beat, Phase, silent
 
 # Updates that a gradient may miss when the user did not say: so many for each worker.
 STALENESS_PER_WORKER = 4
