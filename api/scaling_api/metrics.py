@@ -14,6 +14,7 @@ CLASSIFICATION: Mapping[str, Mode] = {
     "recall": "max",
     "f1": "max",
     "loss": "min",
+    "nll": "min",
     "top5Accuracy": "max",
     "calibrationError": "min",
 }

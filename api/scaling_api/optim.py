@@ -9,7 +9,7 @@ from pydantic import Field
 
 from scaling_api.base import Model, Rule
 from scaling_api.constraints import Pattern
-from scaling_api.metrics import CLASSIFICATION
+from scaling_api.metrics import CLASSIFICATION, MODES, Mode
 
 
 def _only_for(field: str, names: tuple[str, ...], kind: str) -> Rule:
@@ -170,6 +170,18 @@ CLASSIFICATION_METRICS = tuple(CLASSIFICATION)
 _METRIC = Pattern(r"[a-z][a-zA-Z0-9]*", "a metric's name: write it as in the curves without val, as accuracy or f1")
 
 
+def _direction(mode: str) -> Rule:
+    """Metrics that everybody knows get better in one way only."""
+    names = [name for name, known in MODES.items() if known == mode]
+    moves = {"max": "rises", "min": "falls"}[mode]
+    return Rule(
+        f"!has(self.metric) || !has(self.mode) || !(self.metric in {names}) || self.mode == '{mode}'",
+        lambda self: self.metric not in names or self.mode in (None, mode),
+        f"this metric gets better as it {moves}: write {mode}, or leave mode out",
+        field="mode",
+    )
+
+
 class EarlyStopping(Model):
     """Ending the training when a validation metric has stopped getting better."""
 
@@ -178,7 +190,11 @@ class EarlyStopping(Model):
         description="Which metric of the validation, as accuracy, f1 or loss; when absent the one that the task names, "
         "accuracy for classification. The best checkpoint is chosen by it too.",
     )
-    mode: Literal["max", "min"] | None = Field(None, description="Whether the metric should rise or fall.")
+    mode: Mode | None = Field(
+        None,
+        description="Whether the metric should rise or fall. Known of the metrics that are described in "
+        "docs/evaluation.md and of the one that the task names; needed for others.",
+    )
     patience: Annotated[int, Field(ge=1, le=100_000)] = Field(
         5, description="So many epochs in a row without a better value end the training."
     )
@@ -188,9 +204,10 @@ class EarlyStopping(Model):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "has(self.metric) == has(self.mode)",
-            lambda self: (self.metric is None) == (self.mode is None),
-            "metric and mode go together: mode says whether the metric should rise (max) or fall (min)",
+            "!has(self.mode) || has(self.metric)",
+            lambda self: self.mode is None or self.metric is not None,
+            "mode says whether a metric should rise (max) or fall (min): name the metric as well, or leave mode out",
             field="mode",
         ),
+        *(_direction(mode) for mode in ("max", "min")),
     )

@@ -181,17 +181,10 @@ ACCEPTED = (
 # Of sections that stand beside optimizer in training.
 EARLY_STOPPING_RULES = (
     Case(
-        "a metric without a mode",
-        training(earlyStopping={"metric": "loss"}),
+        "a loss that should rise",
+        training(earlyStopping={"metric": "loss", "mode": "max"}),
         "spec.training.earlyStopping.mode",
-        "metric and mode go together",
-        True,
-    ),
-    Case(
-        "a mode without a metric",
-        training(earlyStopping={"mode": "min"}),
-        "spec.training.earlyStopping.mode",
-        "metric and mode go together",
+        "this metric gets better as it falls: write min",
         True,
     ),
     Case(
@@ -219,6 +212,7 @@ EARLY_STOPPING_BOUNDS = (
 )
 EARLY_STOPPING_ACCEPTED = (
     ("early stopping", training(earlyStopping={})),
+    ("early stopping by a metric whose direction everybody knows", training(earlyStopping={"metric": "loss"})),
     ("early stopping by the loss", training(earlyStopping={"metric": "loss", "mode": "min", "minDelta": 0.01})),
     ("averaged weights", training(ema={})),
 )

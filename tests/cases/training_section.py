@@ -8,17 +8,17 @@ _TRAINING = "spec.training"
 
 RULES = (
     Case(
-        "early stopping by a metric without its direction",
-        training(earlyStopping={"metric": "f1"}),
+        "early stopping by a metric in the wrong direction",
+        training(earlyStopping={"metric": "f1", "mode": "min"}),
         f"{_TRAINING}.earlyStopping.mode",
-        "metric and mode go together",
+        "this metric gets better as it rises: write max",
         True,
     ),
     Case(
         "early stopping with a direction of no metric",
         training(earlyStopping={"mode": "max"}),
         f"{_TRAINING}.earlyStopping.mode",
-        "metric and mode go together",
+        "name the metric as well, or leave mode out",
         True,
     ),
     Case(
@@ -32,7 +32,7 @@ RULES = (
         "early stopping by a metric that classification has not",
         training(earlyStopping={"metric": "auc", "mode": "max"}),
         f"{_TRAINING}.earlyStopping.metric",
-        "write accuracy, precision, recall, f1, loss, top5Accuracy or calibrationError",
+        "write accuracy, precision, recall, f1, loss, nll, top5Accuracy or calibrationError",
         True,
     ),
     Case(

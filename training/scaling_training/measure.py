@@ -45,6 +45,7 @@ def measure(
     from scaling_training.checkpoint.weights import load_weights, weights_file
     from scaling_training.evaluate.tally import BATCH, count
     from scaling_training.models.job import job_task
+    from scaling_training.models.precision import precision
     from scaling_training.world.collectives import broadcast_bytes, sum_in_place
 
     task = job_task(spec, dataset, device=world.device, initial_weights=False)
@@ -77,7 +78,8 @@ def measure(
         feed = dataset.feed(samples, device=world.device, seed=spec.training.seed)
         beat(Phase.DATA, step)
         batches = watched(feed.stretch(slice(share.start, share.stop), BATCH))
-        tallies[name] = count(task, batches, device=world.device)
+        # In the precision that the model was trained and validated in, so that its numbers can be compared.
+        tallies[name] = count(task, batches, device=world.device, around=precision(spec.training, world.device))
         unreadable[name] = feed.skipped
         step = before = before + lengths[name]
     beat(Phase.STEP, step)

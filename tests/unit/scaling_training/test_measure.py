@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -77,3 +79,21 @@ def test_several_processes_count_what_one_does(trained: tuple[str, CheckpointRef
 
 def test_a_stop_that_reaches_one_process_ends_all(trained: tuple[str, CheckpointRef]) -> None:
     assert [found for found, *_ in in_world(2, measured, *trained, 1)] == [None, None]
+
+
+def test_it_measures_as_the_validation_does_whatever_the_precision(tmp_path: Path) -> None:
+    spec = a_spec(epochs=1, batchSize=64, precision="bf16", labelSmoothing=0.1)
+    outcome = train(
+        spec,
+        storage=Storage(str(tmp_path)),
+        attempt=1,
+        world=World(rank=0, size=1, device=torch.device("cpu")),
+        observer=lambda progress: None,
+        stop_requested=lambda: False,
+        key="key",
+        resume=None,
+    )
+    assert outcome.best is not None
+    found = measured_alone(spec, tmp_path, outcome.best)["validation"].scalars()
+    assert found == dict(outcome.metrics)
+    assert found["nll"] != found["loss"]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from scaling_training.data.batches import Batch
 from scaling_training.evaluate.metrics import Metrics, Objective
@@ -22,10 +23,11 @@ _AVERAGES = ("macro", "micro", "weighted")
 
 
 class ClassificationTally:
-    """Confusion matrix, loss, top-k hits and calibration bins, as sums over samples.
+    """Confusion matrix, losses, top-k hits and calibration bins, as sums over samples.
 
     Outputs are scores before the softmax [n, classes], targets class numbers [n]. ``loss_sum`` gives the sum of
-    a batch's losses. Counts are exact; the sums of losses and confidences are in float64.
+    a batch's losses as they are trained on; beside it goes the plain one. Counts are exact; the sums of losses and
+    confidences are in float64.
     """
 
     def __init__(
@@ -42,11 +44,11 @@ class ClassificationTally:
         self._loss_of = loss_sum
         # One tensor for each type of number, so that processes add them up in two calls; the rest are views.
         self._counts = torch.zeros(classes * classes + 2 * bins + 1, dtype=torch.int64, device=device)
-        self._sums = torch.zeros(bins + 1, dtype=torch.float64, device=device)
+        self._sums = torch.zeros(bins + 2, dtype=torch.float64, device=device)
         self._pairs, self._in_bin, self._hits_in_bin, self._top_hits = torch.split(
             self._counts, [classes * classes, bins, bins, 1]
         )
-        self._confidence, self._loss = torch.split(self._sums, [bins, 1])
+        self._confidence, self._loss, self._nll = torch.split(self._sums, [bins, 1, 1])
         self._inner_edges = torch.linspace(0, 1, bins + 1, device=device)[1:-1].contiguous()
 
     @property
@@ -58,6 +60,8 @@ class ClassificationTally:
         """Count a batch."""
         targets = batch.targets
         self._loss += self._loss_of(output, batch)
+        scores = output.to(torch.promote_types(output.dtype, torch.float32))
+        self._nll += functional.cross_entropy(scores, targets, reduction="none").double().sum()
         predicted = output.argmax(dim=1)
         self._pairs += torch.bincount(targets * self._classes + predicted, minlength=len(self._pairs))
         if self._classes > self._top_k:
@@ -90,6 +94,7 @@ class ClassificationTally:
             "accuracy": int(confusion.diagonal().sum()) / samples,
             **{name: rates[0] for name, rates in averages["macro"].items()},
             "loss": float(self._loss.item()) / samples,
+            "nll": float(self._nll.item()) / samples,
         }
         if self._classes > self._top_k:
             values[f"top{self._top_k}Accuracy"] = int(self._top_hits.item()) / samples

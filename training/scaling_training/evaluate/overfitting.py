@@ -6,7 +6,7 @@ Definition, for validation losses l_1 .. l_n, one per epoch:
    (Tukey 1977). At the ends the window is the 3, respectively 2, nearest epochs.
 2. The onset is the epoch m of the lowest s (the first of equals).
 3. It is confirmed when each of the last 3 smoothed losses, all of them after m, is above s_m by more than
-   margin = max(2 % of s_m, 3 sigma). Otherwise there is no overfitting: the loss still falls, has levelled
+   margin = max(2 % of abs(s_m), 3 sigma). Otherwise there is no overfitting: the loss still falls, has levelled
    off, rose for too short a time, or came back down.
 
 sigma, the noise from epoch to epoch, is estimated from the second differences, which a smooth curve hardly has
@@ -34,16 +34,16 @@ _MIN_EPOCHS = 5
 def overfitting_onset(rows: Sequence[Row]) -> int | None:
     """The epoch of the onset by the definition above, None when there is none.
 
-    Rows without ``valLoss`` are left out, and None is the answer for less than 5 with it.
+    Rows without a finite ``valLoss`` are left out, and None is the answer for less than 5 with it.
     """
-    validated = [row for row in rows if "valLoss" in row]
+    validated = [row for row in rows if math.isfinite(row.get("valLoss", math.nan))]
     if len(validated) < _MIN_EPOCHS:
         return None
     losses = [float(row["valLoss"]) for row in validated]
     smoothed = smooth(losses)
     lowest = min(range(len(smoothed)), key=smoothed.__getitem__)
     after = smoothed[lowest + 1 :][-CONFIRMING_EPOCHS:]
-    margin = max(MIN_RISE * smoothed[lowest], NOISE_FACTOR * noise(losses))
+    margin = max(MIN_RISE * abs(smoothed[lowest]), NOISE_FACTOR * noise(losses))
     if len(after) < CONFIRMING_EPOCHS or min(after) <= smoothed[lowest] + margin:
         return None
     return int(validated[lowest]["epoch"])

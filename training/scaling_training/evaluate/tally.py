@@ -7,8 +7,8 @@ the end.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -51,12 +51,20 @@ class Measurable(Protocol):
 
 
 @torch.no_grad()
-def count(task: Measurable, batches: Iterable[Batch], *, device: torch.device) -> Tally:
-    """Run the model over the batches, in evaluation mode."""
+def count(
+    task: Measurable,
+    batches: Iterable[Batch],
+    *,
+    device: torch.device,
+    around: Callable[[Batch], AbstractContextManager[Any]] = nullcontext,
+) -> Tally:
+    """Run the model over the batches, in evaluation mode. ``around`` is entered for each pass (mixed precision)."""
     tally = task.tally(device)
     with evaluation_mode(task.model):
         for batch in batches:
-            tally.update(task.model(*task.inputs(batch)), batch)
+            with around(batch):
+                output = task.model(*task.inputs(batch))
+            tally.update(output, batch)
     return tally
 
 

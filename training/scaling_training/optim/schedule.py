@@ -92,11 +92,12 @@ def _plateau(spec: ScheduleSpec, at: Moment) -> float:
 def plateaus(losses: Sequence[float], *, patience: int, threshold: float) -> int:
     """How often ``patience`` losses in a row were not lower than the best by more than the share ``threshold``.
 
-    The count of losses begins anew after each time, the best stays.
+    The count of losses begins anew after each time, the best stays. One that is infinite or no number is never the
+    best. A loss may be below 0, as the negative log of a density is.
     """
     best, waited, found = math.inf, 0, 0
     for loss in losses:
-        if loss < best * (1.0 - threshold):
+        if math.isfinite(loss) and (best == math.inf or loss < best - threshold * abs(best)):
             best, waited = loss, 0
             continue
         waited += 1

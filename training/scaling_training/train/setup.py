@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from scaling_training.data.order import DataOrder
 from scaling_training.evaluate.metrics import Objective
 from scaling_training.models.job import job_task
 from scaling_training.models.pooling import steady_pooling
+from scaling_training.models.precision import precision
 from scaling_training.models.task import Task
 from scaling_training.models.user import check_task
 from scaling_training.optim import build_optimizer, global_batch_size
@@ -39,8 +40,6 @@ from scaling_training.update.modes import update_mode
 from scaling_training.world import World
 
 log = logging.getLogger(__name__)
-
-_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +91,7 @@ def set_up(spec: ScalingJobSpec, world: World, *, earlier: Callable[[], Layout |
     if spec.model.factory is not None:
         check_task(task, validation_feed.get(0, np.arange(2)), classes=len(dataset.class_names), field="model.factory")
 
-    def around(batch: Batch) -> AbstractContextManager[object]:
-        half = _HALF.get(training.precision)
-        return torch.autocast(world.device.type, half) if half is not None else nullcontext()
-
+    around = precision(training, world.device)
     layout = None
     if mesh is None:
         layout = earlier()

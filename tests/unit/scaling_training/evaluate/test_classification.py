@@ -54,6 +54,22 @@ def random_samples(seed: int, classes: int, samples: int = 500) -> tuple[torch.T
     return scores + 2 * torch.nn.functional.one_hot(targets, classes), targets
 
 
+def test_the_plain_loss_knows_neither_smoothing_nor_weights() -> None:
+    scores, targets = random_samples(3, 4)
+    options: dict[str, Any] = {"label_smoothing": 0.2, "weight": torch.tensor([0.5, 1.0, 1.0, 3.0])}
+
+    def as_trained(output: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(output, batch.targets, reduction="sum", **options)
+
+    tally = ClassificationTally(4, loss_sum=as_trained, device=CPU)
+    for part in (slice(0, 123), slice(123, 500)):
+        tally.update(scores[part], a_batch(scores[part], targets[part]))
+    found = tally.result("abcd").scalars()
+    probability = scores.double().softmax(dim=1)[torch.arange(500), targets]
+    assert found["nll"] == pytest.approx(-probability.log().mean().item(), rel=1e-6)
+    assert abs(found["loss"] - found["nll"]) > 0.1
+
+
 def test_metrics_of_a_confusion_matrix_worked_out_by_hand() -> None:
     confusion = [[5, 1, 0], [2, 2, 0], [0, 1, 9]]
     metrics = from_confusion(confusion)

@@ -105,6 +105,24 @@ def test_epochs_without_a_validation_are_left_out() -> None:
     assert overfitting_onset(merged) == 18
 
 
+@pytest.mark.parametrize("value", [math.nan, -math.inf], ids=str)
+def test_a_loss_that_is_no_number_is_no_minimum(value: float) -> None:
+    losses = [1.0 + 0.01 * (epoch - 6) ** 2 for epoch in range(1, 15)]
+    rows: list[dict[str, float | int]] = [
+        {"epoch": epoch, "valLoss": loss} for epoch, loss in enumerate([value, *losses])
+    ]
+    assert overfitting_onset(rows) == overfitting_onset(rows[1:]) == 6
+
+
+def test_a_loss_below_zero_must_rise_as_well() -> None:
+    falling = [-1.0 - 0.1 * epoch for epoch in range(12)]
+    rows: list[dict[str, float | int]] = [{"epoch": epoch, "valLoss": loss} for epoch, loss in enumerate(falling)]
+    assert overfitting_onset(rows) is None
+    level = [-2.0, -3.0, -4.0, -3.99, -3.98, -3.99, -3.98, -3.99]
+    rows = [{"epoch": epoch, "valLoss": loss} for epoch, loss in enumerate(level)]
+    assert overfitting_onset(rows) is None, "a rise within two percent"
+
+
 def test_the_smoothing_keeps_a_line_but_for_its_ends() -> None:
     assert smooth([1.0, 2.0, 3.0, 4.0, 5.0])[2] == 3.0
     assert len(smooth([1.0])) == 1

@@ -120,6 +120,18 @@ def test_plateau_depends_on_the_rows_alone_so_a_resume_goes_on_with_it() -> None
     assert plateaus([], patience=1, threshold=0.0) == 0
 
 
+def test_a_loss_that_is_no_number_is_never_the_best_of_a_plateau() -> None:
+    nan, inf = float("nan"), float("inf")
+    assert plateaus([nan, 3.0, 2.0, 1.0], patience=2, threshold=0.0) == 0
+    assert plateaus([nan, -inf, 3.0, 2.0], patience=2, threshold=0.0) == 1, "but its epoch is waited for"
+    assert plateaus([-inf, 3.0, 2.0, 1.0], patience=2, threshold=0.0) == 0
+
+
+def test_a_loss_below_zero_falls_by_a_share_as_well() -> None:
+    assert plateaus([-1.0, -1.05, -1.09], patience=2, threshold=0.1) == 1
+    assert plateaus([-1.0, -1.2, -1.5], patience=1, threshold=0.1) == 0
+
+
 def test_plateau_waits_for_a_validation() -> None:
     spec = ScheduleSpec(name="plateau", patience=1)
     rows = [{"epoch": 1, "trainLoss": 1.0}, {"epoch": 2, "trainLoss": 1.0}]

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from scaling_api.base import violations
 from scaling_api.optim import EarlyStopping
 from scaling_training.errors import UserError
 from scaling_training.evaluate import Objective
@@ -63,7 +62,13 @@ def test_epochs_without_a_validation_do_not_count() -> None:
 
 
 def test_a_metric_that_is_no_number_never_improves() -> None:
-    assert stop_after([0.5, float("nan"), float("nan")], patience=2) is not None
+    nan = float("nan")
+    assert stop_after([0.5, nan, nan], patience=2) is not None
+    assert stop_after([nan, 0.5, 0.6, 0.7], patience=2) is None, "a number beats none"
+    found = stop_after([nan, 0.7, 0.6, 0.5], patience=2)
+    assert found is not None
+    assert found[1].endswith("its best was 0.7 in epoch 2")
+    assert stop_after([nan, float("inf"), nan], patience=3) == (3, "valAccuracy has been no finite number in 3 epochs")
 
 
 def test_an_unknown_metric_is_refused_with_the_known_ones() -> None:
@@ -80,6 +85,9 @@ BETTER = [
     pytest.param(ACCURACY, (0.8, 0.5), (0.8, 1.0), True, id="as high, lower loss"),
     pytest.param(ACCURACY, (0.8, 1.0), (0.8, 1.0), False, id="equal"),
     pytest.param(ACCURACY, (float("nan"), 1.0), (0.8, 1.0), False, id="no number"),
+    pytest.param(ACCURACY, (float("nan"), 1.0), None, False, id="no number is not even the first"),
+    pytest.param(ACCURACY, (0.1, 1.0), (float("nan"), 1.0), True, id="a number after one that was none"),
+    pytest.param(LOSS, (0.1, float("-inf")), (0.8, 1.0), False, id="infinite"),
     pytest.param(LOSS, (0.1, 0.5), (0.8, 1.0), True, id="by the loss"),
 ]
 
@@ -98,9 +106,29 @@ def test_the_tasks_metric_is_taken_when_the_user_names_none() -> None:
     assert objective_of(EarlyStopping(metric="loss", mode="min"), ACCURACY) == LOSS
 
 
-@pytest.mark.parametrize("fields", [{"metric": "loss"}, {"mode": "min"}])
-def test_metric_and_mode_go_together(fields: dict[str, Any]) -> None:
-    (found,) = violations(EarlyStopping.model_validate(fields))
-    assert found.path == ("mode",)
-    assert "go together" in found.message
-    assert not list(violations(EarlyStopping(metric="loss", mode="min")))
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"metric": "loss"}, LOSS),
+        ({"metric": "f1"}, Objective("f1", "max")),
+        ({"metric": "wordErrorRate", "mode": "min"}, Objective("wordErrorRate", "min")),
+        ({"metric": "perplexity"}, Objective("perplexity", "min")),
+    ],
+    ids=["known here", "the other way", "the user's own", "the task's own"],
+)
+def test_the_direction_is_the_metrics(fields: dict[str, Any], expected: Objective) -> None:
+    assert objective_of(EarlyStopping.model_validate(fields), Objective("perplexity", "min")) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"metric": "loss", "mode": "max"}, "mode max: loss gets better as it falls; write min"),
+        ({"metric": "perplexity", "mode": "max"}, "mode max: perplexity gets better as it falls"),
+        ({"metric": "wordErrorRate"}, r"mode is missing: say whether wordErrorRate should rise \(max\) or fall"),
+    ],
+    ids=["known here", "the task's own", "of a metric that nobody knows"],
+)
+def test_a_direction_that_makes_no_sense_is_refused(fields: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=f"training.earlyStopping.{sentence}"):
+        objective_of(EarlyStopping.model_validate(fields), Objective("perplexity", "min"))

@@ -96,7 +96,16 @@ def test_a_run_ends_with_curves_checkpoints_and_what_it_learned(tmp_path: Path) 
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert set(rows[0]) == {
         *("epoch", "step", "trainLoss", "learningRate"),
-        *("valLoss", "valAccuracy", "valPrecision", "valRecall", "valF1", "valTop5Accuracy", "valCalibrationError"),
+        *(
+            "valLoss",
+            "valNll",
+            "valAccuracy",
+            "valPrecision",
+            "valRecall",
+            "valF1",
+            "valTop5Accuracy",
+            "valCalibrationError",
+        ),
     }
     assert rows[-1]["trainLoss"] < rows[0]["trainLoss"] / 2
     assert outcome.best is not None
