@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from scaling_api.base import Model
 from scaling_api.status import ProgressStatus
@@ -48,6 +48,26 @@ class ProgressReport(ProgressStatus):
         )
         # Applying an empty map where there was a full one leaves null behind, which the CRD refuses; absent is right.
         return {**_without_empty(fields), "reportedAttempt": self.attempt}
+
+
+class WorkerBounds(Model):
+    """How many pods a worker group is to have, which may be edited while the job runs."""
+
+    # What a later operator says beside it is not for this driver.
+    model_config = ConfigDict(extra="ignore")
+
+    name: str = Field(description="The group.")
+    min: int = Field(ge=0, description="Pods without which training does not start.")
+    max: int = Field(ge=0, description="Pods to run.")
+
+
+class ProgressAnswer(Model):
+    """The body of an answer to a report. A report that was taken is answered with the bounds of the present spec."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    message: str = Field("", description="Why the report was not taken, in one sentence.")
+    workers: list[WorkerBounds] = Field(default_factory=list, description="The worker groups' bounds, if known.")
 
 
 def _without_empty(fields: dict[str, Any]) -> dict[str, Any]:

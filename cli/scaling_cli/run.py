@@ -11,7 +11,6 @@ import argparse
 import re
 import shlex
 import sys
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +22,7 @@ from scaling_cli.manifest import load_job
 if TYPE_CHECKING:
     from scaling_training.driver import Ending, ShowMaker
     from scaling_training.progress.model import ProgressModel
-    from scaling_training.progress.show import Show
+    from scaling_training.progress.show import Ears, Show
 
 RUNS = "runs"
 EXIT_FAILED = 1
@@ -121,7 +120,7 @@ def _new(named: str | None, job: str) -> Path:
 def _show_maker(folder: Path) -> ShowMaker:
     """Live bars on a terminal, lines elsewhere."""
 
-    def make(model: ProgressModel, on_superseded: Callable[[], None]) -> Show:
+    def make(model: ProgressModel, ears: Ears) -> Show:
         from scaling_training.report.summary import shown_path
 
         print(f"run folder: {shown_path(str(folder))}", file=sys.stderr, flush=True)

@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any
 
 from scaling_api import driver as contract
-from scaling_api.driver import ExitCode, ProgressReport, Termination
+from scaling_api.driver import ExitCode, ProgressReport, Termination, WorkerBounds
 from scaling_api.reasons import Failure
 from scaling_api.redaction import redacted
 from scaling_api.spec import ScalingJob
@@ -39,7 +39,7 @@ from scaling_training.factory import place_of, raised_by, told
 from scaling_training.ledger import AttemptTakenError, Ledger, Record, SupersededError, latest_attempt
 from scaling_training.progress import ProgressModel
 from scaling_training.progress.last_words import last_words
-from scaling_training.progress.show import Show
+from scaling_training.progress.show import Ears, Show
 from scaling_training.stages import STAGES
 from scaling_training.stages.base import Run
 from scaling_training.stages.pipeline import run_stages
@@ -79,14 +79,14 @@ class Ending:
     report: ProgressReport | None = None
 
 
-ShowMaker = Callable[[ProgressModel, Callable[[], None]], Show]
+ShowMaker = Callable[[ProgressModel, Ears], Show]
 
 
 def drive(settings: Settings, shows: Sequence[ShowMaker]) -> Ending:
     """Run the job's stages in this process; call it from the main thread, because it handles signals.
 
-    Each of ``shows`` is made with the progress and with a function to call when it hears that this driver may
-    have been superseded.
+    Each of ``shows`` is made with the progress and with whom to tell what it hears: that this driver may have been
+    superseded, and edits of the worker groups' bounds.
     """
     if logging.lastResort is not None:
         # What Python logs with where nobody set up anything, as on a terminal.
@@ -95,12 +95,14 @@ def drive(settings: Settings, shows: Sequence[ShowMaker]) -> Ending:
     stop = _Stop(model.say)
     previous = _previous(settings)
     ledger = Ledger(settings.storage, attempt=settings.attempt, previous=previous)
-    running = [make(model, lambda: _confirm_superseded(ledger, stop)) for make in shows]
+    edits = _Edits()
+    ears = Ears(superseded=lambda: _confirm_superseded(ledger, stop), bounds=edits.hear)
+    running = [make(model, ears) for make in shows]
     with stop:
         for show in running:
             show.start()
         try:
-            ending = _ending(lambda: _run(settings, ledger, model, stop, previous), stop)
+            ending = _ending(lambda: _run(settings, ledger, model, stop, edits, previous), stop)
         finally:
             if not model.snapshot().ended:
                 model.finish(None)
@@ -109,7 +111,14 @@ def drive(settings: Settings, shows: Sequence[ShowMaker]) -> Ending:
     return ending
 
 
-def _run(settings: Settings, ledger: Ledger, model: ProgressModel, stop: _Stop, previous: Storage | None) -> Ending:
+def _run(
+    settings: Settings,
+    ledger: Ledger,
+    model: ProgressModel,
+    stop: _Stop,
+    edits: _Edits,
+    previous: Storage | None,
+) -> Ending:
     timeline, storage, attempt = settings.timeline, settings.storage, settings.attempt
     timeline.mark("driverStarted")
     storage.check_writable()
@@ -147,6 +156,7 @@ def _run(settings: Settings, ledger: Ledger, model: ProgressModel, stop: _Stop, 
             stop_requested=stop.requested.is_set,
             share=model.share,
             note=model.note,
+            bounds=lambda: edits.bounds,
         ),
         publish=ledger.publish,
         workers_evaluate=engine.evaluate if settings.ray_address is not None else None,
@@ -270,6 +280,19 @@ def _confirm_superseded(ledger: Ledger, stop: _Stop) -> None:
         log.warning("The ledger could not be asked for a later attempt: %s", error)
 
 
+class _Edits:
+    """The worker groups' bounds as they are now, which the spec that an attempt was given may not show."""
+
+    def __init__(self) -> None:
+        self.bounds: Sequence[WorkerBounds] = ()
+
+    def hear(self, bounds: Sequence[WorkerBounds]) -> None:
+        """The operator tells them; it does so again and again."""
+        if bounds != self.bounds:
+            log.info("Workers: %s", ", ".join(f"{group.name} {group.min} to {group.max}" for group in bounds))
+            self.bounds = bounds
+
+
 class _Stop:
     """The wish to stop, from a signal or from a later attempt.
 
@@ -364,7 +387,7 @@ def main() -> int:
 def _shows(environment: Mapping[str, str]) -> list[ShowMaker]:
     from scaling_training.progress.lines import LineShow
 
-    def lines(model: ProgressModel, on_refused: Callable[[], None]) -> Show:
+    def lines(model: ProgressModel, ears: Ears) -> Show:
         return LineShow(model, lambda line: log.info("%s", line))
 
     url = environment.get(contract.ENV_PROGRESS_URL)
@@ -378,8 +401,8 @@ def _shows(environment: Mapping[str, str]) -> list[ShowMaker]:
         token=Path(environment[contract.ENV_PROGRESS_TOKEN]),
     )
 
-    def https(model: ProgressModel, on_refused: Callable[[], None]) -> Show:
-        return HttpsShow(model, endpoint, on_refused)
+    def https(model: ProgressModel, ears: Ears) -> Show:
+        return HttpsShow(model, endpoint, ears)
 
     return [lines, https]
 

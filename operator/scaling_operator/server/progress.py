@@ -2,7 +2,8 @@
 
 Persisted first, answered afterwards: 200 means that the status of the job shows it, or a later one. 503 and 429 ask
 the driver to come again (Retry-After says when), every other refusal tells it in a sentence why it would be in vain.
-Each answer is JSON: `{"message": …}`.
+Each answer is JSON, a ProgressAnswer: that to a report that was taken tells the groups' present bounds, because an edit
+of them takes effect in the running driver.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import orjson
 from aiohttp import web
@@ -18,7 +19,7 @@ from prometheus_client import Counter
 from pydantic import ValidationError
 
 from scaling_api import API_VERSION, KIND, PLURAL, names
-from scaling_api.driver import ProgressReport, progress_path
+from scaling_api.driver import ProgressAnswer, ProgressReport, WorkerBounds, progress_path
 from scaling_api.status import PROGRESS_MANAGER
 
 from ..decide.clock import from_rfc3339
@@ -88,7 +89,7 @@ class ProgressEndpoint:
         with logs.bound(**job_fields(self._jobs, Key(namespace, job))):
             try:
                 await self._take(request, namespace, job)
-                response = _answer(200, "stored")
+                response = _answer(200, "stored", workers=_bounds(self._jobs.get(namespace, job)))
             except RefusedError as exc:
                 logger.log(
                     logging.DEBUG if exc.retry_after_s is not None else logging.INFO,
@@ -237,8 +238,20 @@ def _unavailable(exc: ApiError) -> RefusedError:
     )
 
 
-def _answer(status: int, message: str, *, retry_after_s: float | None = None) -> web.Response:
+def _bounds(job: Object | None) -> list[WorkerBounds]:
+    """Those of the worker groups; of a spec that cannot be read, none."""
+    cluster = ((job or {}).get("spec") or {}).get("cluster") or {}
+    try:
+        return [WorkerBounds.model_validate(group) for group in cluster.get("workers") or ()]
+    except ValidationError:
+        return []
+
+
+def _answer(
+    status: int, message: str, *, retry_after_s: float | None = None, workers: Sequence[WorkerBounds] = ()
+) -> web.Response:
     headers = {} if retry_after_s is None else {"Retry-After": str(max(1, math.ceil(retry_after_s)))}
+    body = ProgressAnswer(message=message, workers=list(workers))
     return web.Response(
-        status=status, body=orjson.dumps({"message": message}), content_type="application/json", headers=headers
+        status=status, body=orjson.dumps(body.to_json_dict()), content_type="application/json", headers=headers
     )

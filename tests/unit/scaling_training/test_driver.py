@@ -7,13 +7,21 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from scaling_api import driver as contract
-from scaling_api.driver import ENV_ATTEMPT, ENV_RUN_DIR, ENV_SPEC, ENV_STORAGE_ROOT, ExitCode, ProgressReport
+from scaling_api.driver import (
+    ENV_ATTEMPT,
+    ENV_RUN_DIR,
+    ENV_SPEC,
+    ENV_STORAGE_ROOT,
+    ExitCode,
+    ProgressReport,
+    WorkerBounds,
+)
 from scaling_api.reasons import Failure
 from scaling_api.redaction import redacted
 from scaling_api.spec import ScalingJob
@@ -25,6 +33,7 @@ from scaling_training.engine.worker import WorkerTask
 from scaling_training.errors import UserError
 from scaling_training.ledger import Ledger, Record, SupersededError
 from scaling_training.progress import ProgressModel
+from scaling_training.progress.show import Ears
 from scaling_training.storage import Storage
 from scaling_training.train.types import TrainingProgress, TrainOutcome
 from tests.unit.scaling_training.builders import a_spec
@@ -128,6 +137,37 @@ def test_whoever_reports_progress_does_not_wait_for_storage(tmp_path: Path, monk
     hangs.set()
     assert reported.is_set()
     assert not waited
+
+
+def test_what_the_operator_says_of_the_workers_reaches_a_running_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Sequence[WorkerBounds]] = []
+
+    class Show:
+        def __init__(self, model: ProgressModel, ears: Ears) -> None:
+            self.ears = ears
+
+        def start(self) -> None:
+            running.append(self)
+
+        def close(self) -> None: ...
+
+    running: list[Show] = []
+
+    class Engine:
+        def __init__(self, spec: object, address: object) -> None:
+            pass
+
+        def __call__(self, task: WorkerTask, watch: Watch) -> TrainOutcome:
+            heard.append(watch.bounds())
+            running[0].ears.bounds([WorkerBounds(name="cpu", min=1, max=3)])
+            heard.append(watch.bounds())
+            raise StoppedError
+
+    monkeypatch.setattr(driver, "RayEngine", Engine)
+    drive(Settings(a_job(), Storage(str(tmp_path)), attempt=1), shows=[Show])
+    assert heard == [(), [WorkerBounds(name="cpu", min=1, max=3)]]
 
 
 SECRET, SHOWN = "https://me:pass@store/a?sig=abc", "https://***@store/a?sig=***"
@@ -242,7 +282,7 @@ def test_an_interrupt_is_answered_while_the_main_thread_is_busy(
             assert model.snapshot().message == says
             raise StoppedError
 
-    def show(model: ProgressModel, on_superseded: Callable[[], None]) -> Silent:
+    def show(model: ProgressModel, ears: Ears) -> Silent:
         models.append(model)
         return Silent()
 

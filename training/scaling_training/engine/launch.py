@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -30,7 +30,8 @@ _MODULES = ("scaling_training.engine.trainer", "scaling_training.engine.policies
 class _Connection:
     """What a group of processes on a connected Ray needs."""
 
-    sizing: Sizing
+    sizing: Sizing  # as it was when the connection was made
+    sizing_now: Callable[[], Sizing]
     resources: dict[str, float]
     scratch: str
     unused: str | None  # a sentence about GPUs that are not used
@@ -49,7 +50,7 @@ class RayEngine:
             watch.say("; ".join(filter(None, ("starting the training processes", connection.unused))))
             return run_training(
                 replace(task, server=server, gpus=connection.sizing.gpus_per_worker),
-                sizing=connection.sizing,
+                sizing=connection.sizing_now,
                 resources=connection.resources,
                 scratch=connection.scratch,
                 watch=watch,
@@ -58,11 +59,12 @@ class RayEngine:
     def evaluate(self, task: WorkerTask, watch: Watch) -> dict[str, Any]:
         """Evaluate on the slots that are there; see `run_evaluation`."""
         with self._connected(watch) as connection:
+            # Each has the whole model, so any number will do.
+            sizing = replace(connection.sizing, least=1, wanted=1, group=1)
             watch.say("starting the processes that evaluate")
             return run_evaluation(
                 replace(task, gpus=connection.sizing.gpus_per_worker),
-                # Each has the whole model, so any number will do.
-                sizing=replace(connection.sizing, least=1, wanted=1, group=1),
+                sizing=lambda: sizing,
                 resources=connection.resources,
                 scratch=connection.scratch,
                 watch=watch,
@@ -73,7 +75,11 @@ class RayEngine:
         session.tune_environment()
         local = self._address is None
         here = session.local_gpus() if local else 0
-        sizing = plan_workers(self._spec, on_cluster=not local, local_gpus=here)
+
+        def sizing_now() -> Sizing:
+            return plan_workers(self._spec, on_cluster=not local, local_gpus=here, edited=watch.bounds())
+
+        sizing = sizing_now()
         unused = unused_gpus(self._spec, sizing, on_cluster=not local, local_gpus=here)
         if unused is not None:
             log.warning("%s", unused)
@@ -98,7 +104,7 @@ class RayEngine:
             if watch.stop_requested():
                 # Ray took seconds to start, in which somebody may have thought better of it.
                 raise StoppedError
-            yield _Connection(sizing, resources, str(scratch), unused)
+            yield _Connection(sizing, sizing_now, resources, str(scratch), unused)
 
     def _server(self) -> AbstractContextManager[Any]:
         if not update_mode(self._spec).parameter_server:

@@ -32,7 +32,7 @@ LOOK_S = 0.1
 
 
 class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
-    """As many workers as there are slots, between the sizing's bounds.
+    """As many workers as there are slots, between the bounds of the sizing as it is then.
 
     A running group is left alone here: it grows by saving a checkpoint and starting anew, which is the
     engine's business, and shrinks by losing a worker.
@@ -44,7 +44,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         self,
         scaling_config: Any,
         *,
-        sizing: Sizing,
+        sizing: Callable[[], Sizing],
         processes: Processes,
         waiting: Callable[[int], None],
         given_up: Callable[[], bool],
@@ -67,7 +67,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         by_node = slots_by_node()
         self._processes.start(by_node, now=now)
         slots = sum(by_node.values())
-        workers = workers_for(slots, self._sizing, waited_s=now - self._since)
+        workers = workers_for(slots, self._sizing(), waited_s=now - self._since)
         if workers is None:
             self._waiting(slots)
             time.sleep(LOOK_S)
@@ -91,7 +91,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
             raise GivenUpError
 
     def _get_num_workers_for_resource_request(self) -> int:
-        return self._sizing.least
+        return self._sizing().least
 
     # No autoscaler is asked for nodes, so its coordinator, an actor, is not started.
 

@@ -10,10 +10,11 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from scaling_api.driver import WorkerBounds
 from scaling_training.aside import Aside
 from scaling_training.engine.errors import EngineError
 from scaling_training.engine.failures import Cause, Kind, RestartBudget, final_sentence
@@ -60,12 +61,13 @@ class Watch:
     stop_requested: Callable[[], bool]
     share: Callable[[float], None] = lambda share: None  # how much of a stage other than training is done, 0 to 1
     note: Callable[[str], None] = lambda sentence: None  # what a stage found or took, to be read once
+    bounds: Callable[[], Sequence[WorkerBounds]] = lambda: ()  # of the worker groups, when they were edited
 
 
 def run_training(
-    task: WorkerTask, *, sizing: Sizing, resources: dict[str, float], scratch: str, watch: Watch
+    task: WorkerTask, *, sizing: Callable[[], Sizing], resources: dict[str, float], scratch: str, watch: Watch
 ) -> TrainOutcome:
-    """Train to the end and return the outcome.
+    """Train to the end and return the outcome; ``sizing`` is asked anew whenever it counts, as it may be edited.
 
     Raises StoppedError after a stop, UserError for what the user must mend, EngineError when the training
     processes cannot be kept alive.
@@ -82,7 +84,7 @@ def run_training(
 
 
 def run_evaluation(
-    task: WorkerTask, *, sizing: Sizing, resources: dict[str, float], scratch: str, watch: Watch
+    task: WorkerTask, *, sizing: Callable[[], Sizing], resources: dict[str, float], scratch: str, watch: Watch
 ) -> dict[str, Any]:
     """Evaluate on as many processes as there are slots; the metrics of each split. A lost process means to begin anew.
 
@@ -127,7 +129,7 @@ class _Group:
     def __init__(
         self,
         task: WorkerTask,
-        sizing: Sizing,
+        sizing: Callable[[], Sizing],
         resources: dict[str, float],
         scratch: str,
         watch: Watch,
@@ -215,7 +217,7 @@ class _Group:
 
             trainer = InProcessTrainer(
                 functools.partial(run, self._task),
-                workers=self._sizing.least,
+                workers=self._sizing().least,
                 resources_per_worker=self._resources,
                 scratch=self._scratch,
                 supervisor=self._supervisor,
@@ -267,16 +269,17 @@ class _Group:
         self._watch.say(f"restarting from the last checkpoint: {cause.sentence}")
 
     def _waiting(self, slots: int) -> None:
-        needed = self._sizing.wanted if slots >= self._sizing.least else self._sizing.least
+        sizing = self._sizing()
+        needed = sizing.wanted if slots >= sizing.least else sizing.least
         self._watch.say(f"waiting for workers: {slots} of {needed} slots are there")
 
     def _may_grow(self, now: float) -> bool:
-        started_at, workers = self._supervisor.started_at, self._supervisor.workers
-        if not self._sizing.elastic or started_at is None or now - started_at < GROW_INTERVAL_S:
+        started_at, workers, sizing = self._supervisor.started_at, self._supervisor.workers, self._sizing()
+        if not sizing.elastic or started_at is None or now - started_at < GROW_INTERVAL_S:
             return False
         from scaling_training.engine.processes import slots_by_node
 
-        return self._sizing.has_room(workers, slots=sum(slots_by_node().values()))
+        return sizing.has_room(workers, slots=sum(slots_by_node().values()))
 
 
 class _FixedGroup(_Group):

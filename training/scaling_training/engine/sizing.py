@@ -3,15 +3,18 @@
 With training.parallelism.data the number is fixed: the product of the axes. Without it, on a cluster, training is
 elastic: it starts with all the slots that the spec promises when they are there soon, with no fewer than the groups'
 min, and follows the slots that exist. Their number is not bounded by the spec's max, because an edit of max takes
-effect while the job runs; only a process without a sample per step would be of no use. Only whole model groups (fsdp
+effect while the job runs; only a process without a sample per step would be of no use. An edit of min and max counts
+from the next start of the processes, one that is waited for included. Only whole model groups (fsdp
 times tensor times pipeline) train: slots that would make part of one stay idle. On one machine without a number: one
 process per GPU, or one; at least one model group.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scaling_api.driver import WorkerBounds
 from scaling_api.spec import ScalingJobSpec, WorkerGroup
 
 
@@ -39,8 +42,13 @@ class Sizing:
         return self.whole_groups(slots) > workers
 
 
-def plan_workers(spec: ScalingJobSpec, *, on_cluster: bool, local_gpus: int) -> Sizing:
-    """The sizing of a job; ``local_gpus`` counts only when it runs on one machine."""
+def plan_workers(
+    spec: ScalingJobSpec, *, on_cluster: bool, local_gpus: int, edited: Sequence[WorkerBounds] = ()
+) -> Sizing:
+    """The sizing of a job; ``local_gpus`` counts only when it runs on one machine.
+
+    ``edited`` are bounds that go before those of the spec, of groups that it has.
+    """
     parallelism = spec.training.parallelism
     fixed, group_size = parallelism.workers, parallelism.model_group
     most = spec.training.batch_size // parallelism.fsdp * group_size
@@ -48,6 +56,7 @@ def plan_workers(spec: ScalingJobSpec, *, on_cluster: bool, local_gpus: int) -> 
     def whole(slots: int) -> int:
         return min(max(1, slots // group_size) * group_size, most)
 
+    bounds = {group.name: group for group in edited}
     groups = spec.cluster.workers
     if not on_cluster:
         count = fixed or whole(local_gpus)
@@ -55,8 +64,8 @@ def plan_workers(spec: ScalingJobSpec, *, on_cluster: bool, local_gpus: int) -> 
     gpus = 1 if groups and all(has_gpus(group) for group in groups) else 0
     if fixed is not None:
         return Sizing(fixed, fixed, fixed, gpus, group_size)
-    least = whole(sum(group.min * group.slots for group in groups))
-    wanted = max(least, whole(sum(group.max * group.slots for group in groups)))
+    least = whole(sum(bounds.get(group.name, group).min * group.slots for group in groups))
+    wanted = max(least, whole(sum(bounds.get(group.name, group).max * group.slots for group in groups)))
     return Sizing(least, wanted, most, gpus, group_size)
 
 

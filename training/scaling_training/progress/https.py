@@ -1,9 +1,11 @@
 """Progress to the operator, by HTTPS.
 
-A thread of its own posts the latest state at most every PROGRESS_INTERVAL_S, and at once when a stage begins or
-ends. A report is complete in itself, so one that is lost is made good by the next; only the last is tried again,
-a few times and no more, as the driver that holds a cluster leaves it in its termination message too. An operator that
-is away costs nothing but the report; one that is busy says when to come again.
+A thread of its own posts the latest state at most every PROGRESS_INTERVAL_S, and at once when a stage begins or ends.
+While something is waited for it posts although nothing changes, because the answer may change that: it tells the
+worker groups' bounds, as they are edited. A report is complete in itself, so one that is lost is made good by the
+next; only the last is tried again, a few times and no more, as the driver that holds a cluster leaves it in its
+termination message too. An operator that is away costs nothing but the report; one that is busy says when to come
+again.
 
 The token and the CA are read anew at each request, because both are rotated under us. An answer of 403 or 409
 says that the operator takes another pod for the current head: then the ledger is asked who is right.
@@ -13,13 +15,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from scaling_api.driver import PROGRESS_INTERVAL_S
+from pydantic import ValidationError
+
+from scaling_api.driver import PROGRESS_INTERVAL_S, ProgressAnswer
 from scaling_training.progress.model import ProgressModel, Snapshot
-from scaling_training.progress.show import ThreadedShow
+from scaling_training.progress.show import Ears, ThreadedShow
 
 log = logging.getLogger(__name__)
 
@@ -41,18 +44,18 @@ class Endpoint:
 
 
 class HttpsShow(ThreadedShow):
-    """Posts reports; ``on_refused`` is called when the operator says that this driver is not the current one."""
+    """Posts reports, and passes on to ``ears`` what the operator answers."""
 
     def __init__(
         self,
         model: ProgressModel,
         endpoint: Endpoint,
-        on_refused: Callable[[], None],
+        ears: Ears,
         interval_s: float = PROGRESS_INTERVAL_S,
     ) -> None:
         super().__init__(model, name="progress-https")
         self._endpoint = endpoint
-        self._on_refused = on_refused
+        self._ears = ears
         self._interval_s = interval_s
         self._warned = False
 
@@ -64,7 +67,7 @@ class HttpsShow(ThreadedShow):
             if snapshot.ended or self.closing.is_set():
                 break
             pause_s = self._interval_s
-            if snapshot.revision != revision:
+            if snapshot.revision != revision or snapshot.message:
                 # Changes that come together, such as one stage's end and the next one's start, go together.
                 time.sleep(0.05)
                 snapshot = self.model.snapshot()
@@ -103,14 +106,23 @@ class HttpsShow(ThreadedShow):
             return 0.0
         if answer.ok:
             self._warned = False
+            self._hear(answer.content)
             return None
         if answer.status_code == _TOO_OFTEN:
             return _seconds(answer.headers.get("Retry-After"))
         self._warn(f"HTTP {answer.status_code}: {answer.text[:200]}")
         if answer.status_code in _NOT_CURRENT:
-            self._on_refused()
+            self._ears.superseded()
             return None
         return _seconds(answer.headers.get("Retry-After"))
+
+    def _hear(self, body: bytes) -> None:
+        try:
+            bounds = ProgressAnswer.model_validate_json(body).workers
+        except ValidationError:  # of an operator that says no more than that the report arrived
+            return
+        if bounds:
+            self._ears.bounds(bounds)
 
     def _warn(self, why: str) -> None:
         if not self._warned:

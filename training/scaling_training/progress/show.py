@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+from scaling_api.driver import WorkerBounds
 from scaling_training.progress.model import ProgressModel
+
+
+@dataclass(frozen=True, slots=True)
+class Ears:
+    """Whom a show tells what it hears from those that it shows a run to; called from the show's thread."""
+
+    superseded: Callable[[], None]  # another pod is taken for the current head
+    bounds: Callable[[Sequence[WorkerBounds]], None]  # of the worker groups, as they are now
 
 
 class Show(Protocol):

@@ -60,6 +60,12 @@ class Operator:
         self.api, self.jobs, self.pods = api, jobs, pods
         self._url, self._session = url, session
 
+    async def told(self) -> Any:
+        """What the answer to a report tells."""
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        async with self._session.post(self._url + progress_path("team", "mnist"), headers=headers, json=REPORT) as got:
+            return await got.json()
+
     async def post(
         self, body: Any = REPORT, *, token: str = TOKEN, job: str = "mnist", **options: Any
     ) -> tuple[int, str, str | None]:
@@ -124,6 +130,20 @@ async def test_this_replica_sees_what_it_stored_at_once(operator: Operator) -> N
     assert seen is not None
     assert seen["status"]["accuracy"] == "0.97"
     assert "managedFields" not in seen["metadata"]
+
+
+async def test_a_report_that_was_taken_is_answered_with_the_workers_that_the_spec_asks_for_now(
+    operator: Operator,
+) -> None:
+    group = {"name": "cpu", "min": 1, "max": 3, "slots": 2, "resources": {}}
+    operator.api.on("PATCH", STATUS, answer({**STORED, "spec": {"cluster": {"workers": [group]}}}))
+    assert (await operator.told())["workers"] == [{"name": "cpu", "min": 1, "max": 3}]
+
+
+@pytest.mark.parametrize("spec", [{}, {"cluster": {}}, {"cluster": {"workers": [{"name": "cpu", "min": "?"}]}}])
+async def test_a_spec_without_bounds_that_can_be_read_tells_none(operator: Operator, spec: Any) -> None:
+    operator.api.on("PATCH", STATUS, answer({**STORED, "spec": spec}))
+    assert await operator.told() == {"message": "stored", "workers": []}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from ray.exceptions import ActorDiedError
+    from ray.train import ScalingConfig
     from ray.train.v2._internal.exceptions import (
         UserExceptionWithTraceback,
         WorkerGroupStartupFailedError,
@@ -16,10 +18,13 @@ with warnings.catch_warnings():
         WorkerHealthCheckFailedError,
     )
     from ray.train.v2._internal.execution.failure_handling import FailureDecision
+    from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision
     from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
+    from scaling_training.engine import policies
     from scaling_training.engine.failures import Cause, Kind, RestartBudget
-    from scaling_training.engine.policies import BudgetPolicy, group_cause
+    from scaling_training.engine.policies import PATIENCE_S, BudgetPolicy, SlotPolicy, group_cause
+    from scaling_training.engine.sizing import Sizing
 from scaling_training.errors import UserError
 
 
@@ -118,3 +123,35 @@ def test_what_the_watchdog_stopped_is_not_called_lost() -> None:
     error = WorkerGroupError("one died", {1: ActorDiedError()})
     assert policy(restarts=restarts, verdict=verdict).make_decision(error) is FailureDecision.RETRY
     assert restarts == [verdict]
+
+
+class Answering:
+    """Processes that are there as soon as they are asked for."""
+
+    slots = 0
+
+    def start(self, by_node: dict[str, int], *, now: float) -> None:
+        self.slots = sum(by_node.values())
+
+    def answered(self, *, timeout_s: float) -> int:
+        return self.slots
+
+
+def test_an_edit_of_the_bounds_counts_while_workers_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policies, "slots_by_node", lambda: {"a": 1})
+    clock = iter([1.0, 1.0 + PATIENCE_S, 2.0 + PATIENCE_S])
+    monkeypatch.setattr(policies, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda seconds: None))
+    sizing = [Sizing(2, 2, 8, 0)]
+    judge = SlotPolicy(
+        ScalingConfig(num_workers=2),
+        sizing=lambda: sizing[-1],
+        processes=Answering(),  # type: ignore[arg-type]
+        waiting=lambda slots: None,
+        given_up=lambda: False,
+    )
+    for _ in range(2):
+        assert isinstance(judge.make_decision_for_non_running_worker_group(), NoopDecision)
+    sizing.append(Sizing(1, 2, 8, 0))
+    begun = judge.make_decision_for_non_running_worker_group()
+    assert isinstance(begun, ResizeDecision)
+    assert begun.num_workers == 1

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from scaling_api.driver import WorkerBounds
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.engine.sizing import Sizing, plan_workers, unused_gpus
 
@@ -23,6 +24,10 @@ def spec(*groups: dict[str, Any], data: int | None = None, batch: int = 128, **a
 
 def group(name: str = "cpu", **fields: Any) -> dict[str, Any]:
     return {"name": name, **fields}
+
+
+def bounds(least: int, most: int, name: str = "cpu") -> WorkerBounds:
+    return WorkerBounds(name=name, min=least, max=most)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +61,25 @@ def group(name: str = "cpu", **fields: Any) -> dict[str, Any]:
 )
 def test_on_a_cluster(job: ScalingJobSpec, expected: Sizing) -> None:
     assert plan_workers(job, on_cluster=True, local_gpus=8) == expected
+
+
+@pytest.mark.parametrize(
+    ("job", "edited", "expected"),
+    [
+        pytest.param(spec(group(min=2, max=4)), [bounds(1, 6)], Sizing(1, 6, 128, 0), id="both, with its slots"),
+        pytest.param(spec(group(min=2, max=4, slots=2)), [bounds(3, 3)], Sizing(6, 6, 128, 0), id="of pods"),
+        pytest.param(
+            spec(group("a", min=1, max=1), group("b", min=2, max=3)),
+            [bounds(0, 1, "b")],
+            Sizing(1, 2, 128, 0),
+            id="of one group",
+        ),
+        pytest.param(spec(group(min=2, max=4)), [bounds(1, 1, "new")], Sizing(2, 4, 128, 0), id="of an unknown group"),
+        pytest.param(spec(group(max=4), data=3), [bounds(1, 1)], Sizing(3, 3, 3, 0), id="a number is kept"),
+    ],
+)
+def test_edits_of_a_running_job(job: ScalingJobSpec, edited: list[WorkerBounds], expected: Sizing) -> None:
+    assert plan_workers(job, on_cluster=True, local_gpus=0, edited=edited) == expected
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ class Waiting(_Group):
 def policy(given_up: Callable[[], bool]) -> SlotPolicy:
     return SlotPolicy(
         ScalingConfig(num_workers=1),
-        sizing=SIZING,
+        sizing=lambda: SIZING,
         processes=Processes(lambda **options: None),
         waiting=lambda slots: None,
         given_up=given_up,
@@ -58,7 +58,7 @@ def nothing(*arguments: Any) -> None:
 def a_group() -> Waiting:
     watcher = Watch(progress=nothing, say=nothing, mark=nothing, stop_requested=lambda: True)
     task = WorkerTask(spec={}, storage_root="/nowhere", attempt=1, job=Training(key="key", resume=None))
-    return Waiting(task, SIZING, {}, "/nowhere", watcher, RestartBudget(), Marks(nothing))
+    return Waiting(task, lambda: SIZING, {}, "/nowhere", watcher, RestartBudget(), Marks(nothing))
 
 
 def test_the_controller_has_left_ray_when_its_caller_does() -> None:

@@ -19,8 +19,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from scaling_api.driver import WorkerBounds
 from scaling_training.progress import ProgressModel, https
 from scaling_training.progress.https import Endpoint, HttpsShow
+from scaling_training.progress.show import Ears
 
 # No request takes as long, and what has to happen happens within the limit, on a loaded machine too.
 TIMEOUT_S = 30.0
@@ -33,6 +35,7 @@ class Operator:
     def __init__(self, folder: Path) -> None:
         self.got: list[tuple[str, dict[str, Any]]] = []
         self.answers: list[int] = []  # the next ones; 200 when empty
+        self.said = b""
         certificate, key = _self_signed()
         (folder / "server.pem").write_bytes(certificate + key)
         (folder / "ca.crt").write_bytes(certificate)
@@ -44,9 +47,10 @@ class Operator:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 operator.got.append((self.headers["Authorization"], body))
                 self.send_response(operator.answers.pop(0) if operator.answers else 200)
-                self.send_header("Content-Length", "0")
+                self.send_header("Content-Length", str(len(operator.said)))
                 self.send_header("Retry-After", "0.05")
                 self.end_headers()
+                self.wfile.write(operator.said)
 
             def log_message(self, *args: object) -> None:
                 pass
@@ -111,10 +115,13 @@ def refused_never() -> None:
     raise AssertionError("nobody refused")
 
 
+DEAF = Ears(superseded=refused_never, bounds=lambda bounds: None)
+
+
 def test_a_stage_is_reported_at_once_and_steps_are_not(operator: Operator, model: ProgressModel) -> None:
     from scaling_training.train.types import TrainingProgress
 
-    show = HttpsShow(model, operator.endpoint, refused_never, interval_s=60)
+    show = HttpsShow(model, operator.endpoint, DEAF, interval_s=60)
     show.start()
     model.stage_started("train")
     operator.wait_for(1)
@@ -130,7 +137,7 @@ def test_a_stage_is_reported_at_once_and_steps_are_not(operator: Operator, model
 
 
 def test_the_token_is_read_anew_at_each_request(operator: Operator, model: ProgressModel) -> None:
-    show = HttpsShow(model, operator.endpoint, refused_never, interval_s=60)
+    show = HttpsShow(model, operator.endpoint, DEAF, interval_s=60)
     show.start()
     model.stage_started("train")
     operator.wait_for(1)
@@ -147,7 +154,7 @@ def test_a_report_that_comes_inconveniently_is_sent_again_when_told(
     operator: Operator, model: ProgressModel, status: int
 ) -> None:
     operator.answers = [status]
-    show = HttpsShow(model, operator.endpoint, refused_never, interval_s=60)
+    show = HttpsShow(model, operator.endpoint, DEAF, interval_s=60)
     show.start()
     model.stage_started("train")
     operator.wait_for(2)
@@ -162,7 +169,7 @@ def test_a_proxy_for_the_world_outside_is_not_asked(
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
-    show = HttpsShow(model, operator.endpoint, refused_never)
+    show = HttpsShow(model, operator.endpoint, DEAF)
     show.start()
     model.stage_started("train")
     operator.wait_for(1)
@@ -172,7 +179,7 @@ def test_a_proxy_for_the_world_outside_is_not_asked(
 
 def test_the_last_report_is_tried_several_times(operator: Operator, model: ProgressModel) -> None:
     operator.answers = [200, 503, 500]
-    show = HttpsShow(model, operator.endpoint, refused_never, interval_s=60)
+    show = HttpsShow(model, operator.endpoint, DEAF, interval_s=60)
     show.start()
     model.stage_started("train")
     operator.wait_for(1)
@@ -184,7 +191,7 @@ def test_the_last_report_is_tried_several_times(operator: Operator, model: Progr
 def test_an_operator_that_is_away_disturbs_nothing(operator: Operator, model: ProgressModel) -> None:
     operator.server.shutdown()
     operator.server.server_close()
-    show = HttpsShow(model, operator.endpoint, refused_never, interval_s=60)
+    show = HttpsShow(model, operator.endpoint, DEAF, interval_s=60)
     show.start()
     model.stage_started("train")
     model.finish(None)
@@ -200,7 +207,7 @@ def test_a_refusal_asks_whether_this_driver_is_superseded(
 ) -> None:
     operator.answers = [status]
     refused = threading.Event()
-    show = HttpsShow(model, operator.endpoint, refused.set, interval_s=60)
+    show = HttpsShow(model, operator.endpoint, Ears(refused.set, lambda bounds: None), interval_s=60)
     show.start()
     model.stage_started("train")
     assert refused.wait(LIMIT_S)
@@ -210,9 +217,44 @@ def test_a_refusal_asks_whether_this_driver_is_superseded(
 
 def test_a_server_of_another_ca_gets_no_token(operator: Operator, model: ProgressModel) -> None:
     operator.endpoint.ca.write_bytes(_self_signed()[0])
-    show = HttpsShow(model, operator.endpoint, refused_never, interval_s=60)
+    show = HttpsShow(model, operator.endpoint, DEAF, interval_s=60)
     show.start()
     model.stage_started("train")
     model.finish(None)
     show.close()
     assert operator.got == []
+
+
+def test_what_is_waited_for_is_reported_again_and_again_as_an_edit_may_change_it(
+    operator: Operator, model: ProgressModel
+) -> None:
+    heard: list[list[WorkerBounds]] = []
+    ears = Ears(refused_never, lambda bounds: heard.append(list(bounds)))
+    show = HttpsShow(model, operator.endpoint, ears, interval_s=0.05)
+    show.start()
+    model.stage_started("train")
+    model.say("waiting for workers: 1 of 2 slots are there")
+    operator.wait_for(3)
+    assert heard == [], "an operator that says nothing of them"
+    # What this version does not know is no mistake.
+    operator.said = b'{"message": "stored", "workers": [{"name": "cpu", "min": 1, "max": 3, "pool": "a"}], "more": 1}'
+    operator.wait_for(len(operator.got) + 2)
+    model.say("")
+    model.finish(None)
+    show.close()
+    assert heard[0] == [WorkerBounds(name="cpu", min=1, max=3)]
+
+
+@pytest.mark.parametrize("said", [b"", b"<html>", b'{"workers": [{"name": 1}]}'])
+def test_an_answer_that_cannot_be_read_is_no_trouble(operator: Operator, model: ProgressModel, said: bytes) -> None:
+    def bounds(heard: object) -> None:
+        raise AssertionError(heard)
+
+    operator.said = said
+    show = HttpsShow(model, operator.endpoint, Ears(refused_never, bounds), interval_s=60)
+    show.start()
+    model.stage_started("train")
+    operator.wait_for(1)
+    model.finish(None)
+    show.close()
+    assert len(operator.got) == 2
