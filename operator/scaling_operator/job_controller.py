@@ -283,6 +283,7 @@ class JobController:
             services=attempts_of(mirrors.services.by_index(BY_OWNER, uid)),
             policies=attempts_of(mirrors.network_policies.by_index(BY_OWNER, uid)),
             refusal=notes.refusal.sentence if notes.refusal is not None else None,
+            finished=status.get("reportedAttempt") if "result" in status else None,
             unusable=notes.unusable,
         )
 
@@ -307,11 +308,11 @@ class JobController:
 
     def _on_pod(self, change: Change, old: Object | None, new: Object | None) -> None:
         if new is None and old is not None:
-            self._note_vanished(old)
+            self._note_vanished(old, unseen=change == "MISSED")
             self._views.forget(old)
         self._on_owned(change, old, new)
 
-    def _note_vanished(self, pod: Object) -> None:
+    def _note_vanished(self, pod: Object, *, unseen: bool) -> None:
         """A pod is gone: how it was last seen tells why. Of a worker that we deleted ourselves nobody asks."""
         view = self._views.view(pod, now=self._clock())
         for owner in _owner_uids(pod):
@@ -319,7 +320,7 @@ class JobController:
                 continue
             notes = self._notes.setdefault(owner, _Notes())
             if view.is_head or view.uid not in notes.released:
-                notes.vanished[view.name] = view
+                notes.vanished[view.name] = replace(view, end_unseen=unseen)
             notes.released.discard(view.uid)
 
     def _on_owned(self, change: Change, old: Object | None, new: Object | None) -> None:

@@ -76,6 +76,8 @@ def why_ended(pod: PodView) -> Trouble:
         return deleted(pod.name)
     if told is not None:
         return told
+    if pod.end_unseen and (main is None or main.exit_code is None):
+        return gone(pod.name)
     if main is not None and main.exit_code == _EXIT_KILLED:
         return _out_of_memory(pod, main, "was killed (exit code 137), most likely for lack of memory")
     if main is not None and main.exit_code is not None:
@@ -91,6 +93,16 @@ def why_ended(pod: PodView) -> Trouble:
 def deleted(name: str) -> Trouble:
     """A pod is gone and nobody said why."""
     return Trouble(Failure.POD_DELETED, f"pod {name} was deleted, not by the operator")
+
+
+def gone(name: str) -> Trouble:
+    """A pod is gone and nobody saw how.
+
+    One that ends by itself stays, so somebody deleted it; what the cluster does is not the job's fault, and who did it
+    cannot be known any more.
+    """
+    sentence = f"pod {name} is gone, and the operator did not see who took it"
+    return Trouble(Failure.POD_DELETED, sentence, blameless=True)
 
 
 def why_waiting(pod: PodView, *, now: float) -> Trouble | None:

@@ -9,7 +9,8 @@ for which it needs its workers. Only then is it lost. One on a node that does no
 controller has marked it as not ready.
 
 That the head was created is told by the attempt's Service, which is created after it: no head but a Service
-means that the head was deleted. If it was seen before it went, what it was last seen as tells how it ended.
+means that the head was deleted. If it was seen before it went, what it was last seen as tells how it ended. A driver
+reports its result last of all: with that in the status the attempt has succeeded, however its head went.
 Neither head nor Service means that the head is still to be made, from the spec as it is now: an edit that came in
 between ends the attempt, because what it began with is what its status says it runs.
 
@@ -29,7 +30,7 @@ from scaling_api.driver import CONTAINER_DRIVER, CONTAINER_RAY
 from scaling_api.reasons import Failure
 from scaling_api.spec import ScalingJobSpec
 
-from .failure import UNPREPARED, deleted, is_refusal, prepared_since, ray_ended, why_ended, why_waiting
+from .failure import UNPREPARED, gone, is_refusal, prepared_since, ray_ended, why_ended, why_waiting
 from .types import ContainerView, Job, Observed, PodView, Trouble
 
 # What takes longer hangs.
@@ -78,12 +79,17 @@ HeadVerdict: TypeAlias = HeadFine | HeadStopping | HeadMissing | HeadSucceeded |
 
 def judge_head(observed: Observed, job: Job, attempt: int, *, now: float) -> HeadVerdict:
     """The verdict on the current attempt's head."""
+    verdict = _judge(observed, job, attempt, now)
+    return HeadSucceeded() if isinstance(verdict, HeadLost) and observed.finished == attempt else verdict
+
+
+def _judge(observed: Observed, job: Job, attempt: int, now: float) -> HeadVerdict:
     head = observed.head(attempt)
     if attempt in observed.unusable:
         return HeadLost(Trouble(Failure.OBJECTS_GONE, observed.unusable[attempt], blameless=True))
     last = observed.last_head(job.name, attempt)
     if last is None and attempt in observed.services:
-        return HeadLost(deleted(names.head_pod(job.name, attempt)))
+        return HeadLost(gone(names.head_pod(job.name, attempt)))
     if last is None:
         return HeadLost(_outdated(attempt)) if _is_outdated(observed, job) else HeadMissing()
     driver = last.containers.get(CONTAINER_DRIVER)

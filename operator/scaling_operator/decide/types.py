@@ -69,6 +69,8 @@ class PodView:
     disruption: str = ""
     # The scheduler's message while it finds no node.
     unschedulable: str = ""
+    # Of a pod that is gone: whether it may have changed, unseen, before it went.
+    end_unseen: bool = False
     # Since when a container of it was seen, at each look, to be kept from starting; None when none is.
     obstructed_since: float | None = None
     containers: Mapping[str, ContainerView] = field(default_factory=dict)
@@ -161,9 +163,10 @@ class Observed:
     """The job's surroundings at one moment.
 
     `vanished` are pods that were there and are gone, by name, as they were last seen; `released` are uids of pods that
-    the operator has deleted and that may still terminate. `services` and `policies`
-    are attempts whose Service or NetworkPolicy exists. `refusal` is what the API server last said to a create
-    that it refused for good. `unusable` are attempts that cannot go on, with a sentence saying why.
+    the operator has deleted and that may still terminate. `services` and `policies` are attempts whose Service or
+    NetworkPolicy exists. `refusal` is what the API server last said to a create that it refused for good. `finished`
+    is the attempt whose driver has reported its result. `unusable` are attempts that cannot go on, with a sentence
+    saying why.
     """
 
     generation: int
@@ -175,6 +178,7 @@ class Observed:
     services: frozenset[int] = frozenset()
     policies: frozenset[int] = frozenset()
     refusal: str | None = None
+    finished: int | None = None
     unusable: Mapping[int, str] = field(default_factory=dict)
 
     def head(self, attempt: int) -> PodView | None:

@@ -22,9 +22,10 @@ from .objects import Key, Object, key_of, version_of
 
 logger = logging.getLogger(__name__)
 
-Change = Literal["ADDED", "MODIFIED", "DELETED"]
-# Called as handler(change, old, new), synchronously: `old` is None for ADDED, `new` is None for DELETED, where
-# `old` is the last state known.
+# MISSED is a deletion that a list shows, not an event: its object may have changed before it went.
+Change = Literal["ADDED", "MODIFIED", "DELETED", "MISSED"]
+# Called as handler(change, old, new), synchronously: `old` is None for ADDED, `new` is None for DELETED and MISSED,
+# where `old` is the last state known.
 Handler: TypeAlias = Callable[[Change, Object | None, Object | None], None]
 IndexFunction: TypeAlias = Callable[[Object], Iterable[Hashable]]
 
@@ -108,7 +109,7 @@ class Store:
             # Some servers report a deletion under the object's last version, which is not newer than it.
             held = self._objects.get(key)
             if held is not None and (version == 0 or version_of(held) <= version):
-                self._remove(key, obj)
+                self._remove("DELETED", key, obj)
         elif version == 0 or (version > self.resource_version and not self._is_outdated(key, version)):
             self._put(key, obj)
         self.advance(version)
@@ -136,7 +137,7 @@ class Store:
         listed = {key_of(obj): obj for obj in items}
         for key, old in list(self._objects.items()):
             if key not in listed and (force or version_of(old) <= version):
-                self._remove(key, old)
+                self._remove("MISSED", key, old)
         for key, obj in listed.items():
             if force or not self._is_outdated(key, version_of(obj)):
                 self._put(key, obj)
@@ -191,13 +192,13 @@ class Store:
             index.insert(key, obj)
         self._notify("ADDED" if old is None else "MODIFIED", old, obj)
 
-    def _remove(self, key: Key, last_state: Object) -> None:
+    def _remove(self, change: Change, key: Key, last_state: Object) -> None:
         old = self._objects.pop(key, None)
         if old is None:
             return
         for index in self._indexes.values():
             index.remove(key, old)
-        self._notify("DELETED", last_state, None)
+        self._notify(change, last_state, None)
 
     def _notify(self, change: Change, old: Object | None, new: Object | None) -> None:
         for handler in self.handlers:

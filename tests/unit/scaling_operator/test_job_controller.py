@@ -385,6 +385,54 @@ def test_a_job_that_ends_while_the_operator_is_away_has_its_result() -> None:
     _in_world(scene)
 
 
+def test_a_head_that_the_cluster_took_while_the_operator_was_away_does_not_count() -> None:
+    async def scene(world: World) -> None:
+        await asyncio.sleep(20.0)
+        restarting = asyncio.create_task(world.restart(away_s=120.0))
+        await asyncio.sleep(1.0)
+        await world.cause(Trouble(0, "head drained", 0))
+        await restarting
+        await asyncio.sleep(30.0)
+        assert (world.status["phase"], world.status["attempt"], world.status["failures"]) == ("Running", 2, 0)
+        assert world.status["attempts"][0]["reason"] == Failure.POD_DELETED
+        assert "did not see who took it" in world.status["attempts"][0]["message"]
+
+    _in_world(scene, backoffLimit=0)
+
+
+def test_a_head_that_the_cluster_took_between_two_lists_does_not_count() -> None:
+    async def scene(world: World) -> None:
+        await asyncio.sleep(20.0)
+        pods = world.operator.feeds[1]
+        pods.lag_s = 10_000.0  # the watch is silent
+        await world.cause(Trouble(0, "head drained", 0))
+        await asyncio.sleep(60.0)
+        assert world.status["attempt"] == 1
+        pods.lag_s = 0.05
+        pods.relist()
+        await asyncio.sleep(30.0)
+        assert (world.status["phase"], world.status["attempt"], world.status["failures"]) == ("Running", 2, 0)
+
+    _in_world(scene, backoffLimit=0)
+
+
+def test_a_result_that_was_reported_is_not_lost_with_a_head_that_nobody_saw_end() -> None:
+    async def scene(world: World) -> None:
+        await asyncio.sleep(20.0)
+        restarting = asyncio.create_task(world.restart(away_s=120.0))
+        await asyncio.sleep(1.0)
+        # Another replica took the last report, of a driver whose node then went.
+        told = {"reportedAttempt": 1, "progress": {"summary": "done"}, "result": {"metrics": {"accuracy": 0.97}}}
+        world.server.patch("scalingjobs", JOB, {"status": told}, part="status")
+        await world.cause(Trouble(0, "head drained", 0))
+        await restarting
+        await asyncio.sleep(30.0)
+        assert (world.status["phase"], world.status["attempt"]) == ("Succeeded", 1)
+        assert world.status["result"] == told["result"]
+
+    _in_world(scene)
+
+
 def test_last_words_that_the_server_refuses_do_not_keep_a_job_from_ending() -> None:
     async def scene(world: World) -> None:
         await asyncio.sleep(20.0)

@@ -27,6 +27,10 @@ from tests.unit.scaling_operator import builders
 from .builders import NOW, container, ended, head, job, observed
 
 
+def _gone(last: PodView, *, unseen: bool = False) -> Observed:
+    return observed(vanished={last.name: replace(last, end_unseen=unseen)})
+
+
 def _judge(seen: Observed, *, now: float = NOW) -> HeadVerdict:
     return judge_head(seen, job(), 1, now=now)
 
@@ -63,6 +67,14 @@ def test_a_head_is_made_from_the_spec_that_its_attempt_began_with_or_not_at_all(
             HeadSucceeded,
             id="the driver ended well and the pod is gone",
         ),
+        pytest.param(observed(finished=1), HeadSucceeded, id="it is gone, and its driver had reported the result"),
+        pytest.param(
+            observed([head(phase="Failed", reason="NodeShutdown", containers={})], finished=1),
+            HeadSucceeded,
+            id="it was taken away, and its driver had reported the result",
+        ),
+        pytest.param(observed([head()], finished=1), HeadFine, id="its driver is about to end"),
+        pytest.param(observed(finished=2), HeadLost, id="the result is another attempt's"),
     ],
 )
 def test_kinds(seen: Observed, verdict: type) -> None:
@@ -225,3 +237,28 @@ def test_what_cannot_be_mounted_is_named() -> None:
 )
 def test_it_may_wait_for_ever(pod: PodView) -> None:
     assert _judge(observed([pod]), now=NOW + 100_000) == HeadFine()
+
+
+@pytest.mark.parametrize(
+    ("seen", "counts"),
+    [
+        pytest.param(observed(), False, id="it went while the operator was away"),
+        pytest.param(_gone(head(), unseen=True), False, id="it went between two lists"),
+        pytest.param(_gone(head()), True, id="it was seen to be deleted by force"),
+        pytest.param(_gone(head(terminating=True), unseen=True), True, id="it was seen to be being deleted"),
+        pytest.param(
+            _gone(head(terminating=True, disruption="EvictionByEvictionAPI"), unseen=True),
+            False,
+            id="it was seen to be drained",
+        ),
+        pytest.param(
+            _gone(head(phase="Failed", driver=ended(CONTAINER_DRIVER, 1)), unseen=True),
+            True,
+            id="its driver had failed",
+        ),
+    ],
+)
+def test_what_counts_of_a_head_that_is_gone(seen: Observed, counts: bool) -> None:
+    verdict = _judge(seen)
+    assert isinstance(verdict, HeadLost)
+    assert verdict.trouble.blameless is not counts

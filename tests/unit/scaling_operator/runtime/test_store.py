@@ -47,7 +47,7 @@ def test_a_list_is_compared_with_what_is_there() -> None:
     recorder = Recorder(store)
     recorder.changes.clear()
     store.replace([pod("stays", 1), pod("changes", 7), pod("comes", 8)], 9)
-    assert recorder.changes == [("DELETED", "goes"), ("MODIFIED", "changes"), ("ADDED", "comes")]
+    assert recorder.changes == [("MISSED", "goes"), ("MODIFIED", "changes"), ("ADDED", "comes")]
     assert store.resource_version == 9
 
 

@@ -151,7 +151,7 @@ class Feed:
 
     def relist(self) -> None:
         """As after a 410: whatever was on its way is replaced by a list."""
-        self._pending = []
+        self._pending, self._due = [], 0.0
         items = [self._transform(copied(obj)) for obj in self._server.all(self._plural)]
         self._store.replace(items, self._server.version)
 
