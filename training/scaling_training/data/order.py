@@ -71,8 +71,10 @@ class Share:
 def shares(batch: GlobalBatch, *, rank: int, size: int, pieces: int = 1) -> list[Share]:
     """What ``rank`` of ``size`` takes of a batch, in ``pieces`` micro-batches: as many on every rank.
 
-    Every rank must take part in every collective, so one that would have nothing takes a sample with weight 0.
+    No more than rank 0, whose share is the largest, has samples. Every rank must take part in every collective, so one
+    with a sample less than micro-batches takes one more with weight 0; never rank 0, and hence never all ranks.
     """
+    pieces = min(pieces, -(-len(batch.indices) // size))
     mine = batch.indices[rank_slice(len(batch.indices), rank, size)]
     parts = [mine[rank_slice(len(mine), piece, pieces)] for piece in range(pieces)]
     return [Share(part, 1.0) if len(part) else Share(batch.indices[:1], 0.0) for part in parts]

@@ -4,7 +4,7 @@
 tells the others its count, mean and sum of squared deviations per channel; they are combined by the formula of Chan,
 Golub and LeVeque (1979, "Updating formulae and a pairwise algorithm for computing sample variances"), which stays
 exact where a difference of large sums would not. So the ranks' counts may differ, and a rank whose sample only
-stands in for a missing one (``counts`` is False) is left out. The backward pass adds up the two sums per channel that
+stands in for a missing one (`standing_in`) is left out. The backward pass adds up the two sums per channel that
 the gradient needs. It uses all_gather and all_reduce alone, and so runs on gloo as on NCCL; torch.nn.SyncBatchNorm
 needs a GPU.
 
@@ -14,6 +14,8 @@ running statistics are DTensors sharded along the tensor axis.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -167,8 +169,29 @@ def synchronise_batch_norm(model: nn.Module, group: dist.ProcessGroup) -> None:
                 setattr(parent, name, ParallelBatchNorm.of(child, group=group))
 
 
-def set_counting(model: nn.Module, counts: bool) -> None:
-    """Whether the samples of the coming forward passes take part in synchronised statistics."""
-    for module in model.modules():
-        if isinstance(module, ParallelBatchNorm):
-            module.counts = counts
+@contextmanager
+def standing_in(model: nn.Module) -> Iterator[None]:
+    """For the passes of samples that count for nothing: they leave no trace in the model's statistics.
+
+    Synchronised ones move, as on all ranks, without these samples. All else that a forward pass moves in buffers
+    (running statistics of this rank's own samples, say) is put back.
+    """
+    covering = [norm for norm in model.modules() if isinstance(norm, ParallelBatchNorm) and norm.group is not None]
+    shared = {id(buffer) for norm in covering for buffer in norm.buffers(recurse=False)}
+    own = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if id(buffer) not in shared
+    ]
+    for norm in covering:
+        norm.counts = False
+    try:
+        yield
+    finally:
+        for norm in covering:
+            norm.counts = True
+        with torch.no_grad():
+            for module, name, buffer, before in own:
+                # The module may have put another tensor in its place.
+                setattr(module, name, buffer.copy_(before))

@@ -213,7 +213,8 @@ def _transformer_blocks(model: nn.Module) -> Sequence[nn.Module]:
 
 
 def _transformer_cut(model: nn.Module) -> Cut | None:
-    if not isinstance(model, VisionTransformer):
+    # A pipeline fills up micro-batches, which statistics of a batch would count.
+    if not isinstance(model, VisionTransformer) or any(isinstance(module, _BatchNorm) for module in model.modules()):
         return None
     return Cut(model.blocks, "embed", "classify", first=("patches", "positions", "dropout"), last=("norm", "head"))
 

@@ -12,7 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from scaling_training.models.batch_norm import single_values
 from scaling_training.models.dropout import keyed
-from scaling_training.parallel.batch_norm import set_counting
+from scaling_training.parallel.batch_norm import standing_in
 from scaling_training.parallel.gradients import MeanGradients
 
 if TYPE_CHECKING:
@@ -54,15 +54,15 @@ class Replica:
 
         Gradients of ``scale`` times the sum are added up over the micro-batches. After one with ``sync``, the last of
         a step, each ``grad`` is the mean over the batch ranks. A step of N samples in all hence takes the scale
-        batch ranks / N. With scale 0 the batch only stands in for a missing one: its loss is 0, and synchronised
-        batch norm leaves it out. Every rank calls it equally often, with the same ``sync``.
+        batch ranks / N. With scale 0 the batch only stands in for a missing one: its loss is 0, and no
+        statistic of the model knows of it. Every rank calls it equally often, with the same ``sync``.
         """
         single = single_values(self.model) if len(batch) == 1 else nullcontext()
-        with keyed(self.model, batch.keys), single:
+        counted = nullcontext() if scale != 0 else standing_in(self.model)
+        with keyed(self.model, batch.keys), single, counted:
             return self._forward_backward(batch, scale=scale, sync=sync)
 
     def _forward_backward(self, batch: Batch, *, scale: float, sync: bool) -> torch.Tensor:
-        set_counting(self.model, scale != 0)
         if isinstance(self.model, FSDPModule):
             self.model.set_requires_gradient_sync(sync)
         with self._around(batch):

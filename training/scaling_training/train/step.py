@@ -2,9 +2,9 @@
 
 The gradient is the sum of the samples' gradients over the *global* number of samples. A replica takes the mean
 over its batch ranks of what each computes, so each scales its own sum of losses by ranks / global samples:
-right also when the shares differ in size, for micro-batches, and for the smaller last batch of an epoch. A rank
-without a sample there runs one with weight 0, because every rank must take part in the collectives; it is never
-rank 0, whose batch norm statistics are the ones that count.
+right also when the shares differ in size, for micro-batches, and for the smaller last batch of an epoch. No process
+takes more micro-batches than the largest share has samples. A rank with one sample less runs one with weight 0,
+because every rank must take part in the collectives; neither gradients nor statistics know of it (`standing_in`).
 
 What the ranks must agree on besides, the loss, whether all gradients are finite, and whether to stop, is one small sum,
 which the host waits for once. In update mode sync it is known before the weights move: a loss or a gradient that is

@@ -82,7 +82,7 @@ class Averager:
             self._outer.load_state_dict(state)
 
     def _buffers(self) -> Iterator[torch.Tensor]:
-        # Counters (batch norm's number of batches) are equal everywhere.
+        # Counters (batch norm's number of batches) are equal but where a rank had no sample; the first one's are kept.
         return (buffer for buffer in self._model.buffers() if buffer.is_floating_point())
 
     def _inner_state(self) -> Iterator[torch.Tensor]:

@@ -137,6 +137,14 @@ def test_what_cannot_be_cut_is_refused_before_anything_starts(model: str, stages
         check_model(a_task(model).model, Mesh(MeshShape(pipeline=stages), 0), name="it")
 
 
+def test_statistics_of_whole_batches_are_not_cut() -> None:
+    """Micro-batches of a pipeline are filled up, which batch norm would count."""
+    model = a_task("transformer").model
+    model.get_submodule("blocks.1").register_module("norm", nn.BatchNorm1d(64))
+    with pytest.raises(UserError, match="no chain of like blocks"):
+        check_model(model, Mesh(MeshShape(pipeline=2), 0), name="it")
+
+
 def _out_of_memory(world: World) -> None:
     task = a_task("transformer")
     spec = a_spec(parallelism={"pipeline": 2})
