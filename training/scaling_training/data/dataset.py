@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # Reading processes of a training process for files, at most; more rarely help one network.
 _MOST_WORKERS = 4
+_NAMED = 5  # classes that a sentence names
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Dataset:
     validation: Samples
     _test: Samples = field(repr=False)
     _fingerprint: Callable[[], str] = field(repr=False)
+    found: str = ""  # in one line: how many classes, and how many samples of each split, and where
 
     @cached_property
     def fingerprint(self) -> str:
@@ -135,10 +137,13 @@ def divided(
     fingerprint: Callable[[], str] | None = None,
     fractions: Fractions | None = None,
     seed: int | None = None,
+    places: Mapping[str, str] | None = None,
+    left_alone: Sequence[str] = (),
 ) -> Dataset:
     """The data set of the parts that there are: train, and validation and test or what is divided off train.
 
-    ``fractions`` and ``seed`` default to those of the spec's split. UserError when a class is missing in a part.
+    ``places`` says where a part was found, ``left_alone`` what else was there. ``fractions`` and ``seed`` default to
+    those of the spec's split. UserError when a class is missing in a part.
     """
     split = spec.split
     if fractions is None:
@@ -168,6 +173,29 @@ def divided(
         validation=splits["validation"],
         _test=splits["test"],
         _fingerprint=fingerprint or (lambda: content_fingerprint(splits)),
+        found=_found(name, class_names, splits, given=parts, places=places or {}, left_alone=left_alone),
+    )
+
+
+def _found(
+    name: str,
+    class_names: Sequence[str],
+    splits: Mapping[str, Samples],
+    *,
+    given: Mapping[str, Samples],
+    places: Mapping[str, str],
+    left_alone: Sequence[str],
+) -> str:
+    """The sentence of `Dataset.found`."""
+    told = []
+    for part, called in (("train", "training"), ("validation", "validation"), ("test", "test")):
+        place = f" in {places[part]}" if part in places else "" if part in given else " divided off training"
+        told.append(f"{len(splits[part]):,} {called}{place}")
+    more = ", ..." if len(class_names) > _NAMED else ""
+    beside = f"; left alone: {', '.join(left_alone)}" if left_alone else ""
+    return (
+        f"dataset {name}: {len(class_names):,} classes ({', '.join(class_names[:_NAMED])}{more}); "
+        f"samples: {', '.join(told)}{beside}"
     )
 
 

@@ -15,8 +15,6 @@ from scaling_training.data.samples import UnreadableError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# What image folders are searched for; other files lie beside images (lists, thumbnails' databases).
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 # A JPEG is decoded at a fraction of its size (an eighth, a quarter, a half) as long as this times the wanted size
 # is left; with 2 the result "is in most cases indistinguishable" from decoding it all (PIL on reducing_gap).
 _GAP = 2.0

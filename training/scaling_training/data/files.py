@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scaling_training.data.decode import decode
+from scaling_training.data.naming import shown
 from scaling_training.data.place import Place
 from scaling_training.data.samples import Raw, UnreadableError, read_each
 
@@ -81,7 +82,7 @@ class ImageFiles:
 
     def bytes_of(self, index: int) -> bytes:
         """The file's content; OSError when it is not there."""
-        return self.place.read(self.name_of(index))
+        return self.place.read(self._path_of(index))
 
     def picture_size(self, index: int) -> tuple[int, int]:
         """Width and height of the picture in the file, which must be readable."""
@@ -91,5 +92,8 @@ class ImageFiles:
             return image.size
 
     def name_of(self, index: int) -> str:
-        """The file, relative to the data set's place."""
-        return bytes(self.names[index]).decode()
+        """The file, relative to the data set's place, as it may be shown."""
+        return shown(self._path_of(index))
+
+    def _path_of(self, index: int) -> str:
+        return bytes(self.names[index]).decode("utf-8", "surrogateescape")

@@ -1,4 +1,4 @@
-"""image-folder: a folder per class, below train, validation and test or directly below the place.
+"""image-folder: a folder per class, below train, validation and test or directly below the place; see `arrangement`.
 
 What has no folder of its own (validation, test) is divided off the training images, stratified and seeded.
 Classes are numbered in the order of their folders' names. The fingerprint covers the names and sizes of all
@@ -10,70 +10,42 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
 
 import numpy as np
 
 from scaling_api.redaction import redacted
 from scaling_api.spec import DatasetSpec
+from scaling_training.data.arrangement import arrange
 from scaling_training.data.dataset import Dataset, divided
-from scaling_training.data.decode import SUFFIXES
 from scaling_training.data.files import ImageFiles
+from scaling_training.data.naming import shown
 from scaling_training.data.place import Entry, Place
 from scaling_training.data.samples import Samples
-from scaling_training.errors import UserError
 
 # A tenth of a second to read and hash from a warm disk.
 HASHED_BYTES = 64 * 2**20
 DEFAULT_SIZE = 224
-_PARTS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
-
-Folders = Mapping[str, Mapping[str, Sequence[Entry]]]  # part, class, files
 
 
 def open_image_folder(spec: DatasetSpec) -> Dataset:
     """The data set of the spec; UserError for a folder that cannot be trained on."""
     assert spec.uri is not None, "a rule of the spec"
     place = Place(spec.uri)
-    entries = [entry for entry in place.entries() if PurePosixPath(entry.name).suffix.lower() in SUFFIXES]
-    if not entries:
-        raise UserError(
-            f"dataset.uri {spec.uri} holds no image ({', '.join(sorted(SUFFIXES))}); it needs a folder per class, "
-            "perhaps below train, validation and test"
-        )
-    folders = arranged(entries, uri=spec.uri)
-    class_names = tuple(sorted(folders["train"]))
-    for part, classes in folders.items():
-        unknown = sorted(set(classes) - set(class_names))
-        if unknown:
-            raise UserError(
-                f"dataset.uri {spec.uri}: {part} has a class {unknown[0]} that train has not; add it there or remove it"
-            )
+    listing = place.listing()
+    arrangement = arrange(listing, uri=spec.uri)
+    folders = arrangement.folders
+    class_names = tuple(folders["train"])
     parts: dict[str, Samples] = {part: _files(spec, place, classes, class_names) for part, classes in folders.items()}
+    used = {entry.name for classes in folders.values() for files in classes.values() for entry in files}
     return divided(
         spec,
         name=f"image-folder {redacted(spec.uri)}",
-        class_names=class_names,
+        class_names=tuple(map(shown, class_names)),
         parts=parts,
-        fingerprint=lambda: _fingerprint(spec, place, entries),
+        fingerprint=lambda: _fingerprint(spec, place, [entry for entry in listing.files if entry.name in used]),
+        places=arrangement.places,
+        left_alone=arrangement.left_alone,
     )
-
-
-def arranged(entries: Sequence[Entry], *, uri: str) -> Folders:
-    """The files by part and class; UserError when an image lies in no class folder."""
-    tops = {entry.name.split("/", 1)[0] for entry in entries}
-    in_parts = "train" in tops and tops <= set(_PARTS)
-    if {"val", "validation"} <= tops and in_parts:
-        raise UserError(f"dataset.uri {uri} has both val and validation; keep one of them")
-    found: dict[str, dict[str, list[Entry]]] = {"train": {}}
-    for entry in entries:
-        folders = entry.name.split("/")[:-1]
-        part = _PARTS[folders[0]] if in_parts else "train"
-        below = folders[1:] if in_parts else folders
-        if not below:
-            raise UserError(f"dataset.uri {uri}: {entry.name} lies in no class's folder; move it into one")
-        found.setdefault(part, {}).setdefault(below[0], []).append(entry)
-    return found
 
 
 def _files(
@@ -83,7 +55,7 @@ def _files(
     crop = spec.augmentation.crop
     return ImageFiles(
         place,
-        np.array([entry.name.encode() for entry, _ in listed], dtype=np.bytes_),
+        np.array([entry.name.encode("utf-8", "surrogateescape") for entry, _ in listed], dtype=np.bytes_),
         np.array([entry.size for entry, _ in listed], dtype=np.int64),
         np.array([label for _, label in listed], dtype=np.int64),
         image_size=spec.image_size or DEFAULT_SIZE,

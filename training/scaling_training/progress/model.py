@@ -199,9 +199,9 @@ class ProgressModel:
             self._set_stage(current.name, message=message)
 
     def note(self, sentence: str) -> None:
-        """What the stage at work found in the data, or took, that its user should have read; it stays."""
-        sentence, current = redacted(sentence), self._snapshot.current
-        if current is not None and sentence not in current.notes:
+        """What the stage at work, or the first before it begins, found or took, to be read by its user; it stays."""
+        sentence, current = redacted(sentence), self._snapshot.current or self._snapshot.stages[0]
+        if sentence not in current.notes:
             self._set_stage(current.name, notes=(*current.notes, sentence))
 
     def finish(self, result: Result | None, objective: Objective | None = None) -> None:

@@ -26,6 +26,7 @@ def _run(run: Run, inputs: Inputs) -> Output:
     from scaling_training.data.analysis import analyse
 
     dataset = run.dataset
+    run.watch.note(dataset.found)
     analysis = run.unless_stopped(lambda: analyse(dataset))
     output: Output = {"analysis": ANALYSIS_JSON, "found": analysis.to_json()}
     _write(run, output)
@@ -46,6 +47,7 @@ def _write(run: Run, output: Output) -> None:
 
 
 def _reuse(run: Run, output: Output, root: str | None) -> Output | None:
+    run.watch.note(run.dataset.found)
     if root is not None or not run.storage.exists(ANALYSIS_JSON):
         _write(run, output)
     return output

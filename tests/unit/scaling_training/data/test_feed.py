@@ -22,6 +22,7 @@ from scaling_training.data.errors import DataLostError, Ended, LoaderError, Miss
 from scaling_training.data.feed import Feed
 from scaling_training.data.loader import how_ended, kills_for_memory
 from scaling_training.data.order import rank_slice
+from scaling_training.data.place import Place
 from scaling_training.data.requests import Request
 from scaling_training.errors import UserError
 from tests.object_store import ObjectStore
@@ -242,10 +243,10 @@ def test_a_connection_that_breaks_is_not_the_files_fault(tmp_path: Path, monkeyp
     fill(tmp_path, {"iris": 10, "rose": 10})
     data = open_dataset(folder_spec(tmp_path, normalization={"source": "imagenet"}))
 
-    def stale(self: Path) -> bytes:
+    def stale(self: Place, name: str) -> bytes:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
-    monkeypatch.setattr(Path, "read_bytes", stale)
+    monkeypatch.setattr(Place, "_read", stale)
     with pytest.raises(DataLostError, match="Stale file handle"):
         training_feed(data).get(0, np.arange(2))
 
