@@ -4,21 +4,28 @@ Exit code 0 when every ScalingJob is right, 1 when one is wrong, 2 when a file c
 the other files are checked all the same.
 Documents of other kinds in a file are named and passed over. What the API server takes and the operator
 will not (in podOverrides, which has no schema) is a warning.
+
+For a run on this machine (--local) the files that it names are looked at as well, as the run will before it starts
+anything: whether they are there, and whether data, model, weights and mesh fit together. None of the user's code runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from scaling_api.problems import Path, Problem
+from scaling_api.spec import ScalingJobSpec
 from scaling_api.validation import examine, is_ours
 from scaling_cli.errors import UsageError
 from scaling_cli.manifest import Document, kinds, load
 from scaling_operator.resources.overrides import check_overrides
 
+_FIELD = re.compile(r"(spec\.)?(?P<field>(code|dataset|model|storage|training)((\.[A-Za-z]+|\[\d+\])*))[: ]+")
 _OVERRIDES: Path = ("spec", "cluster", "podOverrides")
 
 
@@ -36,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="a manifest; - reads standard input")
     parser.add_argument("--output", choices=("text", "json"), default="text", help="how to print what was found")
     parser.add_argument(
-        "--local", action="store_true", help="check for a run on this machine, which needs no storage and no cluster"
+        "--local", action="store_true", help="check for a run on this machine: its files too, but no cluster"
     )
 
 
@@ -70,8 +77,36 @@ def _verdict(document: Document, *, on_cluster: bool) -> Verdict:
     if not is_ours(document.value):
         return Verdict(document, None, [])
     job, problems = examine(document.value, on_cluster=on_cluster)
+    if job is not None and not on_cluster and not problems:
+        problems = list(_misfits(job.spec))
     warnings = check_overrides(job.spec.cluster.pod_overrides) if job is not None and on_cluster else []
     return Verdict(document, document.sorted(problems), warnings)
+
+
+def _misfits(spec: ScalingJobSpec) -> Iterator[Problem]:
+    """The first thing that a run of this spec on this machine would refuse, if it would."""
+    from scaling_training.data import open_dataset
+    from scaling_training.errors import UserError
+    from scaling_training.sources import source_digests
+    from scaling_training.train.check import check_training
+
+    try:
+        source_digests(spec)
+        if spec.dataset.factory is None:
+            dataset = open_dataset(spec.dataset)
+            if spec.model.factory is None:
+                check_training(spec, dataset, lambda sentence: None)
+    except UserError as error:
+        yield _problem(str(error))
+
+
+def _problem(sentence: str) -> Problem:
+    """A sentence of the training library, which begins with the field that it is about, or else with its section."""
+    found = _FIELD.match(sentence)
+    if found is None:
+        return Problem(("spec",), sentence)
+    path = tuple(int(part) if part.isdigit() else part for part in re.findall(r"\w+", found.group("field")))
+    return Problem(("spec", *path), sentence[found.end() :] if len(path) > 1 else sentence)
 
 
 def _lines(verdict: Verdict) -> list[str]:

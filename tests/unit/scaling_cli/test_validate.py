@@ -95,6 +95,36 @@ def test_for_this_machine_no_storage_is_needed(tmp_path: Path) -> None:
     assert main(["validate", "--local", file]) == 0
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("small-cnn", "resnet18, width: 0.5", ":6: spec.model.width: 0.5: resnet18 has no width"),
+        ("small-cnn", "alexnet", ":6: spec.model: model alexnet cannot take the data set's images of 8x8 pixels"),
+        ("small-cnn", "small-cnn, weights: {uri: /nowhere.pt}", ":6: spec.model.weights.uri: /nowhere.pt is not there"),
+        ("digits", "image-folder, uri: /nowhere", ":7: spec.dataset.uri: /nowhere does not exist on this machine"),
+        (
+            "{name: small-cnn}",
+            "{factory: mine:task}\n  code: {uri: /nowhere.py}",
+            ":7: spec.code.uri: /nowhere.py is not",
+        ),
+    ],
+    ids=["a width", "images too small", "no weights", "no data", "no code"],
+)
+def test_for_this_machine_the_files_and_what_fits_together_are_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, sentence: str
+) -> None:
+    file = _file(tmp_path, _RIGHT.replace(old, new))
+    assert main(["validate", "--local", file]) == 1
+    assert capsys.readouterr().out.startswith(f"{file}{sentence}")
+
+
+def test_validating_runs_no_code_of_the_users(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    file = _file(tmp_path, _RIGHT.replace("{name: small-cnn}", f"{{factory: mine:f}}\n  code: {{uri: {tmp_path}}}"))
+    assert main(["validate", "--local", file]) == 0, capsys.readouterr().out
+    assert not (tmp_path / "ran").exists()
+
+
 def test_what_only_the_operator_refuses_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = _file(tmp_path, f"{_RIGHT}  cluster:\n    podOverrides:\n      spec: {{hostNetwork: true}}\n")
     assert main(["validate", file]) == 0
