@@ -12,7 +12,7 @@ SOURCES := api operator training cli
 # fighting over few cores; a user's own setting wins.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test lint unit local cluster requirements generate bench-operator bench-startup bench-apply bench-recovery bench-elastic bench-training bench-loader bench-checkpoint bench-auto bench-scaling bench-update bench-demo soak-kill clean
+.PHONY: help setup demo test lint unit local cluster requirements generate bench-operator bench-startup bench-apply bench-recovery bench-elastic bench-training bench-loader bench-checkpoint bench-auto bench-scaling bench-update bench-demo bench-stall soak-kill clean
 
 help:  ## Show the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -99,6 +99,9 @@ bench-update: setup  ## Measure the update modes with four workers, one of them 
 
 bench-startup: setup  ## Measure from `scalingjob run` to the first optimizer step on this machine.
 	$(BIN)/python -m bench.bench_startup
+
+bench-stall: setup  ## Freeze heads and see how soon that is named; then half an hour of storms in which no alarm may ring.
+	$(BIN)/python -m bench.bench_stall
 
 soak-kill: setup  ## Kill training at 120 random moments on every kind of mesh and compare with undisturbed runs, bit for bit.
 	$(BIN)/python -m bench.bench_kill

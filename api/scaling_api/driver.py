@@ -22,6 +22,8 @@ class ExitCode(IntEnum):
     SUCCEEDED = 0
     # sysexits.h EX_CONFIG: what is wrong is in the user's spec, code or data; another attempt meets it again.
     REFUSED = 78
+    # sysexits.h EX_UNAVAILABLE: Ray's own processes on the head do not answer; another head's will.
+    RAY_SILENT = 69
     # sysexits.h EX_TEMPFAIL: stopped on request (SIGTERM) after saving a checkpoint.
     STOPPED = 75
 
@@ -117,7 +119,8 @@ RAY_RESOURCE_SLOT = "slot"
 PORT_GCS = 6379
 PORT_DASHBOARD = 8265
 PORT_CLIENT = 10001
-PORT_METRICS = 8080
+PORT_METRICS = 8080  # of the driver
+HEALTH_PATH = "/healthz"
 
 # How often a driver reports at most, apart from a change of stage.
 PROGRESS_INTERVAL_S = 10.0

@@ -60,6 +60,7 @@ class Failure(Described):
         "The attempt's Secret was deleted, or the job was edited under the attempt unseen.",
     )
     RAY_RESTARTED = "RayContainerRestarted", "The head's Ray container restarted: its cluster state is gone."
+    UNRESPONSIVE = "Unresponsive", "Processes of a pod were frozen, or got no CPU: nothing in it answered any more."
     STOPPED = "DriverStopped", "The driver was asked to stop, not by suspension."
     DEADLINE_EXCEEDED = "DeadlineExceeded", "activeDeadlineSeconds ran out."
     BACKOFF_LIMIT = "BackoffLimitExceeded", "More failures than backoffLimit."

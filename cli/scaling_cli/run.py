@@ -8,6 +8,7 @@ runs again only what depends on the edit.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 import sys
@@ -65,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
             storage_root=str(folder.parent),
             timeline=timeline,
         )
-        ending = drive(settings, [_show_maker(folder)])
+        # Without Ray nothing here would come to an end by itself.
+        ending = drive(settings, [_show_maker(folder)], lambda ending: os._exit(_finish(ending, args, folder)))
     except UserError as error:
         raise UsageError(str(error)) from error
     return _finish(ending, args, folder)

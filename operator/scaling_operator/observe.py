@@ -18,7 +18,7 @@ from scaling_api.names import WorkerSlot
 from scaling_api.spec import ScalingJobSpec
 
 from .decide.clock import from_rfc3339
-from .decide.failure import obstruction
+from .decide.failure import does_not_answer, obstruction
 from .decide.types import ContainerView, PodView
 from .runtime.objects import Object
 
@@ -41,6 +41,7 @@ def observe_pod(pod: Object) -> PodView | None:
         return None
     conditions = {entry["type"]: entry for entry in status.get("conditions") or ()}
     scheduled, disrupted = conditions.get("PodScheduled", {}), conditions.get("DisruptionTarget", {})
+    ready = conditions.get("Ready", {})
     unschedulable = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
     return PodView(
         name=metadata["name"],
@@ -50,7 +51,8 @@ def observe_pod(pod: Object) -> PodView | None:
         slot=slot,
         incarnation=incarnation,
         phase=status.get("phase") or "Pending",
-        ready=conditions.get("Ready", {}).get("status") == "True",
+        ready=ready.get("status") == "True",
+        unready_since=_moment(ready.get("lastTransitionTime")) if ready.get("status") == "False" else None,
         terminating="deletionTimestamp" in metadata,
         created_at=from_rfc3339(metadata["creationTimestamp"]),
         scheduled_at=_moment(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None,
@@ -77,15 +79,26 @@ class PodViews:
         if known is not None and known[0] == metadata["resourceVersion"]:
             return known[1]
         view = observe_pod(pod)
-        if view is not None and obstruction(view) is not None:
-            before = known[1].obstructed_since if known is not None and known[1] is not None else None
-            view = replace(view, obstructed_since=before if before is not None else now)
+        if view is not None:
+            obstructed, silent = obstruction(view) is not None, does_not_answer(view)
+            if obstructed or silent:
+                before = known[1] if known is not None else None
+                view = replace(
+                    view,
+                    obstructed_since=_since(obstructed, before.obstructed_since if before else None, now),
+                    silent_since=_since(silent, before.silent_since if before else None, now),
+                )
         self._views[metadata["uid"]] = (metadata["resourceVersion"], view)
         return view
 
     def forget(self, pod: Object) -> None:
         """The pod is gone."""
         self._views.pop(pod["metadata"]["uid"], None)
+
+
+def _since(holds: bool, before: float | None, now: float) -> float | None:
+    """Since when something holds that at the last look did so since `before`."""
+    return (now if before is None else before) if holds else None
 
 
 def attempts_of(objects: Iterable[Object]) -> frozenset[int]:
@@ -142,8 +155,15 @@ def _container(entry: Mapping[str, Any]) -> ContainerView:
         exit_code=detail.get("exitCode"),
         restarts=restarts,
         started_at=_moment(detail.get("startedAt")) if kind == "running" else None,
+        ran=_run(detail) if kind == "terminated" else None,
+        ready=entry.get("ready") is not False,
         is_up=entry.get("started") is not False,
     )
+
+
+def _run(terminated: Mapping[str, Any]) -> tuple[float, float] | None:
+    began, ended = _moment(terminated.get("startedAt")), _moment(terminated.get("finishedAt"))
+    return (began, ended) if began is not None and ended is not None else None
 
 
 def _moment(text: str | None) -> float | None:

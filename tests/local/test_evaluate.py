@@ -38,7 +38,7 @@ def evaluated(folder: str, job: str) -> tuple[dict[str, Any], int, bool]:
     watch = Watch(
         progress=heard.append, say=lambda said: None, mark=lambda name, at=0.0: None, stop_requested=lambda: False
     )
-    engine = RayEngine(spec, None)
+    engine = RayEngine(spec, None, lambda silent: None)
     found = engine.evaluate(task, watch)
     try:
         # A second group of the same process, as the driver has it after training.

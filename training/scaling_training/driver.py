@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from scaling_api import driver as contract
 from scaling_api.driver import ExitCode, ProgressReport, Termination, WorkerBounds
@@ -32,10 +32,12 @@ from scaling_training.aside import Aside
 from scaling_training.code import install
 from scaling_training.engine import EngineError
 from scaling_training.engine.launch import RayEngine
+from scaling_training.engine.ray_health import Silent
 from scaling_training.engine.run import TICK_S, StoppedError, Watch
 from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import Objective
 from scaling_training.factory import place_of, raised_by, told
+from scaling_training.health import HealthServer, PortTakenError
 from scaling_training.ledger import AttemptTakenError, Ledger, Record, SupersededError, latest_attempt
 from scaling_training.progress import ProgressModel
 from scaling_training.progress.last_words import last_words
@@ -80,13 +82,16 @@ class Ending:
 
 
 ShowMaker = Callable[[ProgressModel, Ears], Show]
+# Says how the run ended, and ends the process at once.
+GiveUp = Callable[[Ending], None]
 
 
-def drive(settings: Settings, shows: Sequence[ShowMaker]) -> Ending:
+def drive(settings: Settings, shows: Sequence[ShowMaker], give_up: GiveUp) -> Ending:
     """Run the job's stages in this process; call it from the main thread, because it handles signals.
 
     Each of ``shows`` is made with the progress and with whom to tell what it hears: that this driver may have been
-    superseded, and edits of the worker groups' bounds.
+    superseded, and edits of the worker groups' bounds. ``give_up`` is called, on another thread, when Ray is frozen,
+    and whatever waits for it.
     """
     if logging.lastResort is not None:
         # What Python logs with where nobody set up anything, as on a terminal.
@@ -102,7 +107,7 @@ def drive(settings: Settings, shows: Sequence[ShowMaker]) -> Ending:
         for show in running:
             show.start()
         try:
-            ending = _ending(lambda: _run(settings, ledger, model, stop, edits, previous), stop)
+            ending = _ending(lambda: _run(settings, ledger, model, stop, edits, previous, give_up), stop)
         finally:
             if not model.snapshot().ended:
                 model.finish(None)
@@ -118,6 +123,7 @@ def _run(
     stop: _Stop,
     edits: _Edits,
     previous: Storage | None,
+    give_up: GiveUp,
 ) -> Ending:
     timeline, storage, attempt = settings.timeline, settings.storage, settings.attempt
     timeline.mark("driverStarted")
@@ -141,7 +147,11 @@ def _run(
             # The caller is who ends processes that hang, in storage perhaps.
             aside.do("The timeline", write_timeline)
 
-    engine = RayEngine(settings.job.spec, settings.ray_address)
+    def silent(found: Silent) -> None:
+        helps = "" if settings.ray_address is None else "; if it comes again, raise cluster.head.resources"
+        give_up(_badly(ExitCode.RAY_SILENT, Failure.UNRESPONSIVE, f"{found}{helps}"))
+
+    engine = RayEngine(settings.job.spec, settings.ray_address, silent)
     run = Run(
         job=settings.job.metadata.name,
         spec=settings.job.spec,
@@ -363,16 +373,24 @@ class Redacting(logging.Formatter):
         return redacted(super().format(record))
 
 
-def main() -> int:
+def main() -> NoReturn:
     """Entry point of the head pod's driver container."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Redacting("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
+        HealthServer(contract.PORT_METRICS)
         settings = settings_from_environment(os.environ)
-        ending = drive(settings, _shows(os.environ))
+        ending = drive(settings, _shows(os.environ), _leave)
     except UserError as error:
         ending = _badly(ExitCode.REFUSED, Failure.USER_ERROR, str(error))
+    except PortTakenError as error:
+        ending = _badly(FAILED, Failure.DRIVER_FAILED, str(error))
+    _leave(ending)
+
+
+def _leave(ending: Ending) -> NoReturn:
+    """Leave the termination message, and end this process with the exit code."""
     if ending.termination is not None:
         log.error("%s: %s", ending.termination.reason, ending.termination.message)
         _write_termination(ending.termination.model_dump_json(by_alias=True))

@@ -2,7 +2,8 @@
 
 The most telling fact comes first: what the driver says of itself, unless that may be a mere consequence; then the
 out-of-memory killer, then who took the pod away (its node, or a disruption), then that Ray was restarted under
-the driver, then the bare exit code. That of SIGKILL comes last because everything that is taken away may end with it.
+the driver, then that its kubelet ended what no longer answered, then the bare exit code. That of SIGKILL comes last
+because everything that is taken away may end with it.
 A waiting pod is no failure: its trouble is shown and it is given time.
 """
 
@@ -23,6 +24,11 @@ _IMAGE_REASONS = frozenset(
 _CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError"})
 _FAILURES = {str(failure): failure for failure in Failure}
 _EXIT_KILLED = 137  # 128 + SIGKILL: the mark of the out-of-memory killer, when nobody else took the pod away
+# How long before its end a pod that was ended for its silence was not ready at the least. One that was killed in full
+# health is not ready from its end on, by clocks of whole seconds.
+SILENT_FOR_S = 2.0
+# The same for a head that was never ready: its startup probe has 300 s.
+SILENT_FROM_THE_START_S = 290.0
 _LAST_LINES = 3
 _LAST_CHARACTERS = 400
 # The scheduler says "no" to many pods for a moment, while other pods or nodes come and go.
@@ -51,7 +57,7 @@ _POD_REASONS = {
     "Terminated": (Failure.PREEMPTED, "was on a node that shut down"),
 }
 # What a driver says of itself that may follow from something else; it was not there to see that.
-_CONSEQUENCES = frozenset({Failure.DRIVER_FAILED, Failure.STOPPED})
+_CONSEQUENCES = frozenset({Failure.DRIVER_FAILED, Failure.STOPPED, Failure.UNRESPONSIVE})
 # A node evicts what uses more disk or memory than was asked for. That may be the job's own doing, and would be met
 # again; all others are the cluster's own affairs.
 _BLAMED = frozenset({"Evicted", "TerminationByKubelet"})
@@ -74,6 +80,8 @@ def why_ended(pod: PodView) -> Trouble:
         return told
     if pod.terminating:
         return deleted(pod.name)
+    if main is not None and (silent := _unresponsive(pod, main)):
+        return silent
     if told is not None:
         return told
     if pod.end_unseen and (main is None or main.exit_code is None):
@@ -163,6 +171,22 @@ def ray_ended(head: PodView) -> Trouble | None:
     return _lost_state(head, ray) if ray is not None and ray.state == "terminated" else _ray_restarted(head)
 
 
+def does_not_answer(head: PodView) -> bool:
+    """Whether the driver runs, and has answered its kubelet, and does not answer it now."""
+    driver = head.containers.get(CONTAINER_DRIVER)
+    return driver is not None and driver.state == "running" and driver.is_up and not driver.ready
+
+
+def unresponsive(pod: PodView, container: str, silent_s: float) -> Trouble:
+    """A container has not answered its kubelet for so long."""
+    return Trouble(
+        Failure.UNRESPONSIVE,
+        f"container {container} of pod {pod.name} did not answer its kubelet for more than {silent_s:.0f} s: its "
+        f"processes were frozen, or got no CPU or memory; if it comes again, raise {_where(pod)}.resources or look at "
+        "the node",
+    )
+
+
 def is_refusal(pod: PodView) -> bool:
     """Whether the head's driver refused: what is wrong is the user's, and would be met again."""
     driver = pod.containers.get(CONTAINER_DRIVER)
@@ -205,6 +229,25 @@ def _lost_state(head: PodView, ray: ContainerView) -> Trouble:
     )
 
 
+def _unresponsive(pod: PodView, main: ContainerView) -> Trouble | None:
+    """Whether its kubelet ended `main` because its probes failed.
+
+    A container's status does not tell that. But readiness fails before liveness does, and the pod keeps since when.
+    """
+    if main.exit_code not in (_EXIT_KILLED, ExitCode.STOPPED) or main.ran is None or pod.unready_since is None:
+        return None
+    began, ended = main.ran
+    if pod.unready_since > began:
+        silent_s, least_s = ended - pod.unready_since, SILENT_FOR_S
+    elif pod.is_head:
+        silent_s, least_s = ended - began, SILENT_FROM_THE_START_S
+    else:
+        return None
+    if silent_s < least_s:
+        return None
+    return unresponsive(pod, main.name, silent_s)
+
+
 def _taken_away(pod: PodView) -> Trouble | None:
     """What its node says of it, else who had it deleted."""
     if pod.reason in _POD_REASONS:
@@ -218,9 +261,13 @@ def _taken_away(pod: PodView) -> Trouble | None:
 
 
 def _out_of_memory(pod: PodView, view: ContainerView, what: str) -> Trouble:
-    where = f"cluster.workers[{pod.slot.group}]" if pod.slot is not None else "cluster.head"
     return Trouble(
         Failure.OUT_OF_MEMORY,
-        f"container {view.name} of pod {pod.name} {what}; raise {where}.resources.limits.memory or lower "
+        f"container {view.name} of pod {pod.name} {what}; raise {_where(pod)}.resources.limits.memory or lower "
         "training.batchSize",
     )
+
+
+def _where(pod: PodView) -> str:
+    """The part of the spec that is about the pod."""
+    return f"cluster.workers[{pod.slot.group}]" if pod.slot is not None else "cluster.head"

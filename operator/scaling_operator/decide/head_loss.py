@@ -14,6 +14,10 @@ reports its result last of all: with that in the status the attempt has succeede
 Neither head nor Service means that the head is still to be made, from the spec as it is now: an edit that came in
 between ends the attempt, because what it began with is what its status says it runs.
 
+A driver that does not answer its kubelet is given up after SILENT_LIMIT_S. The kubelet would end it too, but with all
+of the pod's grace period. The time counts from when this operator saw it first: after an API server was away, the pod
+in the cache is as old as that, and it is a new leader that looks at it.
+
 What hangs while it starts is told by what it waits for. The driver gets START_LIMIT_S from the moment Ray runs (they
 share an image). Volumes and network get PREPARE_LIMIT_S from the moment the head has a node, because older kubelets
 do not tell them from the pull of the image. What is known to be the pull may take as long as it takes. (What keeps
@@ -30,13 +34,24 @@ from scaling_api.driver import CONTAINER_DRIVER, CONTAINER_RAY
 from scaling_api.reasons import Failure
 from scaling_api.spec import ScalingJobSpec
 
-from .failure import UNPREPARED, gone, is_refusal, prepared_since, ray_ended, why_ended, why_waiting
+from .failure import (
+    UNPREPARED,
+    gone,
+    is_refusal,
+    prepared_since,
+    ray_ended,
+    unresponsive,
+    why_ended,
+    why_waiting,
+)
 from .types import ContainerView, Job, Observed, PodView, Trouble
 
 # What takes longer hangs.
 START_LIMIT_S = 600.0
 # The same for what may be the pull of a large image from a slow registry.
 PREPARE_LIMIT_S = 3600.0
+# On top of the 10 to 15 s of silence after which the kubelet says so.
+SILENT_LIMIT_S = 25.0
 # A head that still terminates so long after its grace period is on a node that does not answer.
 GIVE_UP_ON_HEAD_S = 60.0
 
@@ -103,6 +118,8 @@ def _judge(observed: Observed, job: Job, attempt: int, now: float) -> HeadVerdic
         return HeadLost(why_ended(head))
     if trouble := ray_ended(head):
         return HeadLost(trouble)
+    if head.silent_since is not None:
+        return _silent(head, head.silent_since, now)
     return _still_starting(head, job.spec, now)
 
 
@@ -122,7 +139,8 @@ def _outdated(attempt: int) -> Trouble:
 
 def _saves(head: PodView, driver: ContainerView | None) -> bool:
     """Whether there is a driver that heeds SIGTERM, on a node that answers."""
-    return head.ready and driver is not None and driver.state == "running"
+    # A kubelet that says that the driver is not ready (it may have no time for its probe now) does answer.
+    return driver is not None and driver.state == "running" and (head.ready or not driver.ready)
 
 
 def driver_may_run(head: PodView | None, now: float) -> TypeGuard[PodView]:
@@ -139,6 +157,14 @@ def driver_may_run(head: PodView | None, now: float) -> TypeGuard[PodView]:
 def given_up_in_s(pod: PodView, now: float) -> float | None:
     """Seconds for which a pod that terminates is waited for; None while it does not."""
     return pod.gone_by + GIVE_UP_ON_HEAD_S - now if pod.gone_by is not None else None
+
+
+def _silent(head: PodView, since: float, now: float) -> HeadVerdict:
+    left_s = since + SILENT_LIMIT_S - now
+    if left_s > 0:
+        return HeadFine(look_again_s=left_s)
+    began = since if head.unready_since is None else min(since, head.unready_since)
+    return HeadLost(unresponsive(head, CONTAINER_DRIVER, now - began))
 
 
 def _still_starting(head: PodView, spec: ScalingJobSpec, now: float) -> HeadVerdict:

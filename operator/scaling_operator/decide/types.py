@@ -39,6 +39,10 @@ class ContainerView:
     restarts: int = 0
     # When its present run began; None unless it runs.
     started_at: float | None = None
+    # Of one that has terminated: when its last run began and ended.
+    ran: tuple[float, float] | None = None
+    # False while a probe of it fails.
+    ready: bool = True
     # False until its startup probe has had an answer, if it has one.
     is_up: bool = True
 
@@ -55,6 +59,8 @@ class PodView:
     incarnation: int
     phase: str
     ready: bool = False
+    # Since when it is not ready; None while it is, and when nobody has judged it yet.
+    unready_since: float | None = None
     terminating: bool = False
     created_at: float = 0.0
     # When it got its node; None while it has none.
@@ -73,6 +79,8 @@ class PodView:
     end_unseen: bool = False
     # Since when a container of it was seen, at each look, to be kept from starting; None when none is.
     obstructed_since: float | None = None
+    # Since when a head's driver was seen, at each look, not to answer its kubelet; None when it does.
+    silent_since: float | None = None
     containers: Mapping[str, ContainerView] = field(default_factory=dict)
 
     @property

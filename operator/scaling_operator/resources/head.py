@@ -2,7 +2,10 @@
 
 A native sidecar is an init container that keeps running: it starts first, and the kubelet stops it when the
 main container ends. So the driver's exit code is the pod's phase, and Ray outlives the driver's last word.
-There is no startup probe on purpose: the driver starts at once and its imports run beside Ray's start.
+Ray's container has no startup probe on purpose: the driver starts at once and its imports run beside Ray's start.
+
+The driver is asked by HTTP whether it answers, and is ended when it does not, frozen as it is; of Ray's processes the
+driver finds that out itself (a probe would have the kubelet restart Ray under it).
 
 The two share the process namespace (Ray finds its raylet by looking for the process), /tmp and /dev/shm.
 Ray's dashboard, autoscaler monitor and log monitor (in worker pods as well) are left out: each is a Python process
@@ -14,7 +17,14 @@ from __future__ import annotations
 from typing import Any
 
 from scaling_api import names
-from scaling_api.driver import CONTAINER_DRIVER, CONTAINER_RAY, PORT_GCS, PORT_METRICS, TERMINATION_LOG
+from scaling_api.driver import (
+    CONTAINER_DRIVER,
+    CONTAINER_RAY,
+    HEALTH_PATH,
+    PORT_GCS,
+    PORT_METRICS,
+    TERMINATION_LOG,
+)
 from scaling_api.spec import Resources, ScalingJob
 
 from .environment import driver_environment, ray_environment
@@ -62,6 +72,7 @@ def build_head(job: ScalingJob, attempt: int, *, image: str, progress_url: str) 
         resources=_driver_resources(resources),
         terminationMessagePath=TERMINATION_LOG,
         ports=[{"name": "metrics", "containerPort": PORT_METRICS}],
+        **_probes(),
     )
     return build_pod(
         job,
@@ -74,6 +85,27 @@ def build_head(job: ScalingJob, attempt: int, *, image: str, progress_url: str) 
         containers=[driver],
         volumes=common_volumes(job, shm_bytes=size.object_store_bytes) + driver_volumes(job, attempt),
     )
+
+
+def _probes() -> dict[str, Any]:
+    health = {"httpGet": {"path": HEALTH_PATH, "port": PORT_METRICS}}
+    return {
+        # The port opens once a second or two of imports are done, and much later where there is little CPU. Every
+        # failed probe is an Event that looks like trouble. After five minutes it is trouble.
+        "startupProbe": {
+            **health,
+            "initialDelaySeconds": 4,
+            "periodSeconds": 2,
+            "timeoutSeconds": 2,
+            "failureThreshold": 150,
+        },
+        # Seven in a row without an answer take 35 to 40 s: more than user code keeps the interpreter's lock for. The
+        # kubelet gives a pod that is not restarted the whole of its grace period then, whatever the probe says of it.
+        "livenessProbe": {**health, "periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 7},
+        # Fails long before that: from there the operator counts for itself (decide/head_loss.py), and the pod keeps why
+        # its driver was ended, for an operator that was away (decide/failure.py).
+        "readinessProbe": {**health, "periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 2},
+    }
 
 
 def _ray_start(size: NodeSize) -> str:

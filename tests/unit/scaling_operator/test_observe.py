@@ -42,9 +42,13 @@ def test_what_is_rendered_is_recognised() -> None:
     assert (view.phase, view.ready, view.terminating, view.created_at) == ("Pending", False, False, CREATED_S)
 
 
-def test_so_is_a_head() -> None:
+def _head(status: Object | None = None, **metadata: Any) -> Object:
     rendered = render_attempt(job(), attempt=3, settings=Settings(), ray_token="t", ca_bundle="c")
-    view = observe_pod(_as_stored(rendered.head))
+    return _as_stored(rendered.head, status, **metadata)
+
+
+def test_so_is_a_head() -> None:
+    view = observe_pod(_head())
     assert view is not None
     assert (view.is_head, view.slot, view.attempt) == (True, None, 3)
 
@@ -68,8 +72,14 @@ def test_pods_that_only_look_like_ours_are_left_alone(labels: dict[str, str]) ->
         pytest.param(
             {"conditions": [{"type": "Ready", "status": "True"}], "phase": "Running"},
             {},
-            {"ready": True, "phase": "Running"},
+            {"ready": True, "unready_since": None, "phase": "Running"},
             id="ready",
+        ),
+        pytest.param(
+            {"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": CREATED}], "phase": "Running"},
+            {},
+            {"ready": False, "unready_since": CREATED_S},
+            id="ready no more",
         ),
         pytest.param(
             {},
@@ -149,6 +159,11 @@ def test_facts_of_the_pod(status: Object, metadata: dict[str, Any], expected: di
             id="running, but its startup probe has had no answer yet",
         ),
         pytest.param(
+            {"state": {"running": {"startedAt": CREATED}}, "ready": False},
+            {"state": "running", "ready": False},
+            id="running, but a probe fails",
+        ),
+        pytest.param(
             {
                 "state": {"running": {"startedAt": CREATED}},
                 "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
@@ -159,8 +174,13 @@ def test_facts_of_the_pod(status: Object, metadata: dict[str, Any], expected: di
         ),
         pytest.param(
             {"state": {"terminated": {"exitCode": 78, "reason": "Error", "message": "{}"}}, "restartCount": 0},
-            {"state": "terminated", "exit_code": 78, "message": "{}"},
+            {"state": "terminated", "exit_code": 78, "message": "{}", "ran": None},
             id="ended",
+        ),
+        pytest.param(
+            {"state": {"terminated": {"exitCode": 137, "startedAt": CREATED, "finishedAt": "2027-01-15T08:00:09Z"}}},
+            {"state": "terminated", "ran": (CREATED_S, CREATED_S + 9)},
+            id="ended, and it is known when it ran",
         ),
         pytest.param({}, {"state": "waiting", "reason": ""}, id="nothing known"),
     ],
@@ -196,6 +216,24 @@ def test_what_keeps_a_container_from_starting_counts_from_when_it_was_first_seen
         assert view is not None
         seen.append(view.obstructed_since)
     assert seen == [None, CREATED_S + 1, CREATED_S + 1, None, CREATED_S + 4]
+
+
+def test_a_driver_is_silent_from_when_its_kubelet_was_first_seen_to_say_so() -> None:
+    views = PodViews()
+
+    def seen(now: float, version: str, **driver: Any) -> float | None:
+        entry = {"name": "driver", "state": {"running": {"startedAt": CREATED}}, "started": True} | driver
+        status = {"phase": "Running", "containerStatuses": [entry]}
+        view = views.view(_head(status, resourceVersion=version), now=now)
+        assert view is not None
+        return view.silent_since
+
+    assert seen(1.0, "1", started=False, ready=False) is None, "it starts"
+    assert seen(2.0, "2", ready=True) is None
+    assert seen(30.0, "3", ready=False) == 30.0
+    assert seen(40.0, "4", ready=False) == 30.0
+    assert seen(50.0, "5", ready=True) is None
+    assert seen(60.0, "6", ready=False) == 60.0
 
 
 def test_attempts_of_what_is_not_being_deleted() -> None:

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,7 @@ from scaling_api.spec import ScalingJob
 from scaling_training import driver
 from scaling_training.driver import Ending, Settings, drive, settings_from_environment
 from scaling_training.engine import EngineError
+from scaling_training.engine.ray_health import Silent
 from scaling_training.engine.run import StoppedError, Watch
 from scaling_training.engine.worker import WorkerTask
 from scaling_training.errors import UserError
@@ -50,13 +51,18 @@ def a_job() -> ScalingJob:
     )
 
 
+def not_at_all(ending: Ending) -> None:
+    """For runs whose Ray is well."""
+    raise AssertionError(ending)
+
+
 def end_with(
     error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shows: Sequence[driver.ShowMaker] = ()
 ) -> Ending:
     """What the driver makes of an error that training raises."""
 
     class Failing:
-        def __init__(self, spec: object, address: object) -> None:
+        def __init__(self, spec: object, address: object, silent: object) -> None:
             pass
 
         def __call__(self, task: WorkerTask, watch: Watch) -> TrainOutcome:
@@ -67,7 +73,7 @@ def end_with(
             raise error
 
     monkeypatch.setattr(driver, "RayEngine", Failing)
-    return drive(Settings(a_job(), Storage(str(tmp_path)), attempt=1), shows=shows)
+    return drive(Settings(a_job(), Storage(str(tmp_path)), attempt=1), shows=shows, give_up=not_at_all)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +118,7 @@ def test_whoever_reports_progress_does_not_wait_for_storage(tmp_path: Path, monk
     hangs, reported = threading.Event(), threading.Event()
 
     class Training:
-        def __init__(self, spec: object, address: object) -> None:
+        def __init__(self, spec: object, address: object, silent: object) -> None:
             pass
 
         def __call__(self, task: WorkerTask, watch: Watch) -> TrainOutcome:
@@ -131,7 +137,7 @@ def test_whoever_reports_progress_does_not_wait_for_storage(tmp_path: Path, monk
     monkeypatch.setattr(Storage, "write", hang)
     ends = threading.Timer(60, hangs.set)
     ends.start()
-    drive(Settings(a_job(), Storage(str(tmp_path)), attempt=1), shows=())
+    drive(Settings(a_job(), Storage(str(tmp_path)), attempt=1), shows=(), give_up=not_at_all)
     waited = hangs.is_set()
     ends.cancel()
     hangs.set()
@@ -156,7 +162,7 @@ def test_what_the_operator_says_of_the_workers_reaches_a_running_engine(
     running: list[Show] = []
 
     class Engine:
-        def __init__(self, spec: object, address: object) -> None:
+        def __init__(self, spec: object, address: object, silent: object) -> None:
             pass
 
         def __call__(self, task: WorkerTask, watch: Watch) -> TrainOutcome:
@@ -166,7 +172,7 @@ def test_what_the_operator_says_of_the_workers_reaches_a_running_engine(
             raise StoppedError
 
     monkeypatch.setattr(driver, "RayEngine", Engine)
-    drive(Settings(a_job(), Storage(str(tmp_path)), attempt=1), shows=[Show])
+    drive(Settings(a_job(), Storage(str(tmp_path)), attempt=1), shows=[Show], give_up=not_at_all)
     assert heard == [(), [WorkerBounds(name="cpu", min=1, max=3)]]
 
 
@@ -223,7 +229,7 @@ def test_artifacts_are_named_without_secrets_and_have_their_size(tmp_path: Path)
 def test_a_second_driver_of_an_attempt_is_turned_away(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     Ledger(storage, attempt=1).claim({})
-    ending = drive(Settings(a_job(), storage, attempt=1), shows=[])
+    ending = drive(Settings(a_job(), storage, attempt=1), shows=[], give_up=not_at_all)
     assert ending.code == 1
     assert ending.termination is not None
     assert "was started before" in ending.termination.message
@@ -233,7 +239,7 @@ def test_a_signal_asks_for_a_stop_and_handlers_are_put_back(tmp_path: Path, monk
     before = signal.getsignal(signal.SIGTERM)
 
     class Waiting:
-        def __init__(self, spec: object, address: object) -> None:
+        def __init__(self, spec: object, address: object, silent: object) -> None:
             pass
 
         def __call__(self, task: WorkerTask, watch: Watch) -> TrainOutcome:
@@ -245,7 +251,7 @@ def test_a_signal_asks_for_a_stop_and_handlers_are_put_back(tmp_path: Path, monk
             raise StoppedError
 
     monkeypatch.setattr(driver, "RayEngine", Waiting)
-    ending = drive(Settings(a_job(), Storage(str(tmp_path)), attempt=1), shows=[])
+    ending = drive(Settings(a_job(), Storage(str(tmp_path)), attempt=1), shows=[], give_up=not_at_all)
     assert ending.code == ExitCode.STOPPED
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -270,7 +276,7 @@ def test_an_interrupt_is_answered_while_the_main_thread_is_busy(
             pass
 
     class Busy:
-        def __init__(self, spec: object, address: object) -> None:
+        def __init__(self, spec: object, address: object, silent: object) -> None:
             pass
 
         def __call__(self, task: WorkerTask, watch: Watch) -> TrainOutcome:
@@ -287,7 +293,7 @@ def test_an_interrupt_is_answered_while_the_main_thread_is_busy(
         return Silent()
 
     monkeypatch.setattr(driver, "RayEngine", Busy)
-    ending = drive(Settings(a_job(), Storage(str(tmp_path)), attempt=1), shows=[show])
+    ending = drive(Settings(a_job(), Storage(str(tmp_path)), attempt=1), shows=[show], give_up=not_at_all)
     assert ending.code == ExitCode.STOPPED
 
 
@@ -321,7 +327,32 @@ def test_a_resume_from_nowhere_is_a_users_mistake(tmp_path: Path) -> None:
         ScalingJob.model_validate(manifest), Storage(str(tmp_path / "run")), 1, storage_root=str(tmp_path)
     )
     with pytest.raises(UserError, match=r"resumeFrom: .*/team/earlier holds no run"):
-        drive(settings, shows=[])
+        drive(settings, shows=[], give_up=not_at_all)
+
+
+def test_a_driver_whose_ray_is_frozen_says_so_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given_up: list[Ending] = []
+
+    class Frozen:
+        def __init__(self, spec: object, address: object, silent: Callable[[Silent], None]) -> None:
+            self._silent = silent
+            self.evaluate = None
+
+        def __call__(self, task: WorkerTask, watch: Watch) -> TrainOutcome:
+            self._silent(Silent("the head's raylet", 30.2))
+            raise StoppedError
+
+    monkeypatch.setattr(driver, "RayEngine", Frozen)
+    settings = Settings(a_job(), Storage(str(tmp_path)), attempt=1, ray_address="127.0.0.1:6379")
+    drive(settings, shows=[], give_up=given_up.append)
+    (ending,) = given_up
+    assert ending.code == ExitCode.RAY_SILENT
+    assert ending.termination is not None
+    assert ending.termination.reason == Failure.UNRESPONSIVE
+    assert ending.termination.message == (
+        "the head's raylet did not answer the driver for 30 s: its processes are frozen, or get no CPU or memory; if "
+        "it comes again, raise cluster.head.resources"
+    )
 
 
 def test_what_came_out_is_the_drivers_last_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,6 +379,7 @@ def test_what_came_out_is_the_drivers_last_word(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(driver, "run_stages", all_done)
     monkeypatch.setattr(contract, "TERMINATION_LOG", str(said))
+    monkeypatch.setattr(contract, "PORT_METRICS", 0)
     monkeypatch.setattr(os, "_exit", sys.exit)
     with pytest.raises(SystemExit) as ended:
         driver.main()

@@ -14,6 +14,7 @@ from typing import Any
 from scaling_api.driver import RAY_RESOURCE_SLOT
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.engine import session
+from scaling_training.engine.ray_health import Silent, ray_servers, watched
 from scaling_training.engine.run import StoppedError, Watch, run_evaluation, run_training
 from scaling_training.engine.sizing import Sizing, plan_workers, unused_gpus
 from scaling_training.engine.worker import WorkerTask
@@ -38,11 +39,15 @@ class _Connection:
 
 
 class RayEngine:
-    """The engine on the Ray cluster at ``address``, or on one of our own on this machine when that is None."""
+    """The engine on the Ray cluster at ``address``, or on one of our own on this machine when that is None.
 
-    def __init__(self, spec: ScalingJobSpec, address: str | None) -> None:
+    ``silent`` is called on another thread when that Ray does not answer any more, and has to end the process.
+    """
+
+    def __init__(self, spec: ScalingJobSpec, address: str | None, silent: Callable[[Silent], None]) -> None:
         self._spec = spec
         self._address = address
+        self._silent = silent
 
     def __call__(self, task: WorkerTask, watch: Watch) -> TrainOutcome:
         """Train; see `run_training` for what is raised."""
@@ -96,7 +101,7 @@ class RayEngine:
         resources = {RAY_RESOURCE_SLOT: 1.0}
         if sizing.gpus_per_worker:
             resources["GPU"] = float(sizing.gpus_per_worker)
-        with connection as scratch:
+        with connection as scratch, watched(ray_servers(), self._silent):
             watch.mark("rayReady")
             imports.join()
             session.silence_logs()

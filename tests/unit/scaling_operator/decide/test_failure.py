@@ -16,6 +16,7 @@ from .builders import NOW, container, ended, head, worker
 
 _STOPPED = json.dumps({"reason": "DriverStopped", "message": "stopped on request; what was done is saved"})
 _NO_GCS = json.dumps({"reason": "DriverFailed", "message": "RuntimeError: failed to connect to GCS"})
+_SILENT = json.dumps({"reason": "Unresponsive", "message": "the head's raylet did not answer the driver for 30 s"})
 _TOLD = json.dumps({"reason": "OutOfMemory", "message": "Ray killed rank 1; lower training.batchSize"})
 
 
@@ -87,6 +88,99 @@ _TOLD = json.dumps({"reason": "OutOfMemory", "message": "Ray killed rank 1; lowe
             Failure.OUT_OF_MEMORY,
             "most likely for lack of memory",
             id="SIGKILL alone means memory most of the time",
+        ),
+        pytest.param(
+            head(phase="Failed", unready_since=NOW - 26, driver=ended(CONTAINER_DRIVER, 137, ran=(NOW - 90, NOW))),
+            Failure.UNRESPONSIVE,
+            "driver of pod mnist-1-head did not answer its kubelet for more than 26 s",
+            id="a driver that was not ready long before its end was ended for its silence",
+        ),
+        pytest.param(
+            head(phase="Failed", unready_since=NOW, driver=ended(CONTAINER_DRIVER, 137, ran=(NOW - 90, NOW - 1))),
+            Failure.OUT_OF_MEMORY,
+            "exit code 137",
+            id="one that was ready to its end was not",
+        ),
+        pytest.param(
+            head(phase="Failed", unready_since=NOW - 99, driver=ended(CONTAINER_DRIVER, 137, ran=(NOW - 9, NOW))),
+            Failure.OUT_OF_MEMORY,
+            "exit code 137",
+            id="nor one that had no time to become ready",
+        ),
+        pytest.param(
+            head(phase="Failed", unready_since=NOW - 999, driver=ended(CONTAINER_DRIVER, 137, ran=(NOW - 305, NOW))),
+            Failure.UNRESPONSIVE,
+            "for more than 305 s",
+            id="one that was frozen before it was ever ready",
+        ),
+        pytest.param(
+            head(
+                phase="Failed",
+                unready_since=NOW - 26,
+                driver=ended(CONTAINER_DRIVER, 137, reason="OOMKilled", ran=(NOW - 90, NOW)),
+            ),
+            Failure.OUT_OF_MEMORY,
+            "more memory than its limit",
+            id="who is short of memory may be silent before",
+        ),
+        pytest.param(
+            head(
+                phase="Failed",
+                unready_since=NOW - 26,
+                driver=ended(CONTAINER_DRIVER, ExitCode.STOPPED, message=_STOPPED, ran=(NOW - 90, NOW)),
+            ),
+            Failure.UNRESPONSIVE,
+            "raise cluster.head.resources",
+            id="one that wakes up as it is ended may heed SIGTERM",
+        ),
+        pytest.param(
+            head(
+                phase="Failed",
+                terminating=True,
+                unready_since=NOW - 26,
+                driver=ended(CONTAINER_DRIVER, 137, ran=(NOW - 90, NOW)),
+            ),
+            Failure.POD_DELETED,
+            "was deleted",
+            id="a deletion explains the end of a frozen driver",
+        ),
+        pytest.param(
+            worker(
+                0,
+                phase="Failed",
+                unready_since=NOW - 4,
+                containers={CONTAINER_RAY: ended(CONTAINER_RAY, 137, ran=(NOW - 90, NOW))},
+            ),
+            Failure.UNRESPONSIVE,
+            "raise cluster.workers[cpu].resources",
+            id="a frozen worker",
+        ),
+        pytest.param(
+            worker(
+                0,
+                phase="Failed",
+                unready_since=NOW - 999,
+                containers={CONTAINER_RAY: ended(CONTAINER_RAY, 137, ran=(NOW - 900, NOW))},
+            ),
+            Failure.OUT_OF_MEMORY,
+            "exit code 137",
+            id="a worker that has waited for its head was never ready",
+        ),
+        pytest.param(
+            head(phase="Failed", driver=ended(CONTAINER_DRIVER, ExitCode.RAY_SILENT, message=_SILENT)),
+            Failure.UNRESPONSIVE,
+            "the head's raylet did not answer the driver for 30 s",
+            id="the driver gave up on a frozen Ray",
+        ),
+        pytest.param(
+            head(
+                phase="Failed",
+                driver=ended(CONTAINER_DRIVER, ExitCode.RAY_SILENT, message=_SILENT),
+                ray=ended(CONTAINER_RAY, 137, reason="OOMKilled"),
+            ),
+            Failure.OUT_OF_MEMORY,
+            "container ray",
+            id="Ray's memory explains its silence",
         ),
         pytest.param(
             worker(

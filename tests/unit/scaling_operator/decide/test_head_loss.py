@@ -12,6 +12,7 @@ from scaling_api.reasons import Failure
 from scaling_operator.decide.head_loss import (
     GIVE_UP_ON_HEAD_S,
     PREPARE_LIMIT_S,
+    SILENT_LIMIT_S,
     START_LIMIT_S,
     HeadFine,
     HeadLost,
@@ -21,7 +22,7 @@ from scaling_operator.decide.head_loss import (
     HeadVerdict,
     judge_head,
 )
-from scaling_operator.decide.types import Observed, PodView
+from scaling_operator.decide.types import Observed, PodView, Trouble
 from tests.unit.scaling_operator import builders
 
 from .builders import NOW, container, ended, head, job, observed
@@ -163,6 +164,38 @@ def test_a_head_that_is_taken_away_has_time_to_save(late_s: float, saves: bool) 
     assert verdict.trouble.reason == Failure.EVICTED
     if isinstance(verdict, HeadStopping):
         assert verdict.look_again_s == -late_s
+
+
+@pytest.mark.parametrize(
+    ("silent_s", "verdict"),
+    [
+        pytest.param(SILENT_LIMIT_S - 1, HeadFine(look_again_s=1), id="it may answer again"),
+        pytest.param(
+            SILENT_LIMIT_S,
+            HeadLost(
+                Trouble(
+                    Failure.UNRESPONSIVE,
+                    "container driver of pod mnist-1-head did not answer its kubelet for more than 27 s: its processes "
+                    "were frozen, or got no CPU or memory; if it comes again, raise cluster.head.resources or look at "
+                    "the node",
+                )
+            ),
+            id="it is frozen",
+        ),
+        pytest.param(None, HeadFine(), id="it answers"),
+    ],
+)
+def test_a_driver_that_does_not_answer_its_kubelet_is_given_up(silent_s: float | None, verdict: HeadVerdict) -> None:
+    since = None if silent_s is None else NOW - silent_s
+    silent = head(ready=False, silent_since=since, unready_since=since and since - 2)
+    assert _judge(observed([silent])) == verdict
+
+
+def test_a_driver_that_has_no_time_for_its_probe_may_be_saving() -> None:
+    going = head(terminating=True, gone_by=NOW, ready=False, driver=container(CONTAINER_DRIVER, ready=False))
+    assert isinstance(_judge(observed([going])), HeadStopping)
+    lost = head(terminating=True, gone_by=NOW, ready=False, driver=container(CONTAINER_DRIVER))
+    assert isinstance(_judge(observed([lost])), HeadLost), "it is its node that does not answer"
 
 
 def _starting(**fields: Any) -> PodView:

@@ -5,6 +5,7 @@ from typing import Any
 
 from scaling_api import driver
 from scaling_api.spec import ScalingJob
+from scaling_operator.decide.head_loss import SILENT_LIMIT_S
 from scaling_operator.resources.head import build_head
 from tests.unit.scaling_operator.builders import EVERY_OPTION, job
 
@@ -23,8 +24,27 @@ def test_ray_is_a_native_sidecar_and_the_driver_decides_the_pods_phase() -> None
     assert (ray["name"], ray["restartPolicy"]) == (driver.CONTAINER_RAY, "Always")
     assert (main["name"], main["command"]) == (driver.CONTAINER_DRIVER, ["scaling-driver"])
     assert spec["restartPolicy"] == "Never"
-    # A startup probe would hold the driver back; a liveness probe could restart Ray under it.
-    assert not {"startupProbe", "livenessProbe", "readinessProbe"} & {*ray, *main}
+    # A startup probe would hold the driver back; a liveness probe would restart Ray under it.
+    assert not {"startupProbe", "livenessProbe", "readinessProbe"} & {*ray}
+
+
+def test_a_driver_that_is_frozen_is_known_within_a_minute_and_one_that_keeps_the_lock_is_let_be() -> None:
+    (main,) = head(job())["spec"]["containers"]
+    for name in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert main[name]["httpGet"] == {"path": "/healthz", "port": driver.PORT_METRICS}
+    soonest_s, latest_s = _fails_after_s(main["readinessProbe"])
+    assert soonest_s + SILENT_LIMIT_S >= 35, "code of the user's may keep the interpreter's lock for 20 s"
+    assert latest_s + SILENT_LIMIT_S <= 45
+    ended_s, _ = _fails_after_s(main["livenessProbe"])
+    assert ended_s >= 35
+    # How it ended can be told from that alone, whatever the two probes' phases.
+    assert ended_s - latest_s >= 10
+
+
+def _fails_after_s(probe: dict[str, Any]) -> tuple[int, int]:
+    """Seconds from the last answer's moment to the verdict: with a probe just then, and with one just before."""
+    soonest = (probe["failureThreshold"] - 1) * probe["periodSeconds"] + probe["timeoutSeconds"]
+    return soonest, soonest + probe["periodSeconds"]
 
 
 def test_ray_and_the_driver_share_what_a_driver_finds_its_node_by() -> None:
