@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
-from scaling_api import API_VERSION, KIND, PLURAL, names
+from scaling_api import API_VERSION, PLURAL, names
 from scaling_api.reasons import ConditionType, Failure
 from scaling_api.status import OPERATOR_MANAGER
 
@@ -23,10 +23,12 @@ from .decide.conditions import accepted, merged
 from .decide.status import FIELDS, patch, remember, render, without_left_over
 from .decide.types import Action, CreateWorkers, DeleteAttempt, DeleteJob, DeletePods, EnsureAttempt, Memory, PodView
 from .events import EventRecorder
-from .executor import AttemptGoneError, Executor, NameTakenError, RefusedError, Target
+from .executor import AttemptGoneError, Executor, RefusedError
 from .log_fields import job_fields
 from .mirrors import Mirrors
+from .names_taken import NameTakenError
 from .observe import PodViews, attempts_of
+from .ownership import Target, owner_uids
 from .refusals import Refusal, refused
 from .runtime.client import ApiClient, resource_path
 from .runtime.controller import Controller, Result
@@ -52,8 +54,8 @@ BY_OWNER = "owner"
 SETTLE_S = 0.1
 # Counters in the status (how many workers are ready) may lag by so much.
 COUNTERS_EVERY_S = 10.0
-# A name is free again within seconds.
-NAME_TAKEN_PAUSE_S = 2.0
+# What an earlier job of the name has left over goes within seconds, or a driver's grace period.
+LEFT_OVER_PAUSE_S = 2.0
 # A server that fails for so long (a webhook that is down, a full etcd) is shown to people, like one that refuses.
 FAILING_SHOWN_AFTER_S = 5.0
 # Of the time that a reconcile has: the rest is for the status, which shows what takes so long. More than one request's.
@@ -107,7 +109,7 @@ class JobController:
         """Index the caches, listen to them, and make the controller."""
         mirrors = self._mirrors
         for store in (mirrors.pods, mirrors.services, mirrors.network_policies):
-            store.add_index(BY_OWNER, _owner_uids)
+            store.add_index(BY_OWNER, owner_uids)
         mirrors.jobs.add_handler(self._on_job)
         mirrors.pods.add_handler(self._on_pod)
         mirrors.services.add_handler(self._on_owned)
@@ -171,7 +173,7 @@ class JobController:
         except RefusedError as error:
             return self._refused(key, notes, str(error))
         except NameTakenError as error:
-            return self._refused(key, notes, str(error), pause_s=NAME_TAKEN_PAUSE_S)
+            return self._refused(key, notes, str(error), pause_s=LEFT_OVER_PAUSE_S if error.goes_by_itself else None)
         except AttemptGoneError as error:
             notes.unusable = {error.attempt: str(error)}
             self._queue.add(key)
@@ -315,7 +317,7 @@ class JobController:
     def _note_vanished(self, pod: Object, *, unseen: bool) -> None:
         """A pod is gone: how it was last seen tells why. Of a worker that we deleted ourselves nobody asks."""
         view = self._views.view(pod, now=self._clock())
-        for owner in _owner_uids(pod):
+        for owner in owner_uids(pod):
             if view is None or not self._exists(pod, owner):
                 continue
             notes = self._notes.setdefault(owner, _Notes())
@@ -340,12 +342,6 @@ class JobController:
 def _is_replaced(pod: PodView, memory: Memory) -> bool:
     """Whether its successor stands in the status, so that nobody asks any more how `pod` ended."""
     return pod.slot is not None and pod.incarnation < memory.incarnations.get(pod.slot.key, 0)
-
-
-def _owner_uids(owned: Object) -> list[str]:
-    """The uids of the jobs that own an object: one, or none for an object that only looks like ours."""
-    owners = owned["metadata"].get("ownerReferences") or ()
-    return [owner["uid"] for owner in owners if owner.get("controller") and owner["kind"] == KIND]
 
 
 def _in_words(action: Action) -> str:

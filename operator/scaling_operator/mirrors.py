@@ -11,12 +11,15 @@ from dataclasses import dataclass
 
 from scaling_api import API_VERSION, PLURAL, names
 
+from .kinds import NETWORK_POLICY, POD, SERVICE, Kind
 from .runtime.client import ApiClient, resource_path
 from .runtime.objects import Object
 from .runtime.reflector import Reflector
 from .runtime.store import Store
 
+# What is mirrored, and everything else (what has no such label at all included).
 _OURS = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
+NOT_OURS = f"{names.LABEL_MANAGED_BY}!={names.MANAGED_BY}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,10 @@ class Mirrors:
     services: Store
     network_policies: Store
     reflectors: tuple[Reflector, ...]
+
+    def of(self, kind: Kind) -> Store | None:
+        """The store of an attempt's objects of that kind; None for Secrets."""
+        return {POD: self.pods, SERVICE: self.services, NETWORK_POLICY: self.network_policies}.get(kind)
 
 
 def build_mirrors(client: ApiClient) -> Mirrors:

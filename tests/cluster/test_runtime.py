@@ -184,6 +184,8 @@ async def test_verbs_and_their_refusals(cluster: Access, namespace: str) -> None
         assert all("data" not in obj for obj in partial.items)
         with pytest.raises(ConflictError):
             await api.delete(f"{maps}/a", uid="another")
+        with pytest.raises(ConflictError):
+            await api.delete(f"{maps}/a", resource_version=created["metadata"]["resourceVersion"])
         await api.delete(f"{maps}/a", uid=created["metadata"]["uid"], propagation="Background")
         with pytest.raises(NotFoundError):
             await api.get(f"{maps}/a")

@@ -275,17 +275,20 @@ class ApiClient:
         *,
         grace_period_s: int | None = None,
         uid: str | None = None,
+        resource_version: str | None = None,
         propagation: Propagation | None = None,
     ) -> Object:
         """Delete the object and return the server's answer (the object while it terminates, or a Status).
 
-        With `uid` a successor of the same name is left alone (ConflictError). Raises NotFoundError.
+        With `uid` a successor of the same name is left alone, with `resource_version` an object that has changed
+        (ConflictError). Raises NotFoundError.
         """
         options: Object = {"kind": "DeleteOptions", "apiVersion": "v1"}
         if grace_period_s is not None:
             options["gracePeriodSeconds"] = grace_period_s
-        if uid is not None:
-            options["preconditions"] = {"uid": uid}
+        preconditions = {"uid": uid, "resourceVersion": resource_version}
+        if given := {name: value for name, value in preconditions.items() if value is not None}:
+            options["preconditions"] = given
         if propagation is not None:
             options["propagationPolicy"] = propagation
         return await self._write("DELETE", path, "delete", options, repeatable=True)

@@ -108,15 +108,28 @@ def test_a_finished_job_is_deleted_after_its_time(simulate: RunJob, cluster: Acc
     assert (job.storage).is_dir(), "storage is never touched"
 
 
-def test_suspended_from_the_start_nothing_is_made_until_resumed(simulate: RunJob) -> None:
+def test_nothing_is_made_until_resumed_nor_beside_what_others_have(simulate: RunJob, cluster: Access) -> None:
     job = simulate("later", run_policy={"suspend": True})
     suspended = job.wait_condition("Suspended", timeout_s=30)
     assert suspended["status"].get("attempt") is None
     assert job.owned() == []
+    # A name that the first attempt needs, and that somebody has.
+    secret: Object = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "later-1"}}
+    theirs = cluster.client.create(secret, job.namespace)
+    job.suspend(False)
+
+    def is_taken(item: Object) -> bool:
+        return any("later-1 exists and is not" in c["message"] for c in item["status"]["conditions"])
+
+    job.wait(is_taken, timeout_s=60)
+    assert job.owned() == []
+    job.suspend(True)
+    job.wait_condition("Suspended", timeout_s=60)
     # An edit and the end of suspension in one request.
     job.patch({"spec": {"runPolicy": {"suspend": False}, "training": {"epochs": 7}}})
     job.wait_condition("ClusterReady", timeout_s=60)
-    assert job.status()["attempt"] == 1
+    assert job.status()["attempt"] == 2
+    assert cluster.client.get("secrets", "later-1", job.namespace) == theirs
 
 
 def test_a_head_that_no_node_can_hold_is_said_with_the_schedulers_words_and_holds_no_workers(simulate: RunJob) -> None:

@@ -86,12 +86,12 @@ async def test_metadata_only_asks_for_partial_objects(server: ScriptedServer, cl
 
 async def test_delete_sends_preconditions_and_policy(server: ScriptedServer, client: ApiClient) -> None:
     server.on("DELETE", f"{PODS}/a", answer(pod("a", 3)))
-    await client.delete(f"{PODS}/a", grace_period_s=0, uid="u-1", propagation="Background")
+    await client.delete(f"{PODS}/a", grace_period_s=0, uid="u-1", resource_version="7", propagation="Background")
     assert server.received[0].body == {
         "kind": "DeleteOptions",
         "apiVersion": "v1",
         "gracePeriodSeconds": 0,
-        "preconditions": {"uid": "u-1"},
+        "preconditions": {"uid": "u-1", "resourceVersion": "7"},
         "propagationPolicy": "Background",
     }
 

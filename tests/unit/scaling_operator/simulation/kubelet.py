@@ -35,6 +35,8 @@ class Kubelet:
         # No node takes a head; no node gets an image.
         self.no_room_for_heads = False
         self.no_images = False
+        # The garbage collector takes so long at most.
+        self.collected_within_s = 5.0
         server.watchers.append(self._on_change)
 
     def delete(self, key: Key, grace_s: float) -> Object:
@@ -167,12 +169,12 @@ class Kubelet:
         self._write(pod, status)
 
     def _collect_soon(self, owner: str) -> None:
-        asyncio.get_running_loop().call_later(self._rng.random() * 5.0, self._collect, owner)
+        asyncio.get_running_loop().call_later(self._rng.random() * self.collected_within_s, self._collect, owner)
 
     def _collect(self, owner: str) -> None:
         for plural in OWNED:
             for obj in self._server.all(plural):
-                if obj["metadata"]["ownerReferences"][0]["uid"] != owner:
+                if owner not in (reference["uid"] for reference in obj["metadata"].get("ownerReferences") or ()):
                     continue
                 if plural == "pods":
                     self.delete(key_of(obj), 30.0)

@@ -10,7 +10,7 @@ from typing import Any
 from scaling_operator.events import EventRecorder
 from scaling_operator.job_controller import JobController
 from scaling_operator.mirrors import Mirrors, trim_pod
-from scaling_operator.runtime.client import ApiClient, Propagation
+from scaling_operator.runtime.client import PAGE_SIZE, ApiClient, ListResult, Propagation
 from scaling_operator.runtime.errors import ApiError, ForbiddenError, InvalidError, ServerUnavailableError
 from scaling_operator.runtime.objects import Key, Object
 from scaling_operator.runtime.store import Store
@@ -26,6 +26,8 @@ class Faults:
     def __init__(self) -> None:
         self.failing = 0.0
         self.pods_refused = False
+        # A quota.
+        self.pods_at_most = 10_000
         # Of pauses, in 0 to 1; 0.5 leaves them as they are.
         self.jitter = 0.5
         self.refusal = "exceeded quota: compute"
@@ -54,7 +56,8 @@ class SimulatedClient(ApiClient):
     ) -> Object:
         plural = path.rpartition("/")[2]
         lose_answer = await self._travel("create", plural)
-        if plural == "pods" and self._faults.pods_refused:
+        full = len(list(self._server.all("pods"))) >= self._faults.pods_at_most
+        if plural == "pods" and (self._faults.pods_refused or full):
             raise ForbiddenError(403, "Forbidden", self._faults.refusal)
         if plural == "pods" and self._faults.pods_fail is not None:
             raise self._faults.pods_fail
@@ -89,6 +92,7 @@ class SimulatedClient(ApiClient):
         *,
         grace_period_s: int | None = None,
         uid: str | None = None,
+        resource_version: str | None = None,
         propagation: Propagation | None = None,
     ) -> Object:
         *_, namespace, plural, name = path.split("/")
@@ -96,7 +100,7 @@ class SimulatedClient(ApiClient):
         lose_answer = await self._travel("delete", plural)
         if plural == "pods" and self._faults.deletions_fail is not None:
             raise self._faults.deletions_fail
-        obj = self._server.get(plural, key)
+        obj = self._server.check(plural, key, uid=uid, resource_version=resource_version)
         if plural == "pods":
             own_s = obj["spec"]["terminationGracePeriodSeconds"]
             obj = self._kubelet.delete(key, own_s if grace_period_s is None else grace_period_s)
@@ -110,6 +114,26 @@ class SimulatedClient(ApiClient):
         await self._travel("get", plural)
         answer: Object = copied(self._server.get(plural, Key(namespace, name)))
         return answer
+
+    async def list(
+        self,
+        path: str,
+        *,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
+        limit: int = PAGE_SIZE,
+        metadata_only: bool = False,
+    ) -> ListResult:
+        *_, namespace, plural = path.split("/")
+        await self._travel("list", plural)
+        found = [obj for obj in self._server.all(plural) if obj["metadata"].get("namespace") == namespace]
+        if label_selector is not None:
+            label, _, value = label_selector.partition("!=")
+            found = [obj for obj in found if (obj["metadata"].get("labels") or {}).get(label) != value]
+        if field_selector is not None:
+            name = field_selector.removeprefix("metadata.name=")
+            found = [obj for obj in found if obj["metadata"]["name"] == name]
+        return ListResult([copied(obj) for obj in found], str(self._server.version))
 
     async def _travel(self, verb: str, plural: str) -> bool:
         """The way there; True if the answer will be lost."""

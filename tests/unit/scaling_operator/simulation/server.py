@@ -89,10 +89,8 @@ class Server:
 
     def patch(self, plural: str, key: Key, patch: Object, *, part: str) -> Object:
         """Merge `patch` into `spec` or `status`. Raises NotFoundError or ConflictError."""
-        old = self.get(plural, key)
-        expected = (patch.get("metadata") or {}).get("resourceVersion")
-        if expected is not None and expected != old["metadata"]["resourceVersion"]:
-            raise ConflictError(409, "Conflict", f"{plural} {key} has changed")
+        expected = patch.get("metadata") or {}
+        old = self.check(plural, key, uid=expected.get("uid"), resource_version=expected.get("resourceVersion"))
         new = copied(old)
         new[part] = merge_patch(old.get(part) or {}, patch[part])
         if new == old:
@@ -100,6 +98,14 @@ class Server:
         if part == "spec":
             new["metadata"]["generation"] += 1
         return self._store(plural, key, new, "MODIFIED")
+
+    def check(self, plural: str, key: Key, *, uid: str | None, resource_version: str | None) -> Object:
+        """The object, if it is as a deletion's preconditions say. Raises NotFoundError or ConflictError."""
+        obj = self.get(plural, key)
+        for name, expected in (("uid", uid), ("resourceVersion", resource_version)):
+            if expected is not None and obj["metadata"][name] != expected:
+                raise ConflictError(409, "Conflict", f"{plural} {key}: {name} is {obj['metadata'][name]}")
+        return obj
 
     def mark_deleted(self, key: Key, grace_s: float) -> Object:
         """Give a pod its deletionTimestamp; the kubelet removes it later."""

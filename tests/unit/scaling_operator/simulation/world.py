@@ -79,7 +79,7 @@ class World:
         return (self.job or {}).get("status") or {}
 
     def left(self) -> dict[str, list[str]]:
-        """Names of the job's objects."""
+        """Names of what there is of an attempt's kinds."""
         return {plural: sorted(obj["metadata"]["name"] for obj in self.server.all(plural)) for plural in OWNED}
 
     async def restart(self, *, away_s: float = 0.0) -> None:
@@ -115,7 +115,7 @@ class World:
 
     def pick(self, pick: int, role: str) -> Object | None:
         """One of the pods of that role."""
-        pods = [pod for pod in self.server.all("pods") if pod["metadata"]["labels"][names.LABEL_ROLE] == role]
+        pods = [pod for pod in self.server.all("pods") if pod["metadata"]["labels"].get(names.LABEL_ROLE) == role]
         return sorted(pods, key=lambda pod: str(pod["metadata"]["name"]))[pick % len(pods)] if pods else None
 
     def _check(self, plural: str, change: Change, obj: Object) -> None:
@@ -131,8 +131,9 @@ class World:
             self.violations.append(error)
 
     def _check_new_pod(self, pod: Object) -> None:
-        if self.job is None or pod["metadata"]["ownerReferences"][0]["uid"] != self.job["metadata"]["uid"]:
-            return  # of a job that is gone, which a lagging cache still shows: the garbage collector has it soon
+        owners = [owner["uid"] for owner in pod["metadata"].get("ownerReferences") or ()]
+        if self.job is None or self.job["metadata"]["uid"] not in owners:
+            return  # somebody else's, or of a job that is gone, which a lagging cache still shows
         labels = pod["metadata"]["labels"]
         attempt, name = int(labels[names.LABEL_ATTEMPT]), pod["metadata"]["name"]
         assert attempt <= self.status.get("attempt", 0), f"{name} is of an attempt that is not persisted"
@@ -154,9 +155,9 @@ class World:
         ]
         assert twins == [name], f"two pods live in one slot: {twins}"
 
-    def _answers(self, pod: Object) -> bool:
-        """Whether the pod's node does; a pod that has to be taken for gone is none."""
-        return pod["metadata"]["uid"] not in self.kubelet.frozen
+    def _is_ours(self, obj: Object) -> bool:
+        """Whether it is the operator's to delete; a pod whose node does not answer has to be taken for gone."""
+        return "ownerReferences" in obj["metadata"] and obj["metadata"]["uid"] not in self.kubelet.frozen
 
     def _check_status(self, status: Object) -> None:
         counted = status.get("failures", 0)
@@ -164,8 +165,9 @@ class World:
         holds = {entry["type"] for entry in status.get("conditions") or () if entry["status"] == "True"}
         assert not {"Succeeded", "Failed"} <= holds, "both ends at once"
         if "Suspended" in holds:
-            left = self.left() | {
-                "pods": [pod["metadata"]["name"] for pod in self.server.all("pods") if self._answers(pod)]
+            left = {
+                plural: [obj["metadata"]["name"] for obj in self.server.all(plural) if self._is_ours(obj)]
+                for plural in OWNED
             }
             assert not any(left.values()), f"suspended, but there are {left}"
         kinds = [entry["type"] for entry in status.get("conditions") or ()]
