@@ -62,12 +62,12 @@ class Failure(Described):
     RAY_RESTARTED = "RayContainerRestarted", "The head's Ray container restarted: its cluster state is gone."
     UNRESPONSIVE = "Unresponsive", "Processes of a pod were frozen, or got no CPU: nothing in it answered any more."
     STOPPED = "DriverStopped", "The driver was asked to stop, not by suspension."
-    DEADLINE_EXCEEDED = "DeadlineExceeded", "activeDeadlineSeconds ran out."
+    DEADLINE_EXCEEDED = "DeadlineExceeded", "activeDeadlineSeconds ran out; Failed stays False while the driver saves."
     BACKOFF_LIMIT = "BackoffLimitExceeded", "More failures than backoffLimit."
     INVALID_SPEC = "InvalidSpec", "The API server accepted a spec that the operator's models refuse."
     REFUSED_BY_API = (
         "RefusedByAPIServer",
-        "Admission, quota or Pod Security refused an object, or creating one keeps failing.",
+        "Admission, quota or Pod Security refused an object, its name is taken, or creating one keeps failing.",
     )
 
 

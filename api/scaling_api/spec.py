@@ -151,7 +151,9 @@ class RunPolicy(Model):
         "preemptions and lost nodes.",
     )
     active_deadline_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = Field(
-        None, description="Time the job may be active, over all attempts; suspension pauses the clock."
+        None,
+        description="Time the job may be active, over all attempts; suspension pauses the clock. When it is over, the "
+        "driver saves a checkpoint, and the job has failed.",
     )
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = Field(
         None, description="Delete the finished job after so long; storage is never touched."

@@ -18,7 +18,7 @@ from .at_work import keep_at_work
 from .backoff import due_at
 from .clean_up import clean_up, clean_up_after_the_end
 from .conditions import Verdict
-from .deadline import deadline_left_s
+from .deadline import begin_expiring, deadline_left_s, expired, in_time, is_expiring, phase_of
 from .head_loss import HeadFine, HeadLost, HeadMissing, HeadStopping, HeadSucceeded, driver_may_run, judge_head
 from .left_over import settled
 from .outcome import Outcome, noted, sooner
@@ -34,7 +34,6 @@ from .types import (
     Job,
     Memory,
     Observed,
-    Trouble,
 )
 
 
@@ -92,7 +91,7 @@ def _between(job: Job, observed: Observed, now: float) -> Outcome:
         return suspended(observed, actions, now)
     left_s = deadline_left_s(policy, memory, now=now)
     if left_s is not None and left_s <= 0:
-        return _past_deadline(job, memory, actions, now)
+        return expired(policy, memory, actions, now)
     if job.invalid is not None:
         return Outcome(memory, "Pending", actions)
     due = due_at(memory)
@@ -113,21 +112,24 @@ def _during(job: Job, observed: Observed, current: AttemptRecord, now: float) ->
     """An attempt is at work: has it ended, should it end, and if neither, what is missing?"""
     memory, policy = observed.memory, job.spec.run_policy
     old = clean_up(observed, except_attempt=current.number)
-    suspending = is_suspending(memory)
+    suspending, expiring = is_suspending(memory), is_expiring(memory)
     head = observed.head(current.number)
-    if suspending and driver_may_run(head, now):
-        return stop_driver(memory, head, old, now)
+    if (suspending or expiring) and driver_may_run(head, now):
+        return stop_driver(memory, "Suspending" if suspending else phase_of(memory), head, old, now)
     verdict = judge_head(observed, job, current.number, now=now)
     if isinstance(verdict, HeadSucceeded):
         event = Event("Normal", Reason.COMPLETED, f"Attempt {current.number} has done the job's work.")
-        return Outcome(attempts.succeed(memory, now=now), "Succeeded", old, [event])
-    if suspending and not (isinstance(verdict, HeadLost) and verdict.final):
+        return Outcome(attempts.succeed(in_time(memory), now=now), "Succeeded", old, [event])
+    would_be_met_again = isinstance(verdict, HeadLost) and verdict.final
+    if suspending and not would_be_met_again:
         return Outcome(attempts.suspend(memory, now=now), "Suspending", old)
+    if expiring and not would_be_met_again:
+        return expired(policy, memory, old, now)
     if isinstance(verdict, HeadLost):
         return _lost(job, memory, verdict, old, now)
     left_s = deadline_left_s(policy, memory, now=now)
     if left_s is not None and left_s <= 0:
-        return _past_deadline(job, memory, old, now)
+        return begin_expiring(policy, memory, old, now)
     if policy.suspend:
         return begin_suspending(memory, old, now)
     if isinstance(verdict, HeadStopping):
@@ -163,17 +165,6 @@ def _lost(job: Job, memory: Memory, verdict: HeadLost, old: Sequence[Action], no
     left = limit - after.failures
     events.append(Event("Normal", Reason.RETRYING, f"The next attempt resumes from the last checkpoint; {left} more."))
     return Outcome(after, "Restarting", old, events)
-
-
-def _past_deadline(job: Job, memory: Memory, actions: Sequence[Action], now: float) -> Outcome:
-    trouble = Trouble(
-        Failure.DEADLINE_EXCEEDED,
-        f"the job was active for longer than runPolicy.activeDeadlineSeconds "
-        f"({job.spec.run_policy.active_deadline_seconds} s); a new job with storage.resumeFrom goes on from its "
-        "last checkpoint",
-    )
-    event = Event("Warning", trouble.reason, trouble.message)
-    return Outcome(attempts.fail_job(memory, trouble, now=now), "Failed", actions, [event])
 
 
 def _refused_events(job: Job, memory: Memory) -> list[Event]:

@@ -33,13 +33,13 @@ def begin_suspending(memory: Memory, actions: Sequence[Action], now: float) -> O
     return Outcome(suspending, "Suspending", actions, [event])
 
 
-def stop_driver(memory: Memory, head: PodView, old: Sequence[Action], now: float) -> Outcome:
-    """Suspension is persisted: end the driver and wait for it. The workers stay until it has saved.
+def stop_driver(memory: Memory, phase: str, head: PodView, old: Sequence[Action], now: float) -> Outcome:
+    """Why is persisted (suspension, or the deadline): end the driver and wait. The workers stay until it has saved.
 
     The time for that is the pod's own grace period, which users may set.
     """
     stop = [] if head.terminating else [DeletePods(((head.name, head.uid),))]
-    return Outcome(memory, "Suspending", [*old, *stop], look_again_s=given_up_in_s(head, now))
+    return Outcome(memory, phase, [*old, *stop], look_again_s=given_up_in_s(head, now))
 
 
 def suspended(observed: Observed, actions: Sequence[Action], now: float) -> Outcome:

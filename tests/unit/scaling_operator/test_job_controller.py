@@ -685,3 +685,35 @@ def test_of_a_job_that_is_deleted_in_the_foreground_nothing_is_made_anew() -> No
         assert world.operator.client.requests == []
 
     _in_world(scene)
+
+
+@pytest.mark.parametrize("policy", ["All", "Running", "None"])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_deadline_lets_the_driver_save_with_its_workers(policy: str, restarted: bool) -> None:
+    async def scene(world: World) -> None:
+        await asyncio.sleep(60.0)
+        head = world.pick(0, "head")
+        assert head is not None
+        workers = {pod["metadata"]["uid"] for pod in world.server.all("pods")} - {head["metadata"]["uid"]}
+
+        def at_work() -> set[str]:
+            return {
+                pod["metadata"]["uid"] for pod in world.server.all("pods") if "deletionTimestamp" not in pod["metadata"]
+            } & workers
+
+        if restarted:
+            await world.restart()
+        saves_s = 0.0
+        while _driver_runs(world, head):
+            stops = "deletionTimestamp" in world.server.get("pods", key_of(head))["metadata"]
+            saves_s += 0.1 if stops else 0.0
+            assert at_work() == workers
+            await asyncio.sleep(0.1)
+        assert saves_s > 1.0
+        await asyncio.sleep(200.0)
+        assert _condition(world, "Failed") == ("True", Failure.DEADLINE_EXCEEDED)
+        assert world.status["attempts"][-1]["reason"] == Failure.DEADLINE_EXCEEDED
+        assert [event for event in world.status["conditions"] if event["type"] == "Succeeded"] == []
+        assert at_work() == set()
+
+    _in_world(scene, activeDeadlineSeconds=60, cleanPodPolicy=policy)

@@ -208,9 +208,14 @@ class TestDrain:
         assert (after(decision).current is None) is (pause_s > 0)
         assert decision.look_again_s == (pause_s or None)
 
-    def test_the_deadline_holds_meanwhile(self) -> None:
-        decision = decided(job(activeDeadlineSeconds=60), observed([self.going, worker(0)]))
-        assert condition(decision, ConditionType.FAILED) == ("True", Failure.DEADLINE_EXCEEDED)
+    def test_the_deadline_holds_meanwhile_and_waits_for_it_as_well(self) -> None:
+        slow, seen = job(activeDeadlineSeconds=60), observed([self.going, worker(0)])
+        over = decided(slow, seen)
+        assert condition(over, ConditionType.FAILED) == ("False", Failure.DEADLINE_EXCEEDED)
+        waiting = decided(slow, replace(seen, memory=after(over)))
+        assert (waiting.actions, waiting.look_again_s) == ((), 120 + GIVE_UP_ON_HEAD_S)
+        gone = decided(slow, observed([worker(0)], memory=after(waiting)))
+        assert condition(gone, ConditionType.FAILED) == ("True", Failure.DEADLINE_EXCEEDED)
 
     def test_suspending_meanwhile_waits_for_it_as_well(self) -> None:
         seen = observed([self.going, worker(0)])
@@ -358,20 +363,81 @@ class TestSuspension:
 class TestDeadline:
     """runPolicy.activeDeadlineSeconds; the attempt began 60 s ago."""
 
+    job = job(activeDeadlineSeconds=60)
+    pods = (head(), worker(0), worker(1))
+
+    def _expiring(self) -> Memory:
+        return after(decided(self.job, observed(self.pods)))
+
     @pytest.mark.parametrize(
-        ("deadline_s", "failed", "again_s"),
+        ("deadline_s", "over", "again_s"),
         [
             pytest.param(61, False, 1.0, id="just before"),
             pytest.param(60, True, None, id="at"),
             pytest.param(59, True, None, id="after"),
         ],
     )
-    def test_while_at_work(self, deadline_s: int, failed: bool, again_s: float | None) -> None:
-        decision = decided(job(activeDeadlineSeconds=deadline_s), observed([head(), worker(0), worker(1)]))
-        assert (_phase(decision) == "Failed") is failed
-        assert decision.look_again_s == again_s
-        if failed:
-            assert condition(decision, ConditionType.FAILED) == ("True", Failure.DEADLINE_EXCEEDED)
+    def test_it_is_persisted_first(self, deadline_s: int, over: bool, again_s: float | None) -> None:
+        decision = decided(job(activeDeadlineSeconds=deadline_s), observed(self.pods))
+        assert (decision.actions, decision.look_again_s) == ((), again_s)
+        assert (ConditionType.FAILED in after(decision).conditions) is over
+        assert after(decision).current is not None
+        if over:
+            assert condition(decision, ConditionType.FAILED) == ("False", Failure.DEADLINE_EXCEEDED)
+            assert (_reasons(decision), decision.urgent) == ([Failure.DEADLINE_EXCEEDED], True)
+
+    @pytest.mark.parametrize("policy", ["All", "Running", "None"])
+    def test_then_the_driver_is_stopped_and_the_workers_stay_until_it_has_saved(self, policy: str) -> None:
+        slow = job(activeDeadlineSeconds=60, cleanPodPolicy=policy)
+        stopping = decided(slow, observed(self.pods, memory=self._expiring()))
+        assert stopping.actions == (DeletePods(((head().name, head().uid),)),)
+        going = [head(terminating=True, gone_by=NOW + 120), worker(0), worker(1)]
+        waiting = decided(slow, observed(going, memory=after(stopping)))
+        assert (waiting.actions, waiting.look_again_s) == ((), 120 + GIVE_UP_ON_HEAD_S)
+        saved = head(driver=ended(CONTAINER_DRIVER, ExitCode.STOPPED), terminating=True)
+        over = decided(slow, observed([saved, worker(0), worker(1)], memory=after(waiting)))
+        assert (_phase(over), after(over).failures) == ("Failed", 0)
+        assert condition(over, ConditionType.FAILED) == ("True", Failure.DEADLINE_EXCEEDED)
+
+    def test_a_head_that_never_goes_is_not_waited_for(self) -> None:
+        stuck = observed([head(terminating=True, gone_by=NOW - GIVE_UP_ON_HEAD_S)], memory=self._expiring())
+        assert _phase(decided(self.job, stuck)) == "Failed"
+
+    def test_a_driver_that_finishes_meanwhile_has_succeeded(self) -> None:
+        done = head(driver=ended(CONTAINER_DRIVER, 0), terminating=True)
+        decision = decided(self.job, observed([done], memory=self._expiring()))
+        assert _phase(decision) == "Succeeded"
+        assert ConditionType.FAILED not in after(decision).conditions
+
+    def test_a_driver_that_refuses_meanwhile_says_why(self) -> None:
+        refused = head(phase="Failed", driver=ended(CONTAINER_DRIVER, ExitCode.REFUSED))
+        decision = decided(self.job, observed([refused], memory=self._expiring()))
+        assert condition(decision, ConditionType.FAILED) == ("True", Failure.USER_ERROR)
+
+    @pytest.mark.parametrize(
+        "policy", [{"suspend": True}, {"activeDeadlineSeconds": 1000}, {}], ids=["suspended", "raised", "taken away"]
+    )
+    def test_once_begun_it_is_carried_through(self, policy: dict[str, Any]) -> None:
+        stopping = decided(job(**policy), observed(self.pods, memory=self._expiring()))
+        assert stopping.actions == (DeletePods(((head().name, head().uid),)),)
+        assert _phase(decided(job(**policy), observed([worker(0)], memory=after(stopping)))) == "Failed"
+
+    def test_before_there_is_a_head_there_is_nothing_to_wait_for(self) -> None:
+        seen = observed(services=frozenset())
+        over = decided(self.job, seen)
+        assert over.actions == ()
+        assert _phase(decided(self.job, replace(seen, memory=after(over)))) == "Failed"
+
+    def test_while_it_suspends_suspension_is_carried_through_and_resuming_fails_it(self) -> None:
+        suspending = after(decided(job(suspend=True), observed(self.pods)))
+        slow = job(suspend=True, activeDeadlineSeconds=60)
+        memory = after(decided(slow, observed([worker(0)], memory=suspending)))
+        assert memory.last is not None
+        assert memory.last.outcome == "Suspended"
+        rests = decided(slow, observed(memory=memory, **NOTHING), now=NOW + 1000)
+        assert _phase(rests) == "Suspended"
+        resumed = decided(self.job, observed(memory=after(rests), **NOTHING), now=NOW + 2000)
+        assert condition(resumed, ConditionType.FAILED) == ("True", Failure.DEADLINE_EXCEEDED)
 
     def test_between_attempts(self) -> None:
         memory = after(decided(job(), observed([head(phase="Failed")], memory=at_work(failures=1))))
@@ -407,13 +473,13 @@ class TestAfterTheEnd:
         decision = decided(job(suspend=True, activeDeadlineSeconds=1), observed(memory=self.memory, **NOTHING))
         assert (_phase(decision), decision.actions, decision.events) == ("Succeeded", (), ())
 
-    def test_a_deadline_ends_the_driver_whatever_pods_are_kept(self) -> None:
-        slow, pods = job(activeDeadlineSeconds=60, cleanPodPolicy="None"), [head(), worker(0)]
-        over = decided(slow, observed(pods))
+    def test_after_a_deadline_kept_workers_have_their_time_to_end(self) -> None:
+        slow = job(activeDeadlineSeconds=60, cleanPodPolicy="None")
+        expiring = after(decided(slow, observed([head(), worker(0)])))
+        over = decided(slow, observed([worker(0)], memory=expiring))
         assert condition(over, ConditionType.FAILED) == ("True", Failure.DEADLINE_EXCEEDED)
-        stopping = decided(slow, observed(pods, memory=after(over)))
-        assert stopping.actions == (DeletePods(((head().name, head().uid),)),)
-        assert stopping.look_again_s == FOLLOWS_ITS_HEAD_S
+        kept = decided(slow, observed([worker(0)], memory=after(over)))
+        assert (kept.actions, kept.look_again_s) == ((), FOLLOWS_ITS_HEAD_S)
 
     def test_an_edit_changes_nothing_of_what_became_of_it_and_is_not_judged(self) -> None:
         decision = decided(job(), observed(memory=self.memory, generation=2, **NOTHING))
