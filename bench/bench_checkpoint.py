@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from scaling_training.checkpoint import Checkpoints
-from scaling_training.checkpoint.checkpoints import newest_committed
+from scaling_training.checkpoint.catalog import newest_committed
 from scaling_training.checkpoint.state import Position, Trained
 from scaling_training.evaluate.classification import ACCURACY
 from scaling_training.storage import Storage

@@ -24,10 +24,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from scaling_training.clock import utc
+from scaling_training.errors import UserError
+from scaling_training.formats import check_format
 from scaling_training.storage import Storage
 
 ATTEMPTS = "attempts"
 LEDGER = "ledger"
+RECORD_FORMAT = 1
 
 Output = dict[str, Any]
 
@@ -63,6 +66,7 @@ class Record:
         """As JSON."""
         return json.dumps(
             {
+                "format": RECORD_FORMAT,
                 "stage": self.stage,
                 "digest": self.digest,
                 "state": self.state,
@@ -77,10 +81,16 @@ class Record:
         ).encode()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Record | None:
-        """None when it is not a record of ours: a ledger that cannot be read means work to do, not a failure."""
+    def from_bytes(cls, data: bytes, *, where: str) -> Record:
+        """The inverse of `to_bytes`, of the file at ``where``.
+
+        UserError when it is not readable, ForeignError when another version wrote it in another format: work that was
+        done is not done again, nor its record written over, because of that.
+        """
         try:
             value = json.loads(data)
+            # The first releases wrote none.
+            check_format(value.get("format", RECORD_FORMAT), RECORD_FORMAT, where)
             return cls(
                 stage=value["stage"],
                 digest=value["digest"],
@@ -91,8 +101,11 @@ class Record:
                 message=value["message"],
                 root=value["root"],
             )
-        except (ValueError, KeyError, TypeError):
-            return None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{where}, which says how a stage ended, is not readable ({type(error).__name__}: {error}): "
+                "put it back, or delete it to have the stage done again"
+            ) from error
 
 
 class Ledger:
@@ -156,11 +169,13 @@ def digest(parts: Mapping[str, Any]) -> str:
 def _finished(storage: Storage, stage: str, digest: str, *, root: str | None) -> Iterator[Record]:
     folders = [name for name in storage.names(LEDGER) if _LEDGER_FOLDER.match(name)]
     for folder in sorted(folders, reverse=True):
+        name = f"{LEDGER}/{folder}/{stage}.json"
         try:
-            record = Record.from_bytes(storage.read(f"{LEDGER}/{folder}/{stage}.json"))
+            data = storage.read(name)
         except FileNotFoundError:
             continue
-        if record is not None and record.digest == digest and record.state in ("Succeeded", "Reused"):
+        record = Record.from_bytes(data, where=storage.url(name))
+        if record.digest == digest and record.state in ("Succeeded", "Reused"):
             yield Record(
                 stage=record.stage,
                 digest=record.digest,

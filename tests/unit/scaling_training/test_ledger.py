@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from scaling_training.errors import UserError
+from scaling_training.formats import ForeignError
 from scaling_training.ledger import AttemptTakenError, Ledger, Record, SupersededError, digest, latest_attempt
 from scaling_training.storage import Storage
 
@@ -74,14 +77,32 @@ def test_another_run_is_asked_last_and_named(storage: Storage, tmp_path: Path) -
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b'{"stage": "train"}'], ids=["empty", "cut", "list", "fields missing"]
 )
-def test_a_damaged_record_means_work_to_do(storage: Storage, content: bytes) -> None:
+def test_a_damaged_record_is_refused_and_stays(storage: Storage, content: bytes) -> None:
     storage.write("ledger/attempt-0001/train.json", content)
-    assert not list(Ledger(storage, attempt=2).finished("train", "k"))
+    with pytest.raises(
+        UserError, match=r"ledger/attempt-0001/train.json, which says how a stage .* or delete it to have"
+    ):
+        list(Ledger(storage, attempt=2).finished("train", "k"))
+    assert storage.read("ledger/attempt-0001/train.json") == content
+
+
+def test_a_record_of_another_version_is_refused(storage: Storage) -> None:
+    later = json.loads(record("k").to_bytes()) | {"format": 99}
+    storage.write("ledger/attempt-0001/train.json", json.dumps(later).encode())
+    with pytest.raises(ForeignError, match=r"train.json has format 99, and this version reads format 1: go on with"):
+        list(Ledger(storage, attempt=2).finished("train", "k"))
+
+
+def test_a_record_without_a_format_is_one_of_the_first_release(storage: Storage) -> None:
+    value = json.loads(record("k").to_bytes())
+    del value["format"]
+    storage.write("ledger/attempt-0001/train.json", json.dumps(value).encode())
+    assert [found.digest for found in Ledger(storage, attempt=2).finished("train", "k")] == ["k"]
 
 
 def test_a_record_survives_its_bytes() -> None:
     original = record("k", value={"a": [1, 2.5, None]})
-    assert Record.from_bytes(original.to_bytes()) == original
+    assert Record.from_bytes(original.to_bytes(), where="") == original
 
 
 def test_a_digest_depends_on_content_not_on_order() -> None:

@@ -4,7 +4,8 @@ Importing this package does not import torch: the driver looks for checkpoints o
 memory and time. What the files hold is the business of `scaling_training.checkpoint.state`.
 """
 
-from scaling_training.checkpoint.checkpoints import Checkpoints, LoadedCheckpoint, load_checkpoint, open_checkpoint
+from scaling_training.checkpoint.catalog import LoadedCheckpoint, load_checkpoint, open_checkpoint
+from scaling_training.checkpoint.checkpoints import Checkpoints
 from scaling_training.checkpoint.manifest import CheckpointRef, DamagedError
 
 __all__ = ["CheckpointRef", "Checkpoints", "DamagedError", "LoadedCheckpoint", "load_checkpoint", "open_checkpoint"]

@@ -1,55 +1,49 @@
-"""Finding, committing and deleting the checkpoints of a run.
+"""What an attempt does with the checkpoints of its run: going on from one, saving another, deleting old ones.
 
-Layout: ``checkpoints/attempt-0001/step-00000123/`` with the files that `scaling_training.checkpoint.state` tells of
-and ``MANIFEST.json``. An attempt writes to its own folder alone, so a frozen process of an earlier attempt that
-wakes up damages nothing. What an attempt starts from, its base, is looked for once and recorded in the attempt's
-folder by an exclusive create: however often its workers restart, and whatever an earlier attempt writes meanwhile,
-the base stays the same. Within the attempt the newest committed checkpoint is preferred to the base.
-
-A checkpoint counts only when its manifest is there and every file has the size and hash that it says. One that
-fails is passed over with a warning, and the one before it is used.
+An attempt writes to its own folder alone, so a frozen process of an earlier attempt that wakes up damages nothing. What
+an attempt starts from, its base, is looked for once and recorded in the attempt's folder by an exclusive create: so the
+base stays the same, however often its workers restart, and whatever an earlier attempt writes meanwhile. Within the
+attempt the newest committed checkpoint is preferred to the base.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from enum import Enum, auto
 
+from scaling_training.checkpoint.catalog import (
+    AllDamagedError,
+    LoadedCheckpoint,
+    NotCommittedError,
+    Reading,
+    StepFolder,
+    attempt_folder,
+    attempts_of,
+    most_advanced,
+    open_checkpoint,
+    step_folder,
+    steps_of,
+)
 from scaling_training.checkpoint.manifest import MANIFEST, CheckpointRef, DamagedError, FileEntry, Manifest
 from scaling_training.errors import UserError
+from scaling_training.formats import ForeignError, check_format
 from scaling_training.storage import Storage
 
 log = logging.getLogger(__name__)
 
-FOLDER = "checkpoints"
 BASE = "BASE.json"
+# Of BASE.json; the first releases wrote none.
+BASE_FORMAT = 1
 
 
-class OtherKeyError(Exception):
-    """A checkpoint belongs to other work."""
+class _Kind(Enum):
+    """What a folder is to who may delete it."""
 
-
-@dataclass(frozen=True, slots=True)
-class LoadedCheckpoint:
-    """A committed checkpoint whose files are verified before anybody sees their content."""
-
-    ref: CheckpointRef
-    manifest: Manifest
-    storage: Storage  # the run folder that it lies in
-    kept: Mapping[str, bytes]  # files that are in memory already, verified
-
-    def read(self, name: str) -> bytes:
-        """A file's content; DamagedError naming the file when it is not as the manifest says."""
-        if name in self.kept:
-            return self.kept[name]
-        self.manifest.entry(name)  # what is not listed is not even read
-        try:
-            return self.manifest.verify(name, self.storage.read(f"{self.ref.folder}/{name}"))
-        except FileNotFoundError:
-            raise DamagedError(f"{name} is missing") from None
+    OURS = auto()  # committed, of this work
+    CUT_SHORT = auto()  # its save, or its deletion: nobody can use it
+    NOT_OURS = auto()  # of other work, or not readable: what is damaged may be mended, what is foreign may be good
 
 
 class Checkpoints:
@@ -64,92 +58,106 @@ class Checkpoints:
         self.attempt = attempt
         self._key = key
         self._keep = keep
-        self._folder = f"{FOLDER}/attempt-{attempt:04d}"
         # Earlier attempts that have nothing left to delete.
         self._pruned: set[int] = set()
+        self._undeleted: set[str] = set()  # folders that somebody was warned of
 
     def load_latest(
-        self, resume: CheckpointRef | None = None, *, reading: Callable[[Manifest], None] = lambda manifest: None
+        self, resume: CheckpointRef | None = None, *, reading: Reading = lambda manifest: None
     ) -> LoadedCheckpoint | None:
         """What this attempt goes on from, every file read and verified; None when it begins from nothing.
 
         That is its own newest good checkpoint, else its base, or the one before that when it is damaged. The base is
-        looked for at the first call and stays the same ever after: the newest good one of the attempts below this
-        one, else the newest good one of another run, of which ``resume`` was the newest when it was looked for: while
-        that run trains on, it deletes that one in favour of newer ones. Of a whole checkpoint the content is kept.
-        ``reading`` is called with the manifest of each before its files are read.
+        looked for at the first call and stays the same ever after: the most advanced good one of the attempts below
+        this one, else that of another run, of which ``resume`` was it when it was looked for: while that run trains on,
+        it deletes that one in favour of newer ones. Of a whole checkpoint the content is kept. ``reading`` is called
+        with the manifest of each before its files are read.
 
         UserError when there is neither the base nor one before it any more, or when all that this run has committed are
         damaged and there is no ``resume``: to train from the start would undo work that was counted on, and retention
-        would delete what may be mended.
+        would delete what may be mended. ForeignError when a checkpoint is in another format.
         """
-        damaged: list[Manifest] = []
+        all_damaged: list[AllDamagedError] = []
 
-        def noted(manifest: Manifest) -> None:
-            damaged.append(manifest)
-            reading(manifest)
+        def good(attempts: Iterable[int], up_to_step: float = float("inf")) -> LoadedCheckpoint | None:
+            try:
+                return most_advanced(self.storage, attempts, key=self._key, up_to_step=up_to_step, reading=reading)
+            except AllDamagedError as error:
+                all_damaged.append(error)
+                return None
 
-        load = functools.partial(load_checkpoint, reading=noted)
-        own = _first(self.storage, [self.attempt], load, key=self._key)
+        own = good([self.attempt])
         if own is not None:
             return own
-        name = f"{self._folder}/{BASE}"
+        earlier = [other for other in attempts_of(self.storage) if other < self.attempt]
+        name = f"{attempt_folder(self.attempt)}/{BASE}"
         if not self.storage.exists(name):
-            earlier = [other for other in attempts_of(self.storage) if other < self.attempt]
-            found = _first(self.storage, earlier, load, key=self._key)
+            found = good(earlier)
             if found is None and resume is not None:
-                found = self._newest_of(resume, load)
-            if found is None and damaged:
-                raise self._lost(self.storage, _folder(damaged[0].attempt, damaged[0].step))
-            if self.storage.create(name, json.dumps({"base": found and found.ref.to_dict()}).encode()):
+                found = self._of_another_run(resume, reading)
+            if found is None and all_damaged:
+                raise all_damaged[0]
+            if self.storage.create(name, _base_file(found)):
                 return found
         base = self._recorded_base(name)
         if base is not None:
-            return self._at_or_before(base, load)
-        if damaged:
-            raise self._lost(self.storage, _folder(damaged[0].attempt, damaged[0].step))
+            if base.root is not None:
+                return self._of_another_run(base, reading, up_to_step=base.step)
+            found = good(earlier, base.step)
+            if found is None:
+                raise self._lost(self.storage, base)
+            return found
+        if all_damaged:
+            raise all_damaged[0]
         return None
 
     def _recorded_base(self, name: str) -> CheckpointRef | None:
+        where = self.storage.url(name)
         try:
-            recorded = json.loads(self.storage.read(name))["base"]
-            return CheckpointRef.from_dict(recorded) if recorded else None
+            recorded = json.loads(self.storage.read(name))
+            check_format(recorded.get("format", BASE_FORMAT), BASE_FORMAT, where)
+            return CheckpointRef.from_dict(recorded["base"]) if recorded["base"] else None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{self.storage.url(name)}, which says what attempt {self.attempt} started from, is not readable "
+                f"{where}, which says what attempt {self.attempt} started from, is not readable "
                 f"({error}); delete it to have that looked for again"
             ) from error
 
-    def _newest_of(self, resume: CheckpointRef, load: Callable[..., LoadedCheckpoint]) -> LoadedCheckpoint:
-        """The newest good one of the run that ``resume`` was the newest of; that run may go on and delete it."""
-        assert resume.root is not None, "of another run"
-        storage = Storage(resume.root)
-        found = _first(storage, attempts_of(storage), load, key=self._key)
+    def _of_another_run(
+        self, ref: CheckpointRef, reading: Reading, up_to_step: float = float("inf")
+    ) -> LoadedCheckpoint:
+        """The most advanced good one of the run that ``ref`` is of; that run may go on and delete it."""
+        assert ref.root is not None, "of another run"
+        storage = Storage(ref.root)
+        try:
+            found = most_advanced(
+                storage, attempts_of(storage), key=self._key, up_to_step=up_to_step, root=ref.root, reading=reading
+            )
+        except AllDamagedError:
+            found = None
         if found is None:
-            raise self._lost(storage, resume.folder)
-        return replace(found, ref=replace(found.ref, root=resume.root))
-
-    def _at_or_before(self, base: CheckpointRef, load: Callable[..., LoadedCheckpoint]) -> LoadedCheckpoint:
-        storage = Storage(base.root) if base.root is not None else self.storage
-        attempts = [attempt for attempt in attempts_of(storage) if attempt <= base.attempt]
-        found = _first(storage, attempts, load, key=self._key, up_to=base)
-        if found is None:
-            raise self._lost(storage, base.folder)
+            raise self._lost(storage, ref)
         return found
 
-    def _lost(self, storage: Storage, folder: str) -> UserError:
+    def _lost(self, storage: Storage, ref: CheckpointRef) -> UserError:
         return UserError(
-            f"checkpoint {folder} of {storage.url()}, which attempt {self.attempt} goes on from, is no longer "
+            f"checkpoint {ref.folder} of {storage.url()}, which attempt {self.attempt} goes on from, is no longer "
             "there or damaged, and so are those before it: put its files back, or train from the start in a new run"
         )
 
-    def reference(self, step: int) -> CheckpointRef:
-        """The checkpoint of this step, saved or not."""
-        return CheckpointRef(_folder(self.attempt, step), self.attempt, step)
+    def begin(self, step: int) -> CheckpointRef:
+        """Where the checkpoint of this step is to be written, without the files of a save that was cut short.
 
-    def begin(self, ref: CheckpointRef) -> None:
-        """Make room for the files of a checkpoint. What was left there of the same step is deleted, manifest first."""
-        self._delete(ref.folder)
+        When the step was saved before, that one stays as it is: it is good until this one is committed.
+        """
+        again = [
+            place.again
+            for place in steps_of(self.storage, self.attempt)
+            if place.step == step and self._kind(place) is not _Kind.CUT_SHORT
+        ]
+        place = step_folder(self.attempt, step, max(again, default=0) + 1)
+        self._delete(place.folder)
+        return CheckpointRef(place.folder, self.attempt, step)
 
     def write(self, ref: CheckpointRef, name: str, data: bytes | bytearray) -> FileEntry:
         """Write a file; returns what the manifest must say of it. Any process may do so after `begin`."""
@@ -167,7 +175,7 @@ class Checkpoints:
         best: CheckpointRef | None,
         is_best: bool,
     ) -> None:
-        """Write the manifest, then delete what retention no longer keeps.
+        """Write the manifest, then delete what retention no longer keeps; what cannot be deleted is tried again then.
 
         All ``files`` must have been written. ``best`` is the best checkpoint before this one.
         """
@@ -181,156 +189,71 @@ class Checkpoints:
             best=ref if is_best else best,
         )
         self.storage.write(f"{ref.folder}/{MANIFEST}", manifest.to_bytes())
-        self._retain(ref, manifest.best)
+        try:
+            self._retain(ref, manifest.best)
+        except Exception as error:  # whatever a store's library raises: the checkpoint is there
+            log.warning("Old checkpoints could not be looked for: %s; that is tried again at the next save", error)
 
     def _retain(self, newest: CheckpointRef, best: CheckpointRef | None) -> None:
         """Keep the newest `keep`, this attempt's before the earlier ones', and the best.
 
         Earlier attempts' are touched only here, when this attempt has one of its own and its base is no longer
-        what a restart begins with; folders of later attempts never.
+        what a restart begins with; folders of later attempts never. Nor is what this version cannot read.
         """
         kept = 0
         best_folder = best.folder if best is not None and best.root is None else None
-        for step, folder in _steps(self.storage, self.attempt):
-            committed = step == newest.step or self.storage.exists(f"{folder}/{MANIFEST}")
-            if step > newest.step or not committed:
-                # Of a future that was given up, for training went on from before it; or of a save that was cut short.
-                self._delete(folder)
-            elif kept < self._keep or folder == best_folder:
+        for place in steps_of(self.storage, self.attempt):
+            kind = _Kind.OURS if place.folder == newest.folder else self._kind(place)
+            if kind is _Kind.NOT_OURS:
+                continue
+            # One that is further is of a future that was given up, for training went on from before it.
+            serves = place.folder == newest.folder or (place.step < newest.step and kept < self._keep)
+            if kind is _Kind.OURS and (serves or place.folder == best_folder):
                 kept += 1
             else:
-                self._delete(folder)
+                self._delete(place.folder)
         for attempt in attempts_of(self.storage):
             if attempt < self.attempt and attempt not in self._pruned:
-                kept += self._retain_earlier(attempt, room=self._keep - kept, best_folder=best_folder)
+                kept += self._retain_earlier(attempt, newest, room=self._keep - kept, best_folder=best_folder)
 
-    def _retain_earlier(self, attempt: int, *, room: int, best_folder: str | None) -> int:
-        """Keep the newest ``room`` of an earlier attempt; how many of this work are left."""
-        left = 0
-        for _, folder in _steps(self.storage, attempt):
-            key = _committed_key(self.storage, folder)
-            if key is not None and key != self._key:
-                continue  # another model's or data set's: not ours to delete
-            if folder == best_folder or (key is not None and left < room):
+    def _retain_earlier(self, attempt: int, newest: CheckpointRef, *, room: int, best_folder: str | None) -> int:
+        """Keep the newest ``room`` of an earlier attempt, and what is further than ``newest``; how many are left."""
+        left, all_deleted = 0, True
+        for place in steps_of(self.storage, attempt):
+            kind = self._kind(place)
+            if kind is _Kind.NOT_OURS:
+                continue
+            if kind is _Kind.OURS and (left < room or place.step > newest.step or place.folder == best_folder):
                 left += 1
             else:
-                self._delete(folder)
-        if not left:
+                all_deleted = self._delete(place.folder) and all_deleted
+        if not left and all_deleted:
             self._pruned.add(attempt)
         return left
 
-    def _delete(self, folder: str) -> None:
-        # The manifest goes first: a deletion cut short leaves an uncommitted folder, not a damaged one.
-        self.storage.delete(f"{folder}/{MANIFEST}")
-        self.storage.delete(folder, recursive=True)
+    def _kind(self, place: StepFolder) -> _Kind:
+        try:
+            manifest = open_checkpoint(self.storage, CheckpointRef(place.folder, self.attempt, place.step)).manifest
+        except NotCommittedError:
+            return _Kind.CUT_SHORT
+        except (DamagedError, ForeignError):
+            return _Kind.NOT_OURS
+        return _Kind.OURS if manifest.key == self._key else _Kind.NOT_OURS
+
+    def _delete(self, folder: str) -> bool:
+        """Whether it is gone; if not, the next save tries again, and need not fail meanwhile."""
+        try:
+            # The manifest goes first: a deletion cut short leaves an uncommitted folder, not a damaged one.
+            self.storage.delete(f"{folder}/{MANIFEST}")
+            self.storage.delete(folder, recursive=True)
+        except Exception as error:  # whatever a store's library raises
+            if folder not in self._undeleted:
+                log.warning("Checkpoint %s could not be deleted: %s; that is tried again at each save", folder, error)
+            self._undeleted.add(folder)
+            return False
+        self._undeleted.discard(folder)
+        return True
 
 
-def open_checkpoint(storage: Storage, ref: CheckpointRef, *, key: str | None = None) -> LoadedCheckpoint:
-    """A checkpoint of the run in ``storage``, or of the run that ``ref.root`` names; files are read when asked for.
-
-    Raises DamagedError when it has no readable manifest, and OtherKeyError when ``key`` is given and the
-    checkpoint has another one.
-    """
-    if ref.root is not None and ref.root != storage.root:
-        storage = Storage(ref.root)
-    try:
-        manifest = Manifest.from_bytes(storage.read(f"{ref.folder}/{MANIFEST}"))
-    except FileNotFoundError:
-        raise DamagedError(f"{MANIFEST} is missing, so it was never committed") from None
-    if key is not None and manifest.key != key:
-        raise OtherKeyError(ref.folder)
-    return LoadedCheckpoint(ref, manifest, storage, {})
-
-
-def load_checkpoint(
-    storage: Storage,
-    ref: CheckpointRef,
-    *,
-    key: str | None = None,
-    reading: Callable[[Manifest], None] = lambda manifest: None,
-) -> LoadedCheckpoint:
-    """The same with every file read and verified now, after a call of ``reading``.
-
-    DamagedError naming the first file that is not as it should be.
-
-    A whole checkpoint stays in memory, so it is read once. The shards of one that several processes wrote may be
-    more than a process can hold: each is read again, and verified again, by whoever needs it.
-    """
-    opened = open_checkpoint(storage, ref, key=key)
-    reading(opened.manifest)
-    kept: dict[str, bytes] = {}
-    for name in opened.manifest.files:
-        data = opened.read(name)
-        if opened.manifest.is_whole:
-            kept[name] = data
-    return replace(opened, kept=kept)
-
-
-def newest_committed(storage: Storage, key: str) -> CheckpointRef | None:
-    """The newest checkpoint of a run with this key. Its manifest alone is read; files are verified by who loads it."""
-    found = _first(storage, attempts_of(storage), open_checkpoint, key=key)
-    return None if found is None else found.ref
-
-
-def newest_key(storage: Storage) -> str | None:
-    """The key of the newest committed checkpoint of a run, whatever its work; None when none was ever committed."""
-    for attempt in attempts_of(storage):
-        for _, folder in _steps(storage, attempt):
-            key = _committed_key(storage, folder)
-            if key is not None:
-                return key
-    return None
-
-
-def attempts_of(storage: Storage) -> list[int]:
-    """Attempts that have a folder for checkpoints, newest first."""
-    numbers = (name.removeprefix("attempt-") for name in storage.names(FOLDER) if name.startswith("attempt-"))
-    return sorted((int(number) for number in numbers if number.isdigit()), reverse=True)
-
-
-def _first(
-    storage: Storage,
-    attempts: Iterable[int],
-    load: Callable[..., LoadedCheckpoint],
-    *,
-    key: str,
-    up_to: CheckpointRef | None = None,
-) -> LoadedCheckpoint | None:
-    """The first of the attempts' checkpoints with this key, each one's newest first, that can be loaded.
-
-    ``up_to`` is the newest that counts; when it is of another run, so are all, and are referred to as such.
-    """
-    for attempt in attempts:
-        for step, folder in _steps(storage, attempt):
-            if up_to is not None and (attempt, step) > (up_to.attempt, up_to.step):
-                continue
-            ref = CheckpointRef(folder, attempt, step, up_to.root if up_to is not None else None)
-            try:
-                return load(storage, ref, key=key)
-            except DamagedError as error:
-                log.warning("Checkpoint %s is passed over: %s; looking for the one before it", folder, error)
-            except OtherKeyError:
-                log.info("Checkpoint %s belongs to another model, data set or training section", folder)
-    return None
-
-
-def _committed_key(storage: Storage, folder: str) -> str | None:
-    """The key of a committed checkpoint; None for what nobody could resume from."""
-    try:
-        return Manifest.from_bytes(storage.read(f"{folder}/{MANIFEST}")).key
-    except (FileNotFoundError, DamagedError):
-        return None
-
-
-def _folder(attempt: int, step: int) -> str:
-    """Where a checkpoint lies in its run."""
-    return f"{FOLDER}/attempt-{attempt:04d}/step-{step:08d}"
-
-
-def _steps(storage: Storage, attempt: int) -> Iterator[tuple[int, str]]:
-    """Steps and folders of an attempt's checkpoints, newest first, committed or not."""
-    folder = f"{FOLDER}/attempt-{attempt:04d}"
-    for name in sorted(storage.names(folder), reverse=True):
-        prefix, _, number = name.partition("-")
-        if prefix == "step" and number.isdigit():
-            yield int(number), f"{folder}/{name}"
+def _base_file(base: LoadedCheckpoint | None) -> bytes:
+    return json.dumps({"format": BASE_FORMAT, "base": base and base.ref.to_dict()}).encode()

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from scaling_training.formats import check_format
+
 MANIFEST = "MANIFEST.json"
 # The weights when one process wrote them all; of several, each writes a file with its number.
 WHOLE_MODEL = "model.safetensors"
@@ -84,12 +86,15 @@ class Manifest:
         return _sealed({"format": FORMAT, **asdict(self)})
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Manifest:
-        """Raises DamagedError when it is not a manifest of ours, or not as it was written."""
+    def from_bytes(cls, data: bytes, *, where: str = MANIFEST) -> Manifest:
+        """The inverse of `to_bytes`, of the file at ``where``.
+
+        Raises DamagedError when it is not a manifest of ours, or not as it was written, and ForeignError when it is one
+        in another format.
+        """
         try:
             value = json.loads(data)
-            if value["format"] != FORMAT:
-                raise DamagedError(f"{MANIFEST} has format {value['format']}; this version reads {FORMAT}")
+            check_format(value["format"], FORMAT, where)
             if _sealed({name: entry for name, entry in value.items() if name != _SEAL}) != data:
                 raise DamagedError(f"{MANIFEST} has another content than was written")
             for name in value["files"]:
@@ -109,6 +114,11 @@ class Manifest:
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedError(f"{MANIFEST} is not readable ({error})") from error
+
+    @property
+    def seal(self) -> str:
+        """SHA-256 that stands for the checkpoint's whole content, wherever it lies."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
 
     @property
     def is_whole(self) -> bool:

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from scaling_training.checkpoint.checkpoints import LoadedCheckpoint
+from scaling_training.checkpoint.catalog import LoadedCheckpoint
 from scaling_training.checkpoint.nesting import flat, nested
 from scaling_training.errors import UserError
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_together
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
-from scaling_training.checkpoint.manifest import DamagedError, FileEntry
+from scaling_training.checkpoint.manifest import CheckpointRef, DamagedError, FileEntry
 
 LAYOUT = "tensors.json"
 SEPARATOR = "/"
@@ -66,17 +66,18 @@ class Stored:
 class ShardWriter(StorageWriter):
     """Writes this process's parts; the first process commits when all have written theirs.
 
-    ``begin`` is called on the first process before any writes a file. ``write`` puts a file into storage and
-    returns its size and hash. ``commit`` is called on the first process with all files once they are there.
-    ``shard`` is this process's number, None when it writes everything.
+    ``begin`` is called on the first process before any writes a file, and says which checkpoint is to be written: all
+    processes hear it from there. ``write`` puts a file of it into storage and returns its size and hash. ``commit`` is
+    called on the first process with all files once they are there. ``shard`` is this process's number, None when it
+    writes everything.
     """
 
     def __init__(
         self,
         *,
-        begin: Callable[[], None],
-        write: Callable[[str, bytes | bytearray], FileEntry],
-        commit: Callable[[dict[str, FileEntry]], None],
+        begin: Callable[[], CheckpointRef],
+        write: Callable[[CheckpointRef, str, bytes | bytearray], FileEntry],
+        commit: Callable[[CheckpointRef, dict[str, FileEntry]], None],
         shard: int | None,
     ) -> None:
         self._begin = begin
@@ -96,11 +97,12 @@ class ShardWriter(StorageWriter):
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         """On the first process, before the others hear what to write."""
-        self._begin()
-        return plans
+        self._ref = self._begin()
+        return [replace(plan, storage_data=self._ref) for plan in plans]
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         """One file for each kind of tensor that this process writes."""
+        ref: CheckpointRef = plan.storage_data
         kinds: dict[str, list[Any]] = {}
         for item in plan.items:
             kinds.setdefault(item.index.fqn.partition(SEPARATOR)[0], []).append(item)
@@ -108,7 +110,7 @@ class ShardWriter(StorageWriter):
         for kind, items in kinds.items():
             image = file_image({_bare(item.index.fqn): _tensor(planner.resolve_data(item)) for item in items})
             name = f"{kind}.safetensors" if self._shard is None else f"{kind}-{self._shard:04d}.safetensors"
-            stored = Stored(name, self._write(name, image))
+            stored = Stored(name, self._write(ref, name, image))
             results += [WriteResult(item.index, len(image), stored) for item in items]
         future: Future[list[WriteResult]] = Future()
         future.set_result(results)
@@ -119,7 +121,7 @@ class ShardWriter(StorageWriter):
         written = {result.index: result.storage_data for of_process in results for result in of_process}
         layout = _layout_bytes(metadata, written)
         files = {stored.file: stored.entry for stored in written.values()}
-        self._commit({**files, LAYOUT: self._write(LAYOUT, layout)})
+        self._commit(self._ref, {**files, LAYOUT: self._write(self._ref, LAYOUT, layout)})
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
@@ -190,8 +192,8 @@ def save(
     # What torch does as well, less a warning that it does so without a process group.
     planner.set_up_planner(dict(tensors), None, is_coordinator=True)
     plans, metadata = planner.create_global_plan([planner.create_local_plan()])
-    writer.prepare_global_plan(plans)
-    results = writer.write_data(planner.finish_plan(plans[0]), planner).wait()
+    [plan] = writer.prepare_global_plan(plans)
+    results = writer.write_data(planner.finish_plan(plan), planner).wait()
     writer.finish(metadata, [results])
 
 

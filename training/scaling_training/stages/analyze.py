@@ -48,8 +48,8 @@ def _write(run: Run, output: Output) -> None:
 
 def _reuse(run: Run, output: Output, root: str | None) -> Output | None:
     run.watch.note(run.dataset.found)
-    if root is not None or not run.storage.exists(ANALYSIS_JSON):
-        _write(run, output)
+    # Whatever lies there may be of other work, after an edit.
+    _write(run, output)
     return output
 
 

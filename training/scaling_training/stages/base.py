@@ -1,8 +1,9 @@
 """What a stage is, and what it is given.
 
-A stage is a record of plain functions. Its digest covers all that its output depends on, so an equal digest
-means an equal output; `version` is raised when the code changes what comes out. Outputs are JSON values: they
-live in the ledger and are the inputs of later stages.
+A stage is a record of plain functions. Its digest covers all that its output depends on, the content of its inputs
+included: work that is done again under the same digest (its files were lost, say) may come out otherwise, and what
+was made of the old outcome is then made anew. `version` is raised when the code changes what comes out. Outputs are
+JSON values: they live in the ledger and are the inputs of later stages.
 """
 
 from __future__ import annotations
@@ -89,3 +90,5 @@ class Stage:
     # Whether a finished output can still be used, e.g. its checkpoint is still there; may adapt an output of
     # another run folder (its root is given). None: it has to be made anew.
     reuse: Callable[[Run, Output, str | None], Output | None]
+    # What tells the output's content from another's, as JSON values. It goes into the keys of the stages that take it.
+    seal: Callable[[Run, Output], Any] = lambda run, output: output

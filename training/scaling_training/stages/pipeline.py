@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from scaling_api.redaction import redacted
 from scaling_training.clock import utc
@@ -19,25 +19,27 @@ def run_stages(stages: Sequence[Stage], run: Run, ledger: Ledger, progress: Prog
     stage raises, after noting its failure in the progress and the ledger.
     """
     records: dict[str, Record] = {}
+    seals: dict[str, str] = {}
     for stage in stages:
         if run.watch.stop_requested():
             raise StoppedError
-        key = stage_digest(stage, run, records)
+        key = stage_digest(stage, run, {name: seals[name] for name in stage.inputs})
         record = _reused(stage, run, ledger, key) or _run(stage, run, ledger, key, records, progress)
         if record.state == "Reused":
             ledger.write(record)
             progress.stage_ended(stage.name, "Reused", started_at=record.started_at, finished_at=record.finished_at)
         records[stage.name] = record
+        seals[stage.name] = digest({"digest": key, "content": stage.seal(run, record.output)})
     return records
 
 
-def stage_digest(stage: Stage, run: Run, records: dict[str, Record]) -> str:
-    """The digest of all that the stage's output depends on."""
+def stage_digest(stage: Stage, run: Run, inputs: Mapping[str, str]) -> str:
+    """The digest of all that the stage's output depends on; ``inputs`` are the seals of what it takes, by stage."""
     return digest(
         {
             "stage": stage.name,
             "version": stage.version,
-            "inputs": {name: records[name].digest for name in stage.inputs},
+            "inputs": dict(inputs),
             "dependsOn": dict(stage.depends_on(run)),
         }
     )

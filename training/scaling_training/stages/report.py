@@ -8,13 +8,13 @@ from typing import Any
 
 from scaling_training.checkpoint import CheckpointRef
 from scaling_training.evaluate import overfitting_onset
+from scaling_training.files import digest_of
 from scaling_training.ledger import Output
 from scaling_training.report.artifact import write_model
 from scaling_training.report.curves import curves_json, curves_png
 from scaling_training.stages.analyze import ANALYSIS_JSON
 from scaling_training.stages.base import Inputs, Run, Stage
 from scaling_training.stages.train import best_checkpoint
-from scaling_training.storage import Storage
 from scaling_training.train.history import Row, parse_rows
 
 MODEL_FOLDER = "model"
@@ -29,13 +29,22 @@ def _depends_on(run: Run) -> Mapping[str, Any]:
 
 
 def _run(run: Run, inputs: Inputs) -> Output:
+    from scaling_training.checkpoint.state import HISTORY
+    from scaling_training.checkpoint.weights import checkpoint_file, weights_file
+
     trained, evaluated = inputs["train"], inputs["evaluate"]
-    rows = _rows(trained)
+    files: dict[str, str] = {}
+
+    def publish(name: str, data: bytes) -> None:
+        run.publish(name, data)
+        files[name] = digest_of(data)
+
+    # As the last checkpoint holds them, of whose content this stage's key speaks.
+    rows = parse_rows(checkpoint_file(run.storage, CheckpointRef.from_dict(trained["checkpoint"]), HISTORY))
     best = best_checkpoint(trained)
-    write_model(
-        lambda name, data: run.publish(f"{MODEL_FOLDER}/{name}", data), _weights(run, best), run.spec, run.dataset
-    )
-    run.publish(CURVES_JSON, curves_json(rows))
+    weights = weights_file(run.storage, best)
+    write_model(lambda name, data: publish(f"{MODEL_FOLDER}/{name}", data), weights, run.spec, run.dataset)
+    publish(CURVES_JSON, curves_json(rows))
     onset = overfitting_onset(rows)
     objective = evaluated["objective"]
     picture = curves_png(
@@ -46,10 +55,10 @@ def _run(run: Run, inputs: Inputs) -> Output:
         onset_epoch=onset,
         test_value=evaluated["test"].get(objective["metric"]),
     )
-    run.publish(CURVES_PNG, picture)
+    publish(CURVES_PNG, picture)
     splits = {split: evaluated[split] for split in ("test", "validation")}
     metrics = {"objective": objective, **splits, "overfitting": {"onsetEpoch": onset}}
-    run.publish(METRICS_JSON, json.dumps(metrics, indent=1).encode())
+    publish(METRICS_JSON, json.dumps(metrics, indent=1).encode())
     return {
         "objective": objective,
         # The numbers alone; how many samples, and the tables, are in the file.
@@ -68,17 +77,8 @@ def _run(run: Run, inputs: Inputs) -> Output:
             "training": rows[-1].get("skippedSamples", 0) if rows else 0,
             **{split: found["skipped"] for split, found in splits.items()},
         },
+        "files": files,
     }
-
-
-def _rows(trained: Output) -> list[Row]:
-    return parse_rows(Storage(trained["historyRoot"]).read(trained["history"]))
-
-
-def _weights(run: Run, checkpoint: CheckpointRef) -> bytes:
-    from scaling_training.checkpoint.weights import weights_file
-
-    return weights_file(run.storage, checkpoint)
 
 
 def _epoch_of(checkpoint: CheckpointRef, rows: list[Row]) -> int | None:
@@ -86,15 +86,22 @@ def _epoch_of(checkpoint: CheckpointRef, rows: list[Row]) -> int | None:
 
 
 def _reuse(run: Run, output: Output, root: str | None) -> Output | None:
-    made = output["artifacts"].values()
-    return output if root is None and all(run.storage.exists(name) for name in made) else None
+    """Only while all is as it was made: after an edit, the report of other work lies in the same places."""
+
+    def unchanged(name: str, digest: str) -> bool:
+        try:
+            return digest_of(run.storage.read(name)) == digest
+        except FileNotFoundError:
+            return False
+
+    return output if all(unchanged(name, digest) for name, digest in output["files"].items()) else None
 
 
 STAGE = Stage(
     name="report",
     summary="write model, curves and metrics",
     inputs=("analyze", "train", "evaluate"),
-    version=4,
+    version=5,
     depends_on=_depends_on,
     run=_run,
     reuse=_reuse,

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from scaling_training.checkpoint import CheckpointRef
-from scaling_training.checkpoint.checkpoints import newest_committed, newest_key
+from scaling_training.checkpoint import CheckpointRef, DamagedError, open_checkpoint
+from scaling_training.checkpoint.catalog import newest_committed, newest_key
 from scaling_training.checkpoint.key import difference, key_of, note_work, noted_work
-from scaling_training.checkpoint.manifest import MANIFEST
 from scaling_training.engine.worker import Training, WorkerTask
 from scaling_training.errors import UserError
 from scaling_training.ledger import Output
@@ -43,7 +42,7 @@ def _run(run: Run, inputs: Inputs) -> Output:
         job=Training(key=key_of(run.work), resume=resume),
     )
     output: Output = json.loads(json.dumps(outcome_to_dict(run.engine(task, run.watch))))
-    return {**output, "historyRoot": run.storage.root}
+    return output
 
 
 def _earlier_checkpoint(run: Run, work: Mapping[str, Any]) -> CheckpointRef | None:
@@ -52,16 +51,15 @@ def _earlier_checkpoint(run: Run, work: Mapping[str, Any]) -> CheckpointRef | No
     UserError when that run has checkpoints but none that fits, and this one has none: whoever names it does not want
     to train from the start. Only manifests are read: the training processes verify what they load.
     """
-    own = newest_committed(run.storage, key_of(work))
     if run.previous is None:
         key = newest_key(run.storage)
-        if own is None and key is not None:
+        if key is not None and newest_committed(run.storage, key_of(work)) is None:
             log.warning("Training starts anew: %s", _misfit(run.storage, key, work))
         return None
     found = newest_committed(run.previous, key_of(work))
     if found is not None:
         return replace(found, root=run.previous.root)
-    if own is not None:
+    if newest_committed(run.storage, key_of(work)) is not None:
         return None
     key = newest_key(run.previous)
     if key is None:
@@ -81,14 +79,24 @@ def _misfit(storage: Storage, key: str, work: Mapping[str, Any]) -> str:
 
 
 def _reuse(run: Run, output: Output, root: str | None) -> Output | None:
-    refs = {name: CheckpointRef.from_dict(output[name]) for name in ("checkpoint", "best") if output[name]}
+    refs = _refs(output)
     if root is not None:
         refs = {name: replace(ref, root=ref.root or root) for name, ref in refs.items()}
-    best = refs.get("best", refs["checkpoint"])
-    storage = Storage(best.root) if best.root is not None else run.storage
-    if not storage.exists(f"{best.folder}/{MANIFEST}"):
+    try:
+        for ref in refs.values():
+            open_checkpoint(run.storage, ref)
+    except DamagedError:
+        # Training goes on from what is left.
         return None
     return {**output, **{name: ref.to_dict() for name, ref in refs.items()}}
+
+
+def _seal(run: Run, output: Output) -> Mapping[str, str]:
+    return {name: open_checkpoint(run.storage, ref).manifest.seal for name, ref in _refs(output).items()}
+
+
+def _refs(output: Output) -> dict[str, CheckpointRef]:
+    return {name: CheckpointRef.from_dict(output[name]) for name in ("checkpoint", "best") if output[name]}
 
 
 STAGE = Stage(
@@ -99,4 +107,5 @@ STAGE = Stage(
     depends_on=_depends_on,
     run=_run,
     reuse=_reuse,
+    seal=_seal,
 )

@@ -113,11 +113,11 @@ class Keeper:
         self._is_best = metrics is not None and better(metrics, position.best_metrics, self._objective)
         if metrics is not None and self._is_best:
             position.best_metrics = dict(metrics)
-        ref = self._checkpoints.reference(position.step)
+        step = position.step
         extra = {POSITION: self._trained.position_file(position), HISTORY: dump_rows(self.rows)}
         best, is_best = self.best, self._is_best
 
-        def commit(files: dict[str, FileEntry]) -> None:
+        def commit(ref: CheckpointRef, files: dict[str, FileEntry]) -> None:
             written = {name: self._checkpoints.write(ref, name, data) for name, data in extra.items()}
             self._checkpoints.commit(
                 ref, {**files, **written}, epoch=epoch, metrics=metrics or {}, best=best, is_best=is_best
@@ -125,8 +125,8 @@ class Keeper:
             self._committed = ref
 
         writer = ShardWriter(
-            begin=lambda: self._checkpoints.begin(ref),
-            write=lambda name, data: self._checkpoints.write(ref, name, data),
+            begin=lambda: self._checkpoints.begin(step),
+            write=self._checkpoints.write,
             commit=commit,
             shard=self._world.rank if self._spread else None,
         )

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from scaling_training.checkpoint import CheckpointRef, Checkpoints, DamagedError, load_checkpoint
-from scaling_training.checkpoint.checkpoints import newest_committed
+from scaling_training.checkpoint.catalog import newest_committed, newest_key
 from scaling_training.errors import UserError
+from scaling_training.formats import ForeignError
 from scaling_training.storage import Storage
 
 FILES = {"model.safetensors": b"weights" * 10, "training.pt": b"state"}
@@ -27,11 +29,14 @@ def latest(of: Checkpoints, resume: CheckpointRef | None = None) -> CheckpointRe
 def saved(
     to: Checkpoints, step: int, *, accuracy: float = 0.5, best: CheckpointRef | None = None, is_best: bool = False
 ) -> CheckpointRef:
-    ref = to.reference(step)
-    to.begin(ref)
+    ref = to.begin(step)
     files = {name: to.write(ref, name, data) for name, data in FILES.items()}
     to.commit(ref, files, epoch=step // 10, metrics={"accuracy": accuracy}, best=best, is_best=is_best)
     return ref
+
+
+def kept_at(attempt: int, step: int) -> CheckpointRef:
+    return CheckpointRef(f"checkpoints/attempt-{attempt:04d}/step-{step:08d}", attempt, step)
 
 
 def steps(storage: Storage, attempt: int = 1) -> list[str]:
@@ -98,7 +103,6 @@ def later_format(storage: Storage, folder: str) -> None:
         (lose_manifest, "MANIFEST.json is missing, so it was never committed"),
         (truncate_manifest, "MANIFEST.json is not readable"),
         (foreign_manifest, "MANIFEST.json is not readable"),
-        (later_format, "MANIFEST.json has format 99"),
     ],
 )
 def test_a_damaged_one_is_passed_over_with_a_warning_and_the_one_before_is_used(
@@ -133,27 +137,99 @@ def test_a_new_best_frees_the_old_one(storage: Storage) -> None:
     assert steps(storage) == ["step-00000030"]
 
 
-def test_nothing_is_deleted_before_the_next_is_committed(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = checkpoints(storage, keep=1)
-    first = saved(kept, 10)
+def killed_at(file: str) -> Callable[..., None]:
+    """A `Storage.write` that ends the process, as it were, before it writes this file."""
     write = Storage.write
 
-    def killed_at_the_manifest(self: Storage, name: str, data: bytes) -> None:
-        if name.endswith("MANIFEST.json"):
+    def killed(self: Storage, name: str, data: bytes) -> None:
+        if name.endswith(file):
             raise KeyboardInterrupt
         write(self, name, data)
 
-    monkeypatch.setattr(Storage, "write", killed_at_the_manifest)
+    return killed
+
+
+def test_nothing_is_deleted_before_the_next_is_committed(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = checkpoints(storage, keep=1)
+    first = saved(kept, 10)
+    monkeypatch.setattr(Storage, "write", killed_at("MANIFEST.json"))
     with pytest.raises(KeyboardInterrupt):
         saved(kept, 20)
     assert latest(checkpoints(storage)) == first
 
 
-def test_a_leftover_of_the_same_step_is_replaced(storage: Storage) -> None:
-    ref = saved(checkpoints(storage), 10)
-    truncate(storage, ref.folder)
-    assert saved(checkpoints(storage), 10) == ref
+def test_a_step_that_is_saved_again_replaces_what_was_there_once_it_is_committed(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = saved(checkpoints(storage), 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "write", killed_at("MANIFEST.json"))
+        with pytest.raises(KeyboardInterrupt):
+            saved(checkpoints(storage), 10, accuracy=0.6)
+    assert latest(checkpoints(storage)) == first, "killed before the commit, what was there is good"
+
+    for accuracy in (0.6, 0.7):
+        again = saved(checkpoints(storage), 10, accuracy=accuracy)
+        loaded = checkpoints(storage).load_latest()
+        assert loaded is not None
+        assert (loaded.ref, loaded.manifest.metrics) == (again, {"accuracy": accuracy})
+        assert steps(storage) == [again.folder.rpartition("/")[2]]
+
+
+def test_a_damaged_one_of_the_same_step_is_replaced(storage: Storage) -> None:
+    truncate(storage, saved(checkpoints(storage), 10).folder)
+    again = saved(checkpoints(storage), 10)
+    assert latest(checkpoints(storage)) == again
+    assert len(steps(storage)) == 1
+
+
+def test_the_best_stays_though_its_step_is_saved_again_without_a_validation(storage: Storage) -> None:
+    best = saved(checkpoints(storage), 10, is_best=True)
+    again = saved(checkpoints(storage), 10, best=best)
+    assert latest(checkpoints(storage)) == again
+    assert load_checkpoint(storage, best).manifest.best == best
+
+
+def test_a_checkpoint_that_cannot_be_deleted_is_said_and_deleted_by_a_later_save(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stays = {saved(checkpoints(storage), 10).folder, saved(checkpoints(storage, attempt=2), 20).folder}
+    kept, delete = checkpoints(storage, attempt=2, keep=1), Storage.delete
+
+    def refused(self: Storage, name: str, recursive: bool = False) -> None:
+        if name in stays:
+            raise OSError(16, "Device or resource busy", name)
+        delete(self, name, recursive)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "delete", refused)
+        for step in (30, 40):
+            saved(kept, step)
+    assert latest(checkpoints(storage, attempt=2)) == kept_at(2, 40)
+    assert [folder for folder in stays if caplog.text.count(f"{folder} could not be deleted: [Errno 16]") == 1] == [
+        *stays
+    ]
+    assert steps(storage, 1) == ["step-00000010"]
+
+    saved(kept, 50)
+    assert (steps(storage, 1), steps(storage, 2)) == ([], ["step-00000050"])
+
+
+def test_a_save_is_done_though_old_checkpoints_cannot_be_listed(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = checkpoints(storage, keep=1)
+    ref = kept.begin(10)
+    entry = kept.write(ref, "a", b"a")
+
+    def away(self: Storage, folder: str = "") -> list[str]:
+        raise ConnectionError("the store does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "names", away)
+        kept.commit(ref, {"a": entry}, epoch=1, metrics={}, best=None, is_best=False)
     assert latest(checkpoints(storage)) == ref
+    assert "could not be looked for: the store does not answer" in caplog.text
 
 
 def test_the_earlier_attempts_are_pruned_once_there_is_enough_of_ones_own(storage: Storage) -> None:
@@ -195,11 +271,97 @@ def test_a_future_that_was_given_up_is_deleted(storage: Storage) -> None:
     assert steps(storage) == ["step-00000010", "step-00000020"]
 
 
-def test_the_base_is_the_newest_of_the_attempts_before(storage: Storage) -> None:
-    saved(checkpoints(storage, attempt=1), 10)
+def test_the_base_is_the_most_advanced_of_the_attempts_before(storage: Storage) -> None:
+    """As when two attempts trained at the same time, the earlier one faster."""
+    first = saved(checkpoints(storage, attempt=1), 10)
     second = saved(checkpoints(storage, attempt=2), 5)
     saved(checkpoints(storage, attempt=4), 40)
+    assert latest(checkpoints(storage, attempt=3)) == first
+    lose_file(storage, first.folder)
     assert latest(checkpoints(storage, attempt=3)) == second
+
+
+def test_of_equally_advanced_ones_the_later_attempts_is_the_base(storage: Storage) -> None:
+    for attempt in (1, 2):
+        saved(checkpoints(storage, attempt=attempt), 10)
+    assert latest(checkpoints(storage, attempt=3)) == kept_at(2, 10)
+
+
+def test_progress_is_epochs_before_steps(storage: Storage) -> None:
+    """With larger batches an epoch has fewer steps (training.elastic)."""
+    for attempt, step, epoch in ((1, 40, 2), (2, 30, 3)):
+        to = checkpoints(storage, attempt=attempt)
+        ref = to.begin(step)
+        to.commit(ref, {"a": to.write(ref, "a", b"")}, epoch=epoch, metrics={}, best=None, is_best=False)
+    assert newest_committed(storage, "key") == kept_at(2, 30)
+    assert latest(checkpoints(storage, attempt=3)) == kept_at(2, 30)
+
+
+def test_what_is_more_advanced_than_an_attempt_is_not_pruned_by_it(storage: Storage) -> None:
+    saved(checkpoints(storage, attempt=1), 30)
+    new = checkpoints(storage, attempt=2, keep=1)
+    saved(new, 20)
+    assert steps(storage, 1) == ["step-00000030"]
+    saved(new, 40)
+    assert steps(storage, 1) == []
+
+
+# --- Damaged, foreign and absent are three things --------------------------------------------------------------------
+
+
+FOREIGN = r"step-00000020/MANIFEST.json has format 99, and this version reads format \d+: go on with the version that"
+
+
+@pytest.mark.parametrize("attempt", [1, 2], ids=["of the same attempt", "of an earlier attempt"])
+@pytest.mark.parametrize("before", [True, False], ids=["with a good one before it", "the only one"])
+def test_a_checkpoint_of_another_version_is_neither_passed_over_nor_taken_for_none(
+    storage: Storage, attempt: int, before: bool
+) -> None:
+    if before:
+        saved(checkpoints(storage), 10)
+    later_format(storage, saved(checkpoints(storage), 20).folder)
+    with pytest.raises(ForeignError, match=FOREIGN):
+        latest(checkpoints(storage, attempt=attempt))
+    with pytest.raises(ForeignError, match=FOREIGN):
+        newest_committed(storage, "key")
+    with pytest.raises(ForeignError, match=FOREIGN):
+        newest_key(storage)
+    assert not storage.exists("checkpoints/attempt-0002/BASE.json"), "nothing was decided"
+
+
+@pytest.mark.parametrize("harm", [later_format, truncate_manifest], ids=["another version's", "damaged"])
+def test_what_this_version_cannot_read_is_never_deleted(storage: Storage, harm: Callable[..., None]) -> None:
+    old = [saved(checkpoints(storage, attempt=attempt), 10 * attempt).folder for attempt in (1, 2)]
+    for folder in old:
+        harm(storage, folder)
+    before = {folder: [storage.read(f"{folder}/{name}") for name in storage.names(folder)] for folder in old}
+    for step in (5, 10, 20, 30):
+        saved(checkpoints(storage, attempt=2, keep=1), step)
+    assert {folder: [storage.read(f"{folder}/{name}") for name in storage.names(folder)] for folder in old} == before
+    assert steps(storage, 2) == ["step-00000020", "step-00000030"]
+
+
+def test_a_manifest_that_is_damaged_is_not_taken_for_none(storage: Storage) -> None:
+    ref = saved(checkpoints(storage), 10)
+    manifest = storage.read(f"{ref.folder}/MANIFEST.json")
+    truncate_manifest(storage, ref.folder)
+    for attempt in (1, 2):
+        with pytest.raises(
+            UserError, match=rf"{ref.folder} of .* is damaged, and so are those before it: put its files"
+        ):
+            latest(checkpoints(storage, attempt=attempt))
+    with pytest.raises(UserError, match="is damaged, and so are those before it"):
+        newest_committed(storage, "key")
+    storage.write(f"{ref.folder}/MANIFEST.json", manifest)
+    assert latest(checkpoints(storage, attempt=2)) == ref
+
+
+def test_what_a_crash_left_of_a_save_is_neither_damaged_nor_foreign_and_goes(storage: Storage) -> None:
+    kept = checkpoints(storage)
+    kept.write(kept.begin(10), "a", b"a")
+    assert latest(checkpoints(storage, attempt=2)) is None
+    saved(kept, 20)
+    assert steps(storage) == ["step-00000020"]
 
 
 def test_the_base_stays_the_same_though_a_frozen_attempt_goes_on_writing(storage: Storage) -> None:
@@ -329,7 +491,7 @@ def test_where_only_manifests_are_read_damage_is_not_noticed(
     truncate_manifest(storage, newest.folder)
     assert newest_committed(storage, "key") == before
     assert f"{newest.folder} is passed over: MANIFEST.json is not readable" in caplog.text
-    assert newest_committed(storage, "another") is None
+    assert newest_committed(storage, "wide model") == kept_at(3, 30)
 
 
 def test_a_reference_survives_a_ledger() -> None:

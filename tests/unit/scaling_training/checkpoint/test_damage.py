@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from scaling_training.checkpoint import Checkpoints, DamagedError, LoadedCheckpoint, open_checkpoint
-from scaling_training.checkpoint.checkpoints import FOLDER
+from scaling_training.checkpoint.catalog import FOLDER
 from scaling_training.checkpoint.manifest import MANIFEST, CheckpointRef, FileEntry, Manifest
 from scaling_training.errors import UserError
 from scaling_training.storage import Storage
@@ -185,12 +185,10 @@ def test_what_a_cut_short_save_left_takes_no_good_ones_place(tmp_path: Path) -> 
     storage = Storage(str(tmp_path))
     kept = Checkpoints(storage, attempt=1, key="key", keep=2)
     for step in (1, 3):
-        ref = kept.reference(step)
-        kept.begin(ref)
+        ref = kept.begin(step)
         kept.commit(ref, {"a": kept.write(ref, "a", b"a")}, epoch=0, metrics={}, best=None, is_best=False)
-    kept.write(kept.reference(2), "a", b"a")
-    ref = kept.reference(4)
-    kept.begin(ref)
+    kept.write(kept.begin(2), "a", b"a")
+    ref = kept.begin(4)
     kept.commit(ref, {"a": kept.write(ref, "a", b"a")}, epoch=0, metrics={}, best=None, is_best=False)
     assert [name for name in storage.names(f"{FOLDER}/attempt-0001") if name.startswith("step")] == [
         "step-00000003",

@@ -182,7 +182,7 @@ def test_replicated_tensors_are_written_once_and_every_shard_counts(tmp_path: Pa
                 file.unlink()
             else:
                 file.write_bytes(damaged)
-            with pytest.raises(UserError, match="no longer there or damaged"):
+            with pytest.raises(UserError, match="is damaged, and so are those before it"):
                 Checkpoints(Storage(str(tmp_path)), attempt=1, key="key").load_latest()
             file.write_bytes(content)
     assert Checkpoints(Storage(str(tmp_path)), attempt=1, key="key").load_latest() is not None

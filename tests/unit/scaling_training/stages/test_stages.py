@@ -57,6 +57,10 @@ class OneProcess:
         )
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
 def go(
     folder: Path, *, attempt: int = 1, previous: Path | None = None, spec: ScalingJobSpec | None = None
 ) -> tuple[dict[str, str], OneProcess]:
@@ -130,9 +134,9 @@ def test_whatever_asks_for_it_a_checkpoint_is_read_once(
     else:
         go(tmp_path / "run", previous=tmp_path, spec=spec)
     files = [name.rpartition("/")[2] for name in reads if "/step-" in name]
-    # Another run's report is made anew, from the weights.
-    weights = 1 if where == "of this run" else 2
-    expected = {"optimizer.safetensors": 1, "history.jsonl": 1, "model.safetensors": weights}
+    # Another run's report is made anew, from weights and curves.
+    report = 0 if where == "of this run" else 1
+    expected = {"optimizer.safetensors": 1, "history.jsonl": 1 + report, "model.safetensors": 1 + report}
     assert {name: files.count(name) for name in expected} == expected
 
 
@@ -228,8 +232,60 @@ def test_a_training_whose_best_checkpoint_is_gone_is_done_again(tmp_path: Path) 
     for manifest in tmp_path.glob("checkpoints/*/*/MANIFEST.json"):
         manifest.unlink()
     states, engine = go(tmp_path, attempt=2)
-    assert states["train"] == "Succeeded"
+    # Metrics and model of the old training say nothing of the new one.
+    assert states == {"analyze": "Reused", "train": "Succeeded", "evaluate": "Succeeded", "report": "Succeeded"}
     assert len(engine.jobs) == 1
+
+
+def test_a_checkpoint_of_another_version_is_not_trained_over(tmp_path: Path, finished: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    for manifest in tmp_path.glob("run/checkpoints/*/*/MANIFEST.json"):
+        manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 99}))
+    before = contents(tmp_path / "run/checkpoints")
+    for attempt, spec in ((2, a_spec()), (3, a_spec(epochs=3))):
+        with pytest.raises(UserError, match=r"run/checkpoints/.*/MANIFEST.json has format 99, and this version reads"):
+            go(tmp_path / "run", attempt=attempt, spec=spec)
+    with pytest.raises(UserError, match=r"run/checkpoints/.*/MANIFEST.json has format 99, and this version reads"):
+        go(tmp_path / "later", previous=tmp_path / "run", spec=a_spec(epochs=3))
+    assert contents(tmp_path / "run/checkpoints") == before
+
+
+def test_a_run_whose_manifests_are_damaged_is_not_resumed_from_as_if_it_had_none(
+    tmp_path: Path, finished: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    for manifest in tmp_path.glob("run/checkpoints/*/*/MANIFEST.json"):
+        manifest.write_bytes(b"")
+    with pytest.raises(UserError, match=r"is damaged, and so are those before it: put its files back"):
+        go(tmp_path / "later", previous=tmp_path / "run")
+
+
+def test_an_edit_taken_back_has_its_own_report_again(tmp_path: Path, finished: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    weights = (finished / "model/model.safetensors").read_bytes()
+    go(tmp_path / "run", attempt=2)
+    go(tmp_path / "run", attempt=3, spec=a_spec(seed=1))
+    assert (tmp_path / "run/model/model.safetensors").read_bytes() != weights
+    states, _ = go(tmp_path / "run", attempt=4)
+    assert states == {"analyze": "Reused", "train": "Reused", "evaluate": "Reused", "report": "Succeeded"}
+    assert (tmp_path / "run/model/model.safetensors").read_bytes() == weights
+    for name in ("metrics.json", "curves.json"):
+        assert json.loads((tmp_path / "run" / name).read_text()) == json.loads((finished / name).read_text())
+
+
+@pytest.mark.parametrize("harm", ["changed", "gone"])
+def test_a_report_whose_files_are_not_as_it_made_them_is_made_again(tmp_path: Path, finished: Path, harm: str) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    states, _ = go(tmp_path / "run", attempt=2)
+    assert states["report"] == "Succeeded", "it lies in another folder than it was made in"
+    states, _ = go(tmp_path / "run", attempt=3)
+    assert states["report"] == "Reused"
+    model = tmp_path / "run/model/model.safetensors"
+    content = model.read_bytes()
+    model.write_bytes(content[:-1]) if harm == "changed" else model.unlink()
+    states, _ = go(tmp_path / "run", attempt=4)
+    assert states["report"] == "Succeeded"
+    assert model.read_bytes() == content
 
 
 def test_the_data_is_looked_at_first_and_what_was_found_is_kept(finished: Path) -> None:

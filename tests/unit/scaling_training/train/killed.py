@@ -24,7 +24,7 @@ from unittest.mock import patch
 
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.checkpoint import CheckpointRef, load_checkpoint
-from scaling_training.checkpoint.checkpoints import FOLDER
+from scaling_training.checkpoint.catalog import FOLDER
 from scaling_training.checkpoint.manifest import MANIFEST
 from scaling_training.storage import Storage
 from scaling_training.train import World, loop

@@ -331,7 +331,7 @@ def run(
         if answer is None and world.rank != 0:
             newest = max(Path(root).glob(f"checkpoints/attempt-{attempt:04d}/*/MANIFEST.json"))
             # Whoever has left waits in a collective, which has a time limit, for what rank 0 still does.
-            assert int(newest.parent.name.removeprefix("step-")) == server.counts().version
+            assert int(newest.parent.name.split("-")[1]) == server.counts().version
         return answer
 
     server.next = work

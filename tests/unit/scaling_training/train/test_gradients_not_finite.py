@@ -17,7 +17,7 @@ from safetensors.numpy import load
 
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.checkpoint import CheckpointRef
-from scaling_training.checkpoint.checkpoints import newest_committed
+from scaling_training.checkpoint.catalog import newest_committed
 from scaling_training.checkpoint.weights import weights_file
 from scaling_training.data.batches import Batch
 from scaling_training.errors import UserError

@@ -34,7 +34,7 @@ class Beats:
 def saved(storage: Storage, step: int, weights: bytes, layout: Layout | None = None) -> int:
     """A whole checkpoint of attempt 1; its size in bytes."""
     kept = Checkpoints(storage, attempt=1, key="key")
-    ref = kept.reference(step)
+    ref = kept.begin(step)
     position = {"layout": layout.to_dict()} if layout is not None else {}
     files = {WHOLE_MODEL: weights, POSITION: json.dumps({"position": position}).encode()}
     entries = {name: kept.write(ref, name, data) for name, data in files.items()}
