@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 
 from scaling_training.data.dataset import Dataset
 from scaling_training.data.files import ImageFiles
-from scaling_training.data.findings import Analysis, ClassCount, LabelNoise, Pixels, Sizes, Unreadable
+from scaling_training.data.findings import (
+    Analysis,
+    Blank,
+    ClassCount,
+    Contradictions,
+    LabelNoise,
+    Pixels,
+    Sizes,
+    Unreadable,
+)
 from scaling_training.data.hashes import Hashes, difference_hashes, exact_hashes
 from scaling_training.data.leakage import leakage
 from scaling_training.data.neighbours import suspects
@@ -58,6 +67,8 @@ def analyse(dataset: Dataset, *, most: int | None = None) -> Analysis:
             files=tuple((*look.unreadable, *beside.unreadable)[:_NAMED]),
         ),
         leakage=leakage(splits, labels=_labels_by_name(train, look)),
+        contradictions=_contradictions(dataset, splits["train"].exact),
+        blank=_blank(dataset, look) if images else None,
         label_noise=_label_noise(dataset, look) if images else None,
         pixels=_pixels(look.counts, train.max_value) if train.max_value and look.checked else None,
         sizes=_sizes(train, look.indices) if isinstance(train, ImageFiles) else None,
@@ -113,6 +124,31 @@ def _hashes(samples: Samples, look: _Look, most: int) -> Hashes:
 
 def _labels_by_name(train: Samples, look: _Look) -> dict[str, int]:
     return {train.name_of(index): int(train.labels[index]) for index in look.indices.tolist()}
+
+
+def _contradictions(dataset: Dataset, exact: Mapping[str, bytes]) -> Contradictions:
+    first: dict[bytes, str] = {}
+    equal = [(name, known) for name, digest in exact.items() if (known := first.setdefault(digest, name)) != name]
+    if not equal:
+        return Contradictions(0, ())
+    train, names = dataset.train, dataset.class_names
+    labels = {train.name_of(index): names[label] for index, label in enumerate(train.labels)}
+    pairs = [(name, labels[name], other, labels[other]) for name, other in equal if labels[name] != labels[other]]
+    return Contradictions(len(pairs), tuple(pairs[:_NAMED]))
+
+
+def _blank(dataset: Dataset, look: _Look) -> Blank:
+    values = look.pictures.reshape(*look.pictures.shape[:2], -1)
+    blank = (values.max(axis=2, initial=0) == values.min(axis=2, initial=255)).all(axis=1)
+    labels = dataset.train.labels[look.indices]
+    count = len(dataset.class_names)
+    seen, of_them = (np.bincount(some, minlength=count) for some in (labels, labels[blank]))
+    return Blank(
+        checked=len(labels),
+        count=int(blank.sum()),
+        samples=tuple(dataset.train.name_of(index) for index in look.indices[blank][:_NAMED].tolist()),
+        classes=tuple(dataset.class_names[label] for label in np.flatnonzero((of_them == seen) & (seen > 0))),
+    )
 
 
 def _label_noise(dataset: Dataset, look: _Look) -> LabelNoise | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scaling_training.data.decode import decode
+from scaling_training.data.decode import decode, size_of
 from scaling_training.data.naming import shown
 from scaling_training.data.place import Place
 from scaling_training.data.samples import Raw, UnreadableError, read_each
@@ -86,10 +85,7 @@ class ImageFiles:
 
     def picture_size(self, index: int) -> tuple[int, int]:
         """Width and height of the picture in the file, which must be readable."""
-        from PIL import Image
-
-        with Image.open(io.BytesIO(self.bytes_of(index))) as image:
-            return image.size
+        return size_of(self.bytes_of(index))
 
     def name_of(self, index: int) -> str:
         """The file, relative to the data set's place, as it may be shown."""

@@ -57,6 +57,24 @@ class Sizes:
 
 
 @dataclass(frozen=True, slots=True)
+class Blank:
+    """Training pictures of one colour alone, among those that were looked at."""
+
+    checked: int
+    count: int
+    samples: tuple[str, ...]  # the first ones
+    classes: tuple[str, ...]  # those of which no other picture was seen
+
+
+@dataclass(frozen=True, slots=True)
+class Contradictions:
+    """Training samples that are equal and of different classes."""
+
+    count: int  # samples that another one contradicts
+    pairs: tuple[tuple[str, str, str, str], ...]  # sample, its label, the equal sample, its label; the first ones
+
+
+@dataclass(frozen=True, slots=True)
 class LabelNoise:
     """Labels that the nearest pictures contradict; see neighbours for the rule and its limits."""
 
@@ -76,6 +94,8 @@ class Analysis:
     imbalance: float  # training samples of the largest class over those of the smallest
     unreadable: Unreadable
     leakage: Leakage
+    contradictions: Contradictions
+    blank: Blank | None
     label_noise: LabelNoise | None
     pixels: Pixels | None
     sizes: Sizes | None

@@ -12,6 +12,7 @@ VERY_UNBALANCED = 10.0
 # Above this share files are better mended than skipped.
 _FEW_UNREADABLE = 0.01
 _NOISY = 0.02
+_NAMED = 5  # classes
 _STEP = 16  # pixels; sizes that halve four times
 
 
@@ -72,7 +73,8 @@ def _unreadable(analysis: Analysis, spec: DatasetSpec) -> Proposal | None:
 
 def warnings(analysis: Analysis) -> tuple[str, ...]:
     """What a person should know before training, the gravest first."""
-    return (*_of_leakage(analysis), *_of_unreadable(analysis), *_of_labels(analysis), *_of_balance(analysis))
+    rules = (_of_leakage, _of_unreadable, _of_blanks, _of_contradictions, _of_labels, _of_balance)
+    return tuple(sentence for rule in rules for sentence in rule(analysis))
 
 
 def _of_leakage(analysis: Analysis) -> list[str]:
@@ -93,6 +95,28 @@ def _of_unreadable(analysis: Analysis) -> list[str]:
         return []
     name, reason = found.files[0]
     return [f"{found.count} of {found.checked} samples looked at cannot be read, such as {name} ({reason})"]
+
+
+def _of_blanks(analysis: Analysis) -> list[str]:
+    blank = analysis.blank
+    if blank is None or not blank.count:
+        return []
+    all_of = f", and so have all of {', '.join(blank.classes[:_NAMED])}" if blank.classes else ""
+    return [
+        f"{blank.count} of {blank.checked} images looked at have one colour alone, such as {blank.samples[0]}{all_of}: "
+        "nothing can be learned from them; look at the files (what is transparent is seen over white)"
+    ]
+
+
+def _of_contradictions(analysis: Analysis) -> list[str]:
+    found = analysis.contradictions
+    if not found.count:
+        return []
+    name, label, equal, other = found.pairs[0]
+    return [
+        f"{found.count} training samples equal others of another class, such as {name} ({label}), which is {equal} "
+        f"({other}): keep each in one class"
+    ]
 
 
 def _of_labels(analysis: Analysis) -> list[str]:

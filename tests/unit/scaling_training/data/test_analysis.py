@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -144,6 +145,40 @@ def test_unreadable_files_are_named_and_proposed_to_be_skipped_when_few(tmp_path
     assert (analysis.unreadable.count, analysis.unreadable.files[0][0]) == (1, name)
     assert f"1 of 192 samples looked at cannot be read, such as {name}" in analysis.warnings[0]
     assert {"unreadable": "skip"} in [proposal.fields for proposal in analysis.proposals]
+
+
+def test_pictures_of_one_colour_are_named_and_classes_of_nothing_else(tmp_path: Path) -> None:
+    fill(tmp_path, {"iris": 20, "rose": 20, "tulip": 20})
+    for path in [*sorted((tmp_path / "rose").iterdir()), tmp_path / "iris/003.png"]:
+        # White shapes on nothing, as drawing programs leave them.
+        drawn = np.full((8, 8, 4), 255, dtype=np.uint8)
+        drawn[:4, :, 3] = 0
+        Image.fromarray(drawn).save(path)
+    analysis = analyse(open_dataset(folder_spec(tmp_path, split={"validation": 0.1, "test": 0.1})), most=1000)
+    assert analysis.blank is not None
+    assert (analysis.blank.checked, analysis.blank.classes) == (48, ("rose",))
+    assert 16 <= analysis.blank.count <= 17
+    (sentence,) = [found for found in analysis.warnings if "one colour" in found]
+    assert sentence.startswith(f"{analysis.blank.count} of 48 images looked at have one colour alone, such as ")
+    assert "and so have all of rose: nothing can be learned" in sentence
+
+
+def test_equal_pictures_of_two_classes_are_found_however_they_came_there(tmp_path: Path) -> None:
+    fill(tmp_path / "train", COUNTS)
+    os.link(tmp_path / "train/iris/003.png", tmp_path / "train/rose/linked.png")
+    (tmp_path / "train/rose/there.png").symlink_to(tmp_path / "train/iris/004.png")
+    shutil.copy(tmp_path / "train/iris/005.png", tmp_path / "train/iris/again.png")  # of one class: no contradiction
+    fill(tmp_path / "validation", {"iris": 2, "rose": 2}, seed=1)
+    fill(tmp_path / "test", {"iris": 2, "rose": 2}, seed=2)
+    analysis = analyse(open_dataset(folder_spec(tmp_path)))
+    assert analysis.contradictions.count == 2
+    assert set(analysis.contradictions.pairs) == {
+        ("train/rose/linked.png", "rose", "train/iris/003.png", "iris"),
+        ("train/rose/there.png", "rose", "train/iris/004.png", "iris"),
+    }
+    assert any(
+        "train/rose/linked.png (rose), which is train/iris/003.png (iris)" in found for found in analysis.warnings
+    )
 
 
 @pytest.mark.parametrize(
