@@ -1,7 +1,7 @@
 """Worker pods: one container that waits for the head's port and then becomes a Ray node.
 
-The waiting is a loop in bash and not an init container with `ray health-check`: every start of Ray's command
-line costs seconds of CPU. As process 1 a shell ignores SIGTERM unless told otherwise, hence the trap.
+The waiting is a loop in bash (waiting.py) and not an init container with `ray health-check`: every start of Ray's
+command line costs seconds of CPU.
 
 A template is a worker pod without its slot; `worker_pod` fills in name, index and incarnation. "Ready" means
 that the raylet answers: Ray serves gRPC's health protocol on its port, so the kubelet finds out without starting
@@ -24,6 +24,7 @@ from .identity import worker_labels
 from .pod import RAISE_OPEN_FILES, build_container, build_pod, container_resources
 from .quantities import NodeSize, node_size, threads_per_process
 from .volumes import common_mounts, common_volumes
+from .waiting import wait_for_head
 
 GRACE_PERIOD_S = 30
 # Fixed, because a probe must know it; outside of the range that Ray hands out by itself.
@@ -33,8 +34,8 @@ PORT_RAYLET = 6380
 def build_worker_template(job: ScalingJob, attempt: int, group: WorkerGroup, *, image: str) -> dict[str, Any]:
     """The template of the group's pods; `image` is used when the job names none."""
     size = node_size(group.resources)
-    head = names.head_address(job.metadata.name, attempt, job.metadata.namespace or "")
-    steps = (RAISE_OPEN_FILES, _wait_for(head, PORT_GCS), _ray_start(head, size, group.slots))
+    name, namespace = job.metadata.name, job.metadata.namespace or ""
+    wait = wait_for_head(names.ray_cluster(name, attempt), namespace, PORT_GCS)
     ray = build_container(
         job,
         CONTAINER_RAY,
@@ -42,13 +43,13 @@ def build_worker_template(job: ScalingJob, attempt: int, group: WorkerGroup, *, 
         command=[
             "bash",
             "-c",
-            "; ".join(steps),
+            "; ".join((RAISE_OPEN_FILES, wait, _ray_start(size, group.slots))),
         ],
         env=ray_environment(
             job,
             attempt,
             group=group.name,
-            gcs_address=f"{head}:{PORT_GCS}",
+            gcs_address=f"{names.head_address(name, attempt, namespace)}:{PORT_GCS}",
             threads=threads_per_process(group.resources, group.slots),
         ),
         mounts=common_mounts(job),
@@ -106,20 +107,13 @@ def worker_pod(
     return {**template, "metadata": {**metadata, "name": name, "labels": labels}}
 
 
-def _wait_for(host: str, port: int) -> str:
-    """A script that ends when the port takes connections, or with SIGTERM."""
-    return (
-        "trap 'exit 143' TERM; "
-        f"until (exec 3<>/dev/tcp/{host}/{port}) 2>/dev/null; do sleep 0.3 & wait $!; done; trap - TERM"
-    )
-
-
-def _ray_start(head: str, size: NodeSize, slots: int) -> str:
+def _ray_start(size: NodeSize, slots: int) -> str:
     # One unit of the slot resource per training process: by CPUs alone Ray would crowd the processes of a job
     # into one large pod.
     resources = json.dumps({RAY_RESOURCE_SLOT: slots}, separators=(",", ":"))
     arguments = [
-        f"exec ray start --address={head}:{PORT_GCS} --block --disable-usage-stats --include-log-monitor=false",
+        # The absolute name that the wait has found: all of Ray's processes look it up.
+        f'exec ray start --address="$head:{PORT_GCS}" --block --disable-usage-stats --include-log-monitor=false',
         f"--node-manager-port={PORT_RAYLET}",
         f"--num-cpus={max(size.cpus, slots)} --num-gpus={size.gpus} --resources='{resources}'",
         f"--object-store-memory={size.object_store_bytes}",

@@ -1,19 +1,13 @@
 from __future__ import annotations
 
-import socket
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from scaling_api.spec import ScalingJob
-from scaling_operator.resources.worker import PORT_RAYLET, _wait_for, build_worker_template
+from scaling_operator.resources.waiting import wait_for_head
+from scaling_operator.resources.worker import PORT_RAYLET, build_worker_template
 from tests.unit.scaling_operator.builders import EVERY_OPTION, job
-
-# How long a loaded machine may take.
-LIMIT_S = 60
 
 
 def template(of: ScalingJob, group: int = 0) -> dict[str, Any]:
@@ -31,7 +25,8 @@ def environment(pod: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_worker_joins_the_attempts_head_by_its_service() -> None:
     pod = template(job())
-    assert "exec ray start --address=mnist-2.team.svc:6379 --block" in command(pod)
+    assert wait_for_head("mnist-2", "team", 6379) in command(pod)
+    assert 'exec ray start --address="$head:6379" --block' in command(pod)
     assert environment(pod)["RAY_ADDRESS"] == "mnist-2.team.svc:6379"
     assert pod["spec"]["restartPolicy"] == "Never"
 
@@ -90,40 +85,3 @@ def test_users_volumes_keep_their_paths_and_never_meet_the_operators_names() -> 
 def test_compute_threads_are_the_share_of_each_process(resources: Any, slots: int, threads: str) -> None:
     workers = {"name": "w", "min": 1, "max": 1, "slots": slots, "resources": resources}
     assert environment(template(job({"cluster": {"workers": [workers]}})))["OMP_NUM_THREADS"] == threads
-
-
-def test_the_wait_ends_when_the_port_opens(closed_port: socket.socket) -> None:
-    with _bash(f"echo waiting; {_wait_for(*closed_port.getsockname())}; echo up") as process:
-        assert _line(process) == "waiting"
-        closed_port.listen()
-        assert process.communicate(timeout=LIMIT_S)[0] == "up\n"
-
-
-def test_the_wait_ends_with_sigterm(closed_port: socket.socket) -> None:
-    wait = _wait_for(*closed_port.getsockname()).replace("until", "echo waiting; until")
-    with _bash(f"trap 'exit 1' TERM; {wait}") as process:
-        assert _line(process) == "waiting"
-        process.terminate()
-        assert process.wait(LIMIT_S) == 143
-
-
-@pytest.fixture
-def closed_port() -> Iterator[socket.socket]:
-    """A port that is ours and takes no connections before `listen`."""
-    with socket.socket() as ours:
-        ours.bind(("127.0.0.1", 0))
-        yield ours
-
-
-@contextmanager
-def _bash(script: str) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def _line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
