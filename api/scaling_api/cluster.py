@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 
 from scaling_api.base import Model, Rule
 from scaling_api.constraints import KeyedBy, Pattern
-from scaling_api.driver import ENV_RAY_ADDRESS, HOME
+from scaling_api.driver import DRIVER_REQUESTS, ENV_RAY_ADDRESS, HOME
 from scaling_api.quantities import parse_quantity
 from scaling_api.scalars import (
     GROUP_NAME,
@@ -22,6 +22,10 @@ from scaling_api.scalars import (
 from scaling_api.status import MAX_SLOTS
 
 _STANDARD_RESOURCES = ("cpu", "memory", "ephemeral-storage")
+_STANDARD_CEL = ", ".join(f"'{name}'" for name in _STANDARD_RESOURCES)
+# What an attempt's Secret can hold of the variables, counted as often as they stand in it: in the spec, for two
+# containers of the head and for each worker group. A Secret holds 1 MiB; the rest is for all else.
+_MAX_ENV_IN_SECRET = 960 << 10
 # What the operator tells Ray about the pod; an other value would make it another pod.
 _RESERVED_ENV = (ENV_RAY_ADDRESS, "RAY_PORT", "RAY_NODE_TYPE_NAME", "RAY_CLOUD_INSTANCE_ID")
 _RESERVED_ENV_PREFIXES = ("RAY_AUTH_", "RAY_CLUSTER_", "SCALING_")
@@ -55,6 +59,31 @@ def _requests_within_limits(resources: Any) -> bool:
     )
 
 
+def _indivisible_are_equal(resources: Any) -> bool:
+    return all(
+        name in _STANDARD_RESOURCES
+        or (name in resources.limits and parse_quantity(requested) == parse_quantity(resources.limits[name]))
+        for name, requested in resources.requests.items()
+    )
+
+
+def _driver_fits(head: Any) -> bool:
+    limits = head.resources.limits
+    return all(
+        parse_quantity(limits[name]) >= parse_quantity(requested)
+        for name, requested in DRIVER_REQUESTS.items()
+        if name in limits
+    )
+
+
+def _limit_at_least_cel(name: str, amount: str) -> str:
+    limit = f"string(self.resources.limits['{name}'])"
+    return (
+        f"(!('{name}' in self.resources.limits) || !isQuantity({limit}) || "
+        f"quantity({limit}).compareTo(quantity('{amount}')) >= 0)"
+    )
+
+
 def _resource_names_known(resources: Any) -> bool:
     return all(
         name in _STANDARD_RESOURCES or "/" in name or name.startswith("hugepages-")
@@ -63,8 +92,7 @@ def _resource_names_known(resources: Any) -> bool:
 
 
 def _names_known_cel(field: str) -> str:
-    known = ", ".join(f"'{name}'" for name in _STANDARD_RESOURCES)
-    condition = f"k in [{known}] || k.contains('/') || k.startsWith('hugepages-')"
+    condition = f"k in [{_STANDARD_CEL}] || k.contains('/') || k.startsWith('hugepages-')"
     return f"(!has(self.{field}) || self.{field}.all(k, {condition}))"
 
 
@@ -96,6 +124,15 @@ class Resources(Model):
             "a request is above the limit of the same resource; lower it or raise the limit",
             field="requests",
         ),
+        Rule(
+            f"!has(self.requests) || self.requests.all(k, k in [{_STANDARD_CEL}] || (has(self.limits) && "
+            "k in self.limits && (!isQuantity(string(self.requests[k])) || !isQuantity(string(self.limits[k])) || "
+            "quantity(string(self.requests[k])).compareTo(quantity(string(self.limits[k]))) == 0)))",
+            _indivisible_are_equal,
+            "of all but cpu, memory and ephemeral-storage a container gets what it requests and no more: write it in "
+            "limits alone, or the same number in both",
+            field="requests",
+        ),
     )
 
 
@@ -105,6 +142,19 @@ class Head(Model):
     resources: Resources = Field(
         default_factory=lambda: Resources(requests={"cpu": "500m", "memory": "2Gi"}, limits={"memory": "4Gi"}),
         description="Resources of the pod's Ray container.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.resources.limits) || ("
+            + " && ".join(_limit_at_least_cel(name, amount) for name, amount in DRIVER_REQUESTS.items())
+            + ")",
+            _driver_fits,
+            "a limit is below what the driver, which runs beside Ray in the head's pod, requests: "
+            + " and ".join(f"{amount} of {name}" for name, amount in DRIVER_REQUESTS.items())
+            + "; raise it",
+            field="resources.limits",
+        ),
     )
 
 
@@ -214,6 +264,11 @@ class PodOverrides(Model):
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
+def _env_fits(cluster: Any) -> bool:
+    characters = sum(len(variable.name) + len(variable.value or "") for variable in cluster.env)
+    return characters * (len(cluster.workers) + 3) <= _MAX_ENV_IN_SECRET
+
+
 class Cluster(Model):
     """The Ray cluster that runs the job. A run on one machine ignores it."""
 
@@ -255,6 +310,14 @@ class Cluster(Model):
             lambda self: len({volume.mount_path for volume in self.volumes}) == len(self.volumes),
             "two volumes have the same mountPath; give each its own",
             field="volumes",
+        ),
+        Rule(
+            "!has(self.env) || self.env.map(e, size(e.name) + (has(e.value) ? size(e.value) : 0)).sum() * "
+            f"(self.workers.size() + 3) <= {_MAX_ENV_IN_SECRET}",
+            _env_fits,
+            "the variables together are too long: they stand in one Secret for the head and for each worker group, and "
+            "it holds 1 MiB; mount large values as files, from a Secret or a ConfigMap in cluster.volumes",
+            field="env",
         ),
         Rule(
             f"self.workers.map(w, w.max).sum() <= {MAX_SLOTS}",

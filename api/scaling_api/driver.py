@@ -83,6 +83,9 @@ def progress_path(namespace: str, job: str) -> str:
     return f"/v1/namespaces/{namespace}/scalingjobs/{job}/progress"
 
 
+# Requests of the driver's container, measured in training: about 450 MiB and little CPU. It has the head's limits.
+DRIVER_REQUESTS = {"cpu": "100m", "memory": "512Mi"}
+
 # The audience of the token that a driver shows, so that it is good for nothing else.
 TOKEN_AUDIENCE = "scaling.dev/operator"
 

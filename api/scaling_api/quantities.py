@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from decimal import Decimal
 
 from scaling_api.scalars import QUANTITY
@@ -33,3 +34,18 @@ def parse_quantity(text: str) -> Decimal:
         raise ValueError(QUANTITY.message(text))
     number = text.rstrip("".join(_SUFFIXES))
     return Decimal(number) * _SUFFIXES[text[len(number) :]]
+
+
+def gpus_of(limits: Mapping[str, str]) -> int:
+    """How many GPUs a container with these limits has: what of them names GPUs first, and is not 0.
+
+    A whole one (nvidia.com/gpu, amd.com/gpu), a slice (nvidia.com/mig-1g.5gb), or a share of either that the device
+    plugin calls so (nvidia.com/gpu.shared). KubeRay counts in the same way, but for shares.
+    """
+    counts = (int(parse_quantity(amount)) for name, amount in limits.items() if _names_gpus(name))
+    return next((count for count in counts if count), 0)
+
+
+def _names_gpus(resource: str) -> bool:
+    name = resource.removesuffix(".shared")
+    return name.endswith("gpu") or "/mig-" in name

@@ -25,6 +25,7 @@ from scaling_cli.manifest import load_job
 from scaling_operator.resources.attempt import AttemptObjects, render_attempt, worker_pod
 from scaling_operator.resources.overrides import check_overrides
 from scaling_operator.resources.service_account import build_service_account
+from scaling_operator.resources.size import check_size
 from scaling_operator.settings import Settings
 
 NO_UID = "00000000-0000-0000-0000-000000000000"
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     _refuse("--operator-namespace", metadata_problems({"namespace": args.operator_namespace}))
     job = _identified(load_job(args.file, on_cluster=True), args.namespace)
     _refuse("--image", examine(_with_image(job, args.image))[1])
-    if problems := check_overrides(job.spec.cluster.pod_overrides):
+    if problems := check_overrides(job.spec.cluster.pod_overrides) or check_size(job):
         raise UsageError("; ".join(problems))
     settings = Settings(namespace=args.operator_namespace, runtime_image=args.image)
     objects = render_attempt(

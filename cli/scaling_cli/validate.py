@@ -3,7 +3,7 @@
 Exit code 0 when every ScalingJob is right, 1 when one is wrong, 2 when a file cannot be read at all or holds none;
 the other files are checked all the same.
 Documents of other kinds in a file are named and passed over. What the API server takes and the operator
-will not (in podOverrides, which has no schema) is a warning.
+will not (in podOverrides, which has no schema, or too much for a Secret) is a warning.
 
 For a run on this machine (--local) the files that it names are looked at as well, as the run will before it starts
 anything: whether they are there, and whether data, model, weights and mesh fit together. None of the user's code runs.
@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaling_api.problems import Path, Problem
-from scaling_api.spec import ScalingJobSpec
+from scaling_api.spec import ScalingJob, ScalingJobSpec
 from scaling_api.validation import examine, is_ours
 from scaling_cli.errors import UsageError
 from scaling_cli.manifest import Document, kinds, load
 from scaling_operator.resources.overrides import check_overrides
+from scaling_operator.resources.size import check_size
 
 _FIELD = re.compile(r"(spec\.)?(?P<field>(code|dataset|model|storage|training)((\.[A-Za-z]+|\[\d+\])*))[: ]+")
 _OVERRIDES: Path = ("spec", "cluster", "podOverrides")
@@ -35,7 +36,7 @@ class Verdict:
 
     document: Document
     problems: list[Problem] | None
-    warnings: list[str]
+    warnings: list[tuple[Path, str]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +80,7 @@ def _verdict(document: Document, *, on_cluster: bool) -> Verdict:
     job, problems = examine(document.value, on_cluster=on_cluster)
     if job is not None and not on_cluster and not problems:
         problems = list(_misfits(job.spec))
-    warnings = check_overrides(job.spec.cluster.pod_overrides) if job is not None and on_cluster else []
+    warnings = _warnings(job) if job is not None and on_cluster else []
     return Verdict(document, document.sorted(problems), warnings)
 
 
@@ -109,11 +110,18 @@ def _problem(sentence: str) -> Problem:
     return Problem(("spec", *path), sentence[found.end() :] if len(path) > 1 else sentence)
 
 
+def _warnings(job: ScalingJob) -> list[tuple[Path, str]]:
+    """What only the operator refuses, and where."""
+    if wrong := check_overrides(job.spec.cluster.pod_overrides):
+        return [(_OVERRIDES, text) for text in wrong]
+    return [(("spec",), text) for text in check_size(job)]
+
+
 def _lines(verdict: Verdict) -> list[str]:
     document, problems = verdict.document, verdict.problems
     if problems is None:
         return [f"{document.source}:{document.line(())}: {kinds([document])}: not checked"]
-    warnings = [f"{document.source}:{document.line(_OVERRIDES)}: warning: {text}" for text in verdict.warnings]
+    warnings = [f"{document.source}:{document.line(path)}: warning: {text}" for path, text in verdict.warnings]
     if not problems:
         return [*warnings, f"{document.source}:{document.line(())}: OK: ScalingJob {_name(document)}"]
     return [document.report(problem) for problem in problems] + warnings
@@ -136,7 +144,7 @@ def _record(verdict: Verdict) -> dict[str, Any]:
             }
             for problem in problems or []
         ],
-        "warnings": verdict.warnings,
+        "warnings": [text for _, text in verdict.warnings],
     }
 
 

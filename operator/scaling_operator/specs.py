@@ -12,6 +12,7 @@ from scaling_api.spec import ScalingJob
 
 from .observe import spec_digest
 from .resources.overrides import check_overrides
+from .resources.size import check_size
 from .runtime.objects import Object
 
 
@@ -43,4 +44,6 @@ def _read(manifest: Object) -> tuple[ScalingJob | None, str | None]:
         return None, f"{dotted(first['loc'])}: {first['msg']}"
     broken = [f"{dotted(found.path)}: {found.message}" for found in violations(job)]
     problems = broken + check_overrides(job.spec.cluster.pod_overrides)
+    # What is not to be rendered for another reason need not be measured.
+    problems += check_size(job) if not problems else []
     return job, "; ".join(problems) or None

@@ -27,7 +27,14 @@ from tests.cases.case import (
 )
 
 _CLUSTER = "spec.cluster"
+_LIMITS = f"{_CLUSTER}.head.resources.limits"
 _LIMIT = f"{_CLUSTER}.head.resources.limits.memory"
+
+
+def _long_variables(count: int) -> list[dict[str, str]]:
+    """So many variables of 4,100 characters each, the name included: with one group a Secret holds 59."""
+    return [{"name": f"V{number:03}", "value": "x" * 4096} for number in range(count)]
+
 
 # Rules over several fields, and patterns: the sentences come from the models and are the same on both sides.
 RULES = (
@@ -94,6 +101,48 @@ RULES = (
         training(schedule={"name": "one-cycle"}),
         "spec.training.schedule.warmupFraction",
         "warmupFraction must be above 0 (0.3 is usual), it is 0",
+        True,
+    ),
+    Case(
+        "less memory for the head than its driver requests",
+        limit("500Mi"),
+        _LIMITS,
+        "requests: 100m of cpu and 512Mi of memory; raise it",
+        True,
+    ),
+    Case(
+        "less cpu for the head than its driver requests",
+        resources(limits={"cpu": "50m", "memory": "4Gi"}),
+        _LIMITS,
+        "requests: 100m of cpu and 512Mi of memory; raise it",
+        True,
+    ),
+    Case(
+        "GPUs in requests alone",
+        resources(requests={"nvidia.com/gpu": 1}),
+        f"{_CLUSTER}.head.resources.requests",
+        "write it in limits alone",
+        True,
+    ),
+    Case(
+        "more GPUs than are requested",
+        group(resources={"requests": {"nvidia.com/gpu": 1}, "limits": {"nvidia.com/gpu": 2}}),
+        f"{_CLUSTER}.workers[0].resources.requests",
+        "write it in limits alone",
+        True,
+    ),
+    Case(
+        "variables that no Secret holds",
+        cluster(env=_long_variables(60)),
+        f"{_CLUSTER}.env",
+        "the variables together are too long",
+        True,
+    ),
+    Case(
+        "variables that no Secret holds for so many groups",
+        cluster(env=_long_variables(20), workers=[{"name": f"g{number}"} for number in range(10)]),
+        f"{_CLUSTER}.env",
+        "the variables together are too long",
         True,
     ),
     Case(
@@ -409,6 +458,7 @@ BOUNDS = (
     *update.BOUNDS,
 )
 
+
 REFUSED = (*RULES, *BOUNDS)
 
 ACCEPTED = (
@@ -427,6 +477,9 @@ ACCEPTED = (
     ("null for a list with a default", cluster(workers=None)),
     ("null for a resource", limit(None)),
     ("quantities as numbers", resources(requests={"cpu": 1, "memory": 1073741824}, limits={"nvidia.com/gpu": 1})),
+    ("a head with no more than its driver requests", resources(limits={"cpu": "0.1", "memory": "512Mi"})),
+    ("GPUs in both", group(resources={"requests": {"nvidia.com/gpu": 1}, "limits": {"nvidia.com/gpu": "1"}})),
+    ("variables that a Secret just holds", cluster(env=_long_variables(59))),
     ("quantities with units", resources(requests={"cpu": "1500m", "memory": "1.5Gi"}, limits={"memory": "2G"})),
     ("a request equal to its limit", resources(requests={"memory": "1Gi"}, limits={"memory": "1024Mi"})),
     ("huge pages", resources(limits={"hugepages-2Mi": "64Mi", "ephemeral-storage": "10Gi"})),
@@ -480,9 +533,9 @@ EDITS = (
     Edit("a label", both(), put("metadata.labels", {"a": "b"}), None),
     Edit("a default, written out", both(), both(put("spec.training.seed", 0), put("spec.model.width", 1)), None),
     Edit("a whole number written as a fraction", put("spec.model.width", 1), put("spec.model.width", 1.0), None),
-    Edit("null for what is absent", limit(1), resources(limits={"memory": 1, "cpu": None}), None),
+    Edit("null for what is absent", limit(1 << 30), resources(limits={"memory": 1 << 30, "cpu": None}), None),
     Edit("an empty list for none", both(), cluster(env=[]), _FROZEN),
-    Edit("another spelling of a quantity", limit(1), limit("1"), _FROZEN),
+    Edit("another spelling of a quantity", limit(1 << 30), limit(str(1 << 30)), _FROZEN),
     Edit(
         "the order of pull secrets", cluster(imagePullSecrets=["a", "b"]), cluster(imagePullSecrets=["b", "a"]), _FROZEN
     ),

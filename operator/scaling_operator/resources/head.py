@@ -20,6 +20,7 @@ from scaling_api import names
 from scaling_api.driver import (
     CONTAINER_DRIVER,
     CONTAINER_RAY,
+    DRIVER_REQUESTS,
     HEALTH_PATH,
     PORT_GCS,
     PORT_METRICS,
@@ -35,8 +36,6 @@ from .volumes import common_mounts, common_volumes, driver_mounts, driver_volume
 
 # Long enough for a checkpoint after SIGTERM; the driver ends as soon as it has saved it.
 GRACE_PERIOD_S = 120
-# Requests of the driver's container, measured in training: about 450 MiB and little CPU.
-DRIVER_REQUESTS = {"cpu": "100m", "memory": "512Mi"}
 
 
 def build_head(job: ScalingJob, attempt: int, *, image: str, progress_url: str) -> dict[str, Any]:

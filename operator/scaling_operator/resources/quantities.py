@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from decimal import Decimal
 
-from scaling_api.quantities import parse_quantity
+from scaling_api.quantities import gpus_of, parse_quantity
 from scaling_api.spec import Resources
 
 MEBIBYTE = 1 << 20
@@ -50,7 +50,7 @@ def node_size(resources: Resources) -> NodeSize:
         free_bytes = max(MEBIBYTE, total_bytes - store_bytes - total_bytes // RESERVE_SHARE)
     return NodeSize(
         cpus=max(1, math.ceil(cpu)) if cpu is not None else 1,
-        gpus=_gpus(resources),
+        gpus=gpus_of(resources.limits),
         memory_bytes=free_bytes,
         object_store_bytes=store_bytes,
     )
@@ -73,11 +73,3 @@ def _object_store_bytes(total_bytes: int | None) -> int:
         return DEFAULT_OBJECT_STORE_BYTES
     share = total_bytes // OBJECT_STORE_SHARE // MEBIBYTE * MEBIBYTE
     return min(MAX_OBJECT_STORE_BYTES, max(MIN_OBJECT_STORE_BYTES, share))
-
-
-def _gpus(resources: Resources) -> int:
-    """The first limit that names GPUs: nvidia.com/gpu, amd.com/gpu, or a slice like nvidia.com/mig-1g.5gb."""
-    for name, amount in resources.limits.items():
-        if name.endswith("gpu") or "/mig-" in name:
-            return int(parse_quantity(amount))
-    return 0

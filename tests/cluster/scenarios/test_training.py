@@ -120,6 +120,8 @@ def test_lost_workers_are_replaced_and_training_goes_on(run_job: RunJob, cluster
     # One that is frozen closes no connection and looks alive to everybody but to who asks it.
     before = job.status()["incarnations"].get("cpu-0", 0)
     pod = names.worker_pod(job.name, 1, WorkerSlot("cpu", 0), before)
+    started = cluster.kubectl("-n", namespace, "exec", pod, "-c", "ray", "--", "cat", "/proc/1/cmdline")
+    assert f"--address=worker-1.{namespace}.svc.cluster.local.:" in started, "an absolute name costs DNS the least"
     cluster.kubectl("-n", namespace, "exec", pod, "-c", "ray", "--", "bash", "-c", "kill -STOP -1")
 
     job.wait(lambda item: item["status"]["incarnations"].get("cpu-0", 0) > before, timeout_s=90)

@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from scaling_api.quantities import parse_quantity
+from scaling_api.quantities import gpus_of, parse_quantity
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,22 @@ def test_numbers(text: str, number: str) -> None:
 def test_what_is_no_quantity(text: str) -> None:
     with pytest.raises(ValueError, match=f'"{text}" is not a quantity'):
         parse_quantity(text)
+
+
+@pytest.mark.parametrize(
+    ("limits", "gpus"),
+    [
+        ({"cpu": "8", "memory": "4Gi"}, 0),
+        ({"cpu": "8", "nvidia.com/gpu": "2"}, 2),
+        ({"amd.com/gpu": "1"}, 1),
+        ({"nvidia.com/mig-1g.5gb": "3"}, 3),
+        ({"nvidia.com/gpu.shared": "4"}, 4),
+        ({"nvidia.com/mig-2g.10gb.shared": "2"}, 2),
+        ({"nvidia.com/gpu": "0"}, 0),
+        ({"nvidia.com/gpu": "0", "nvidia.com/mig-1g.5gb": "1"}, 1),
+        ({"nvidia.com/gpumem": "3000", "rdma/hca": "1", "example.com/migrations": "1"}, 0),
+    ],
+    ids=str,
+)
+def test_gpus(limits: dict[str, str], gpus: int) -> None:
+    assert gpus_of(limits) == gpus

@@ -133,6 +133,13 @@ def test_what_only_the_operator_refuses_is_a_warning(tmp_path: Path, capsys: pyt
     assert verdict == f"{file}:1: OK: ScalingJob mnist"
 
 
+def test_what_no_secret_holds_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    note = f"podOverrides: {{metadata: {{annotations: {{note: {'x' * 400_000}}}}}}}"
+    assert main(["validate", _file(tmp_path, f"{_RIGHT}  cluster:\n    {note}\n")]) == 0
+    warning, _ = capsys.readouterr().out.splitlines()
+    assert "warning: spec and pod templates take 1," in warning
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

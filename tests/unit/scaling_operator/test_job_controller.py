@@ -234,6 +234,10 @@ def test_a_refusal_of_workers_beyond_the_least_leaves_the_job_running_and_goes_w
     [
         pytest.param({"training": {"epochs": -1}}, id="a value that the models refuse"),
         pytest.param({"cluster": {"podOverrides": {"spec": {"containers": []}}}}, id="an override that is not allowed"),
+        pytest.param(
+            {"cluster": {"podOverrides": {"metadata": {"annotations": {"note": "x" * 400_000}}}}},
+            id="more than a Secret holds",
+        ),
     ],
 )
 def test_a_spec_that_cannot_be_run_waits_until_it_can(wrong: dict[str, Any]) -> None:

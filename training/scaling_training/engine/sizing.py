@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scaling_api.driver import WorkerBounds
+from scaling_api.quantities import gpus_of
 from scaling_api.spec import ScalingJobSpec, WorkerGroup
 
 
@@ -93,5 +94,4 @@ def unused_gpus(spec: ScalingJobSpec, sizing: Sizing, *, on_cluster: bool, local
 
 def has_gpus(group: WorkerGroup) -> bool:
     """Whether each pod of the group has a GPU."""
-    asked = {**group.resources.requests, **group.resources.limits}
-    return any(name.endswith("gpu") and amount not in ("0", "") for name, amount in asked.items())
+    return gpus_of(group.resources.limits) > 0

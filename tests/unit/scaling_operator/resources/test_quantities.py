@@ -26,6 +26,7 @@ MIB, GIB = 1 << 20, 1 << 30
         pytest.param({}, {"nvidia.com/gpu": "4"}, (1, 4, None, DEFAULT_OBJECT_STORE_BYTES), id="gpus"),
         pytest.param({}, {"amd.com/gpu": "1"}, (1, 1, None, DEFAULT_OBJECT_STORE_BYTES), id="another make"),
         pytest.param({}, {"nvidia.com/mig-1g.5gb": "2"}, (1, 2, None, DEFAULT_OBJECT_STORE_BYTES), id="slices"),
+        pytest.param({}, {"nvidia.com/gpu.shared": "2"}, (1, 2, None, DEFAULT_OBJECT_STORE_BYTES), id="shares"),
     ],
 )
 def test_node_size(requests: dict[str, str], limits: dict[str, str], size: tuple[int, ...] | None) -> None:

@@ -8,6 +8,7 @@ from scaling_api.driver import WorkerBounds
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.engine.sizing import Sizing, plan_workers, unused_gpus
 
+MIG, SHARED = "nvidia.com/mig-1g.5gb", "nvidia.com/gpu.shared"
 GPU = {"limits": {"nvidia.com/gpu": "2"}}
 
 
@@ -52,6 +53,10 @@ def bounds(least: int, most: int, name: str = "cpu") -> WorkerBounds:
             spec(group(max=9), fsdp=2, tensor=2, batch=5), Sizing(4, 8, 8, 0, 4), id="a sample for each shard"
         ),
         pytest.param(spec(group(min=1, max=1, slots=2, resources=GPU)), Sizing(2, 2, 128, 1), id="a GPU each"),
+        pytest.param(spec(group(resources={"limits": {MIG: "1"}})), Sizing(1, 1, 128, 1), id="a slice of a GPU each"),
+        pytest.param(
+            spec(group(resources={"limits": {SHARED: "1"}})), Sizing(1, 1, 128, 1), id="a share of a GPU each"
+        ),
         pytest.param(
             spec(group("a", max=1, resources=GPU), group("b", max=1)),
             Sizing(2, 2, 128, 0),
