@@ -18,10 +18,24 @@ CLASSIFICATION: Mapping[str, Mode] = {
     "top5Accuracy": "max",
     "calibrationError": "min",
 }
-MODES: Mapping[str, Mode] = {**CLASSIFICATION}
+MULTI_LABEL: Mapping[str, Mode] = {
+    "f1": "max",
+    "precision": "max",
+    "recall": "max",
+    "exactMatch": "max",
+    "loss": "min",
+    "nll": "min",
+}
+REGRESSION: Mapping[str, Mode] = {"mse": "min", "mae": "min", "r2": "max", "loss": "min"}
+MODES: Mapping[str, Mode] = {**CLASSIFICATION, **MULTI_LABEL, **REGRESSION}
 
 # What they are called where it is not their name.
-_LABELS = {"f1": "F1", "top5Accuracy": "top-5 accuracy", "calibrationError": "calibration error"}
+_LABELS = {
+    "f1": "F1",
+    "top5Accuracy": "top-5 accuracy",
+    "calibrationError": "calibration error",
+    "exactMatch": "exact match",
+}
 
 
 def label(metric: str) -> str:

@@ -203,11 +203,12 @@ class ScalingJobSpec(Model):
             on_cluster_only=True,
         ),
         Rule(
-            "has(self.model.factory) || !has(self.training.earlyStopping) || "
+            "has(self.model.factory) || has(self.dataset.factory) || !has(self.training.earlyStopping) || "
             "!has(self.training.earlyStopping.metric) || "
             f"self.training.earlyStopping.metric in {list(CLASSIFICATION_METRICS)}",
             lambda self: (
                 self.model.factory is not None
+                or self.dataset.factory is not None
                 or self.training.early_stopping is None
                 or self.training.early_stopping.metric in (None, *CLASSIFICATION_METRICS)
             ),

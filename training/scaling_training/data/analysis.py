@@ -48,7 +48,7 @@ def analyse(dataset: Dataset, *, most: int | None = None) -> Analysis:
         most = IN_MEMORY if train.in_memory else IN_FILES
     look = _look(train, most)
     beside = _look(validation, most, pictures=False)
-    counted = [np.bincount(part.labels, minlength=len(dataset.class_names)).tolist() for part in (train, validation)]
+    counted = [_counted(dataset, part) for part in (train, validation)]
     splits = {
         "train": _hashes(train, look, most),
         "validation": _hashes(validation, beside, most),
@@ -59,7 +59,7 @@ def analyse(dataset: Dataset, *, most: int | None = None) -> Analysis:
         dataset=dataset.name,
         fingerprint=dataset.fingerprint,
         classes=tuple(ClassCount(*row) for row in zip(dataset.class_names, *counted, strict=True)),
-        imbalance=max(counted[0]) / min(counted[0]),
+        imbalance=max(counted[0]) / min(counted[0]) if dataset.kind == "classes" else 1.0,
         unreadable=Unreadable(
             checked=look.checked + beside.checked,
             of=len(train) + len(validation),
@@ -69,11 +69,18 @@ def analyse(dataset: Dataset, *, most: int | None = None) -> Analysis:
         leakage=leakage(splits, labels=_labels_by_name(train, look)),
         contradictions=_contradictions(dataset, splits["train"].exact),
         blank=_blank(dataset, look) if images else None,
-        label_noise=_label_noise(dataset, look) if images else None,
+        label_noise=_label_noise(dataset, look) if images and dataset.kind == "classes" else None,
         pixels=_pixels(look.counts, train.max_value) if train.max_value and look.checked else None,
         sizes=_sizes(train, look.indices) if isinstance(train, ImageFiles) else None,
     )
     return replace(found, proposals=proposals(found, dataset.spec, dataset.input_shape), warnings=warnings(found))
+
+
+def _counted(dataset: Dataset, samples: Samples) -> list[int]:
+    """How many samples are of each class, or have each label."""
+    if dataset.kind == "classes":
+        return [int(count) for count in np.bincount(samples.labels, minlength=len(dataset.class_names))]
+    return [int(count) for count in samples.targets.sum(axis=0)] if dataset.kind == "labels" else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +136,7 @@ def _labels_by_name(train: Samples, look: _Look) -> dict[str, int]:
 def _contradictions(dataset: Dataset, exact: Mapping[str, bytes]) -> Contradictions:
     first: dict[bytes, str] = {}
     equal = [(name, known) for name, digest in exact.items() if (known := first.setdefault(digest, name)) != name]
-    if not equal:
+    if not equal or dataset.kind != "classes":
         return Contradictions(0, ())
     train, names = dataset.train, dataset.class_names
     labels = {train.name_of(index): names[label] for index, label in enumerate(train.labels)}
@@ -141,13 +148,13 @@ def _blank(dataset: Dataset, look: _Look) -> Blank:
     values = look.pictures.reshape(*look.pictures.shape[:2], -1)
     blank = (values.max(axis=2, initial=0) == values.min(axis=2, initial=255)).all(axis=1)
     labels = dataset.train.labels[look.indices]
-    count = len(dataset.class_names)
-    seen, of_them = (np.bincount(some, minlength=count) for some in (labels, labels[blank]))
+    names = dataset.class_names if dataset.kind == "classes" else ("",)
+    seen, of_them = (np.bincount(some, minlength=len(names)) for some in (labels, labels[blank]))
     return Blank(
         checked=len(labels),
         count=int(blank.sum()),
         samples=tuple(dataset.train.name_of(index) for index in look.indices[blank][:_NAMED].tolist()),
-        classes=tuple(dataset.class_names[label] for label in np.flatnonzero((of_them == seen) & (seen > 0))),
+        classes=tuple(names[label] for label in np.flatnonzero((of_them == seen) & (seen > 0)) if names[label]),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +21,15 @@ class ImageArrays:
     images: NDArray[np.uint8]  # sample, channel, height, width
     labels: NDArray[np.int64]
     max_value: int | None
+    learned: NDArray[np.float32] | None = None  # labels or numbers of each sample; None: its class
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def targets(self) -> NDArray[Any]:
+        """What is to be learned of each sample."""
+        return self.labels if self.learned is None else self.learned
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -36,7 +43,8 @@ class ImageArrays:
 
     def take(self, indices: NDArray[np.int64]) -> ImageArrays:
         """The samples at these indices, in this order."""
-        return ImageArrays(self.images[indices], self.labels[indices], self.max_value)
+        learned = None if self.learned is None else self.learned[indices]
+        return ImageArrays(self.images[indices], self.labels[indices], self.max_value, learned)
 
     def read(self, indices: NDArray[np.int64], crops: NDArray[np.float64] | None = None) -> Raw:
         """Copies of these samples."""

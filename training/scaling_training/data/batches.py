@@ -14,7 +14,9 @@ class Batch:
     """What a task unpacks."""
 
     inputs: torch.Tensor
-    targets: torch.Tensor  # int64 [sample]; after mixup or cutmix shares of the classes, float [sample, class]
+    # Classes: int64 [sample]; after mixup or cutmix the shares of each, float [sample, class]. Labels: float 0 or 1
+    # [sample, label]. Numbers: float [sample] or [sample, number], as the data set has them.
+    targets: torch.Tensor
     # int64 [sample]: a well-mixed 63-bit number, a function of (seed, epoch, sample), for what is drawn in the model.
     keys: torch.Tensor
 

@@ -1,8 +1,8 @@
 """Data from a function of the user's; docs/data.md says what it may return.
 
-A part is a pair of arrays (inputs, labels), or a map-style data set: anything with a length whose items are
-(input, label). uint8 inputs of three dimensions (channel, height, width) are images; any other numbers are trained
-on as they are, floats as float32 and whole numbers as int64 (token ids).
+A part is a pair of arrays (inputs, targets), or a map-style data set: anything with a length whose items are
+(input, target). uint8 inputs of three dimensions (channel, height, width) are images; any other numbers are trained
+on as they are, floats as float32 and whole numbers as int64 (token ids). What targets may be, `data.targets` says.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from scaling_training.data.arrays import ImageArrays
 from scaling_training.data.dataset import Dataset, divided
 from scaling_training.data.reading import spread
 from scaling_training.data.samples import Raw, Samples, UnreadableError, read_each
+from scaling_training.data.targets import Targets, class_names, like, read_targets
 from scaling_training.errors import UserError
 
 FIELD = "dataset.factory"
@@ -39,55 +40,56 @@ def open_factory(spec: DatasetSpec) -> Dataset:
     unknown = sorted(str(key) for key in set(given) - {*_PARTS, "classes"})
     if unknown or "train" not in given:
         raise _wrong(spec, f"a mapping with {', '.join(map(str, given)) or 'nothing'}")
-    parts: dict[str, Samples] = {name: _part(spec, name, given[name]) for name in _PARTS if name in given}
+    read = {name: _part(spec, name, given[name]) for name in _PARTS if name in given}
+    parts: dict[str, Samples] = {name: samples for name, (samples, _) in read.items()}
+    targets = {name: found for name, (_, found) in read.items()}
     shapes = {samples.shape for samples in parts.values()}
     if len(shapes) > 1:
         raise UserError(f"{FIELD} {spec.factory}: the parts' samples differ in shape: {sorted(shapes)}")
-    classes = given.get("classes")
-    if classes is None:
-        highest = max((int(samples.labels.max(initial=-1)) for samples in parts.values()), default=-1)
-        classes = [str(number) for number in range(highest + 1)]
     in_memory = all(isinstance(samples, ImageArrays) for samples in parts.values())
     return divided(
         spec,
         name=f"of {spec.factory}",
-        class_names=tuple(str(name) for name in classes),
+        class_names=class_names(targets, given.get("classes"), where=f"{FIELD} {spec.factory}"),
         parts=parts,
+        kind=targets["train"].kind,
         fingerprint=None if in_memory else lambda: _fingerprint(spec, parts),
     )
 
 
-def _part(spec: DatasetSpec, name: str, value: Any) -> Samples:
+def _part(spec: DatasetSpec, name: str, value: Any) -> tuple[Samples, Targets]:
+    where = f"{FIELD} {spec.factory}: {name}"
     if isinstance(value, (tuple, list)) and len(value) == 2 and all(hasattr(item, "__array__") for item in value):
-        inputs, labels = np.asarray(value[0]), np.asarray(value[1])
-        if inputs.dtype.kind not in "uifb" or labels.dtype.kind not in "ui" or labels.shape != inputs.shape[:1]:
-            raise _wrong(spec, f"{name} with inputs {_like(inputs)} and labels {_like(labels)}")
+        inputs, given = np.asarray(value[0]), np.asarray(value[1])
+        if inputs.dtype.kind not in "uifb" or not inputs.ndim or given.shape[:1] != inputs.shape[:1]:
+            raise _wrong(spec, f"{name} with inputs {like(inputs)} and targets {like(given)}")
         if inputs.dtype == np.uint8 and inputs.ndim == 3:
             inputs = inputs[:, None]
         values, max_value = _numbers(inputs, dimensions=4)
-        if not len(labels):
-            raise UserError(f"{FIELD} {spec.factory}: {name} is empty")
-        return ImageArrays(values, labels.astype(np.int64), max_value)
+        if not len(given):
+            raise UserError(f"{where} is empty")
+        targets = read_targets(given, where=where)
+        return ImageArrays(values, targets.labels, max_value, targets.learned), targets
     if hasattr(value, "__getitem__") and hasattr(value, "__len__") and not isinstance(value, (str, bytes)):
         if not len(value):
-            raise UserError(f"{FIELD} {spec.factory}: {name} is empty")
-        return _items(spec, name, value)
+            raise UserError(f"{where} is empty")
+        return _items(value, where=where)
     raise _wrong(spec, f"{name} as {type(value).__name__}")
 
 
-def _items(spec: DatasetSpec, name: str, items: Any) -> Items:
+def _items(items: Any, *, where: str) -> tuple[Items, Targets]:
     try:
         first, _ = items[0]
         known = getattr(items, "targets", None)
-        labels = known if known is not None and len(known) == len(items) else [item[1] for item in _each(items)]
+        given = known if known is not None and len(known) == len(items) else [item[1] for item in _each(items)]
         values, max_value = _numbers(_array(first), dimensions=3)
-        return Items(items, np.asarray(labels).astype(np.int64), tuple(values.shape), values.dtype, max_value)
+        targets = read_targets(given, where=where)
+        shape = tuple(values.shape)
+        return Items(items, targets.labels, shape, values.dtype, max_value, learned=targets.learned), targets
     except UserError:
         raise
     except Exception as error:
-        raise UserError(
-            f"{FIELD} {spec.factory}: an item of {name} is not (input, label): {type(error).__name__}: {error}"
-        ) from error
+        raise UserError(f"{where}: an item is not (input, target): {type(error).__name__}: {error}") from error
 
 
 def _each(items: Any) -> Any:
@@ -118,9 +120,15 @@ class Items:
     dtype: np.dtype[Any]
     max_value: int | None
     chosen: NDArray[np.int64] | None = None  # which items; None: all
+    learned: NDArray[np.float32] | None = None  # labels or numbers of each sample; None: its class
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def targets(self) -> NDArray[Any]:
+        """What is to be learned of each sample."""
+        return self.labels if self.learned is None else self.learned
 
     @property
     def in_memory(self) -> bool:
@@ -130,7 +138,8 @@ class Items:
     def take(self, indices: NDArray[np.int64]) -> Items:
         """The samples at these indices, in this order."""
         chosen = indices if self.chosen is None else self.chosen[indices]
-        return Items(self.items, self.labels[indices], self.shape, self.dtype, self.max_value, chosen)
+        learned = None if self.learned is None else self.learned[indices]
+        return Items(self.items, self.labels[indices], self.shape, self.dtype, self.max_value, chosen, learned)
 
     def read(self, indices: NDArray[np.int64], crops: NDArray[np.float64] | None = None) -> Raw:
         """The items, see `Samples.read`. A random-resized crop is cut from the item itself."""
@@ -140,14 +149,15 @@ class Items:
     def _one(self, index: int) -> NDArray[Any]:
         number = index if self.chosen is None else int(self.chosen[index])
         try:
-            value, label = self.items[number]
-            array = _array(value)
+            value, target = self.items[number]
+            array, before = _array(value), self.targets[index]
+            same = np.array_equal(np.asarray(target, dtype=before.dtype), before)
         except Exception as error:
             raise UnreadableError(f"{type(error).__name__}: {error}") from error
         if array.shape != self.shape:
             raise UnreadableError(f"its shape is {array.shape}, the first item's is {self.shape}")
-        if int(label) != self.labels[index]:
-            raise UserError(f"{FIELD}: item {number} has class {label} now and had {self.labels[index]} before")
+        if not same:
+            raise UserError(f"{FIELD}: item {number} has the target {target} now and had {before} before")
         return array
 
     def name_of(self, index: int) -> str:
@@ -163,19 +173,15 @@ def _fingerprint(spec: DatasetSpec, parts: Mapping[str, Samples]) -> str:
     for name, samples in parts.items():
         own = getattr(getattr(samples, "items", None), "fingerprint", None)
         digest.update(f"{name} {len(samples)} {own}".encode())
-        digest.update(samples.labels.tobytes())
+        digest.update(samples.targets.tobytes())
         if own is None:
             raw = samples.read(spread(len(samples), _FINGERPRINTED))
             digest.update(np.ascontiguousarray(raw.values).tobytes())
     return digest.hexdigest()
 
 
-def _like(array: NDArray[Any]) -> str:
-    return f"{array.dtype}{list(array.shape)}"
-
-
 def _wrong(spec: DatasetSpec, what: str) -> UserError:
     return UserError(
-        f"{FIELD} {spec.factory} returned {what}; it must return (inputs, labels), a map-style data set, or a mapping "
+        f"{FIELD} {spec.factory} returned {what}; it must return (inputs, targets), a map-style data set, or a mapping "
         "of train (and validation, test) to such, with classes as their names"
     )

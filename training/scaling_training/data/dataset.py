@@ -19,6 +19,7 @@ from scaling_training.data.normalise import Normalisation, normalisation
 from scaling_training.data.order import DataOrder
 from scaling_training.data.samples import Samples
 from scaling_training.data.splits import Fractions, stratified_split
+from scaling_training.data.targets import Kind
 from scaling_training.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Dataset:
     _test: Samples = field(repr=False)
     _fingerprint: Callable[[], str] = field(repr=False)
     found: str = ""  # in one line: how many classes, and how many samples of each split, and where
+    kind: Kind = "classes"  # of what is to be learned of a sample
 
     @cached_property
     def fingerprint(self) -> str:
@@ -59,6 +61,13 @@ class Dataset:
     def max_value(self) -> int | None:
         """What raw pixels are divided by; None when the samples are no images."""
         return self.train.max_value
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a model gives for a sample: one for each class or label, or those to be predicted."""
+        if self.kind != "numbers":
+            return len(self.class_names)
+        return 1 if self.train.targets.ndim == 1 else int(self.train.targets.shape[1])
 
     @cached_property
     def normalisation(self) -> Normalisation | None:
@@ -139,6 +148,7 @@ def divided(
     seed: int | None = None,
     places: Mapping[str, str] | None = None,
     left_alone: Sequence[str] = (),
+    kind: Kind = "classes",
 ) -> Dataset:
     """The data set of the parts that there are: train, and validation and test or what is divided off train.
 
@@ -151,18 +161,23 @@ def divided(
         wanted = {part: 0.0 if part in parts else share for part, share in shares.items()}
         fractions = Fractions(train=1.0 - sum(wanted.values()), **wanted)
     whole = parts["train"]
-    if len(class_names) < 2:
+    if kind != "classes":
+        _refuse_class_fields(spec, kind)
+    elif len(class_names) < 2:
         raise UserError(f"dataset {name} has {len(class_names)} class ({', '.join(class_names)}); two are needed")
-    for part, samples in parts.items():  # before the split, which draws a stream for each class
-        check_range(samples.labels, class_names, part=part, name=name)
+    else:
+        for part, samples in parts.items():  # before the split, which draws a stream for each class
+            check_range(samples.labels, class_names, part=part, name=name)
     chosen_seed = (split.seed if split else 0) if seed is None else seed
-    pieces = stratified_split(whole.labels, fractions, seed=chosen_seed, class_names=class_names)
+    strata = class_names if kind == "classes" else None
+    pieces = stratified_split(whole.labels, fractions, seed=chosen_seed, class_names=strata)
     splits = {
         part: parts[part] if part != "train" and part in parts else whole.take(piece)
         for part, piece in zip(("train", "validation", "test"), pieces, strict=True)
     }
-    for part, samples in splits.items():
-        check_classes(samples.labels, class_names, part=part, name=name)
+    if kind == "classes":
+        for part, samples in splits.items():
+            check_classes(samples.labels, class_names, part=part, name=name)
     if splits["train"].max_value is None:
         _refuse_image_fields(spec)
     return Dataset(
@@ -173,12 +188,14 @@ def divided(
         validation=splits["validation"],
         _test=splits["test"],
         _fingerprint=fingerprint or (lambda: content_fingerprint(splits)),
-        found=_found(name, class_names, splits, given=parts, places=places or {}, left_alone=left_alone),
+        found=_found(name, kind, class_names, splits, given=parts, places=places or {}, left_alone=left_alone),
+        kind=kind,
     )
 
 
 def _found(
     name: str,
+    kind: Kind,
     class_names: Sequence[str],
     splits: Mapping[str, Samples],
     *,
@@ -193,9 +210,9 @@ def _found(
         told.append(f"{len(splits[part]):,} {called}{place}")
     more = ", ..." if len(class_names) > _NAMED else ""
     beside = f"; left alone: {', '.join(left_alone)}" if left_alone else ""
+    learned = f"{len(class_names):,} {kind} ({', '.join(class_names[:_NAMED])}{more})"
     return (
-        f"dataset {name}: {len(class_names):,} classes ({', '.join(class_names[:_NAMED])}{more}); "
-        f"samples: {', '.join(told)}{beside}"
+        f"dataset {name}: {learned if kind != 'numbers' else 'numbers to predict'}; samples: {', '.join(told)}{beside}"
     )
 
 
@@ -224,11 +241,21 @@ def content_fingerprint(splits: Mapping[str, Samples]) -> str:
     digest = hashlib.sha256()
     for samples in splits.values():
         assert isinstance(samples, ImageArrays)
-        for array in (samples.images, samples.labels):
+        for array in (samples.images, samples.targets):
             # Shape and type first: else two arrays that differ only in those would look alike.
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def _refuse_class_fields(spec: DatasetSpec, kind: Kind) -> None:
+    why = f"is for classes, and the targets are {kind}; remove it"
+    if spec.sampling != "natural":
+        raise UserError(f"dataset.sampling {spec.sampling} {why}")
+    if spec.class_weights != "none":
+        raise UserError(f"dataset.classWeights {spec.class_weights} {why}")
+    if spec.augmentation.mixup or spec.augmentation.cutmix:
+        raise UserError(f"dataset.augmentation.{'mixup' if spec.augmentation.mixup else 'cutmix'} {why}")
 
 
 def _refuse_image_fields(spec: DatasetSpec) -> None:

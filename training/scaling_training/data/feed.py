@@ -49,7 +49,7 @@ class Feed:
         unreadable: str = "fail",
     ) -> None:
         self._samples = samples
-        self._labels = torch.from_numpy(samples.labels)
+        self._targets = torch.from_numpy(samples.targets)
         self._device = device
         self._keys = SampleWords(seed, Purpose.KEY, samples=len(samples), width=1)
         self._augmentation = augmentation
@@ -134,11 +134,11 @@ class Feed:
         epoch, indices = reading.request.epoch, reading.request.indices
         everything = indices if reading.pairs is None else reading.pairs.indices
         inputs = self._inputs(torch.as_tensor(raw.values), epoch, everything)
-        labels = self._labels[torch.from_numpy(reading.samples)].to(self._device)
+        targets = self._targets[torch.from_numpy(reading.samples)].to(self._device)
         keys = (self._keys.of(epoch, indices)[:, 0] >> np.uint64(1)).astype(np.int64)
         if self._mixing is not None and reading.pairs is not None:
-            inputs, labels = self._mixing.apply(inputs, labels, reading.pairs, epoch)
-        return Batch(inputs, labels, torch.from_numpy(keys).to(self._device))
+            inputs, targets = self._mixing.apply(inputs, targets, reading.pairs, epoch)
+        return Batch(inputs, targets, torch.from_numpy(keys).to(self._device))
 
     def _inputs(self, values: torch.Tensor, epoch: int, indices: NDArray[np.int64]) -> torch.Tensor:
         values = values.to(self._device, non_blocking=True)

@@ -33,6 +33,11 @@ class ImageFiles:
         return len(self.labels)
 
     @property
+    def targets(self) -> NDArray[np.int64]:
+        """The class of each sample."""
+        return self.labels
+
+    @property
     def max_value(self) -> int:
         """Files hold bytes."""
         return 255

@@ -31,7 +31,11 @@ class Samples(Protocol):
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """The class of each sample."""
+        """The class of each sample; where there are no classes, the same for all."""
+
+    @property
+    def targets(self) -> NDArray[Any]:
+        """What is to be learned of each sample: its class, labels or numbers (see `data.targets`)."""
 
     @property
     def max_value(self) -> int | None:

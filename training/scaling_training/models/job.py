@@ -34,7 +34,8 @@ def job_task(
     task = build_task(
         spec.model,
         input_shape=dataset.input_shape,
-        classes=len(dataset.class_names),
+        classes=dataset.outputs,
+        kind=dataset.kind,
         class_names=dataset.class_names,
         seed=spec.training.seed,
         label_smoothing=spec.training.label_smoothing,

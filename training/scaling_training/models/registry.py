@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from scaling_training.data.targets import Kind
     from scaling_training.models.task import Task
 
 log = logging.getLogger("scaling_training.models")
@@ -82,6 +83,7 @@ def build_task(
     input_shape: tuple[int, ...],
     classes: int,
     seed: int,
+    kind: Kind = "classes",
     class_names: Sequence[str] = (),
     label_smoothing: float = 0.0,
     class_weights: torch.Tensor | None = None,
@@ -89,6 +91,8 @@ def build_task(
     note: Callable[[str], None] | None = None,
 ) -> Task:
     """The task with its initial weights: those of ``spec.weights``, the rest a function of the seed.
+
+    ``classes`` and ``kind`` say what is to be learned: that many classes, or labels, or numbers.
 
     ``initial_weights=False`` leaves ``spec.weights`` alone, for a caller that loads a checkpoint. What was taken from
     them, and what was not, is told to ``note``, or else logged.
@@ -114,13 +118,14 @@ def build_task(
                 facts={
                     "input_shape": input_shape,
                     "classes": classes,
+                    "outputs": classes,
                     "class_names": tuple(class_names),
                     "label_smoothing": label_smoothing,
                     "class_weights": class_weights,
                 },
             )
         else:
-            task = _known(spec, input_shape, classes, label_smoothing, class_weights)
+            task = _known(spec, input_shape, classes, kind, label_smoothing, class_weights)
     replace_dropout(task.model, p=spec.dropout, name=spec.title)
     if spec.weights is not None and initial_weights:
         from scaling_training.models.weights import load_initial
@@ -133,7 +138,8 @@ def build_task(
 def _known(
     spec: ModelSpec,
     input_shape: tuple[int, ...],
-    classes: int,
+    outputs: int,
+    kind: Kind,
     label_smoothing: float,
     class_weights: torch.Tensor | None,
 ) -> Task:
@@ -141,7 +147,7 @@ def _known(
 
     from scaling_training.errors import UserError
     from scaling_training.models.adapt import last_layer
-    from scaling_training.models.task import ClassificationTask
+    from scaling_training.models.task import ClassificationTask, MultiLabelTask, RegressionTask
 
     record = lookup(MODELS, str(spec.name), field="model.name")
     if len(input_shape) != 3:
@@ -150,9 +156,14 @@ def _known(
             "model.factory for them"
         )
     channels, height, width = input_shape
-    model = record.build(spec, (channels, height, width), classes)
+    if kind != "classes" and label_smoothing:
+        raise UserError(f"training.labelSmoothing is for classes, and the data set's targets are {kind}; remove it")
+    model = record.build(spec, (channels, height, width), outputs)
     if record.channels_last(record.name):
         model = model.to(memory_format=torch.channels_last)
-    return ClassificationTask(
-        model, classes, label_smoothing=label_smoothing, class_weights=class_weights, head=last_layer(model)
-    )
+    head = last_layer(model)
+    if kind == "labels":
+        return MultiLabelTask(model, outputs, head=head)
+    if kind == "numbers":
+        return RegressionTask(model, outputs, head=head)
+    return ClassificationTask(model, outputs, label_smoothing=label_smoothing, class_weights=class_weights, head=head)

@@ -15,6 +15,8 @@ from torch.nn import functional
 
 from scaling_training.data.batches import Batch
 from scaling_training.evaluate.classification import ClassificationTally
+from scaling_training.evaluate.multilabel import MultiLabelTally
+from scaling_training.evaluate.regression import RegressionTally
 from scaling_training.evaluate.tally import Tally
 
 # What a task of the user's is checked for, besides a model.
@@ -71,7 +73,7 @@ class ClassificationTask:
 
     def loss_sum(self, output: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The sum of the samples' losses, in float32 at least."""
-        scores = output.float() if output.dtype in _HALF else output
+        scores = _wide(output)
         targets = batch.targets.to(scores.dtype) if batch.targets.is_floating_point() else batch.targets
         weights = None if self.class_weights is None else self.class_weights.to(scores)
         return functional.cross_entropy(
@@ -81,3 +83,62 @@ class ClassificationTask:
     def tally(self, device: torch.device) -> ClassificationTally:
         """What an evaluation counts."""
         return ClassificationTally(self.classes, loss_sum=self.loss_sum, device=device)
+
+
+@dataclass(frozen=True, slots=True)
+class MultiLabelTask:
+    """Any number of ``labels`` is true of a sample; the loss is binary cross-entropy, the mean over the labels.
+
+    The model turns ``batch.inputs`` into scores before the sigmoid, [n, labels]. Targets are 0 or 1, float [n, labels].
+    ``head`` is as for `ClassificationTask`.
+    """
+
+    model: nn.Module
+    labels: int
+    head: str = ""
+
+    def inputs(self, batch: Batch) -> tuple[torch.Tensor, ...]:
+        """The model's positional arguments."""
+        return (batch.inputs,)
+
+    def loss_sum(self, output: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The sum of the samples' losses, in float32 at least."""
+        scores = _wide(output)
+        targets = batch.targets.to(scores.dtype)
+        return functional.binary_cross_entropy_with_logits(scores, targets, reduction="sum") / self.labels
+
+    def tally(self, device: torch.device) -> MultiLabelTally:
+        """What an evaluation counts."""
+        return MultiLabelTally(self.labels, loss_sum=self.loss_sum, device=device)
+
+
+@dataclass(frozen=True, slots=True)
+class RegressionTask:
+    """``outputs`` numbers to predict for each sample; the loss is the squared error, the mean over the outputs.
+
+    The model turns ``batch.inputs`` into numbers [n, outputs], or [n] for one; targets are float, of either shape.
+    Nothing is scaled: errors are in the unit of the targets. ``head`` is as for `ClassificationTask`.
+    """
+
+    model: nn.Module
+    outputs: int = 1
+    head: str = ""
+
+    def inputs(self, batch: Batch) -> tuple[torch.Tensor, ...]:
+        """The model's positional arguments."""
+        return (batch.inputs,)
+
+    def loss_sum(self, output: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The sum of the samples' losses, in float32 at least."""
+        # In one shape: [n, 1] less [n] would be all pairs.
+        predicted = _wide(output).reshape(len(batch), self.outputs)
+        targets = batch.targets.to(predicted.dtype).reshape(len(batch), self.outputs)
+        return functional.mse_loss(predicted, targets, reduction="sum") / self.outputs
+
+    def tally(self, device: torch.device) -> RegressionTally:
+        """What an evaluation counts."""
+        return RegressionTally(self.outputs, loss_sum=self.loss_sum, device=device)
+
+
+def _wide(output: torch.Tensor) -> torch.Tensor:
+    return output.float() if output.dtype in _HALF else output

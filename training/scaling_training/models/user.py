@@ -14,14 +14,16 @@ from torch import nn
 
 from scaling_api.spec import ModelSpec
 from scaling_training.data.batches import Batch
+from scaling_training.data.targets import FORMS, Kind
 from scaling_training.errors import UserError
 from scaling_training.factory import call, resolve, told
 from scaling_training.models.dropout import keyed
-from scaling_training.models.task import METHODS, ClassificationTask, Task
+from scaling_training.models.task import METHODS, ClassificationTask, MultiLabelTask, RegressionTask, Task
 
 log = logging.getLogger("scaling_training.models")
 
 _FIELD = "model.factory"
+_KINDS: Mapping[Kind, type] = {"classes": ClassificationTask, "labels": MultiLabelTask, "numbers": RegressionTask}
 _INSTEAD = "training.compile compiles a model, and training.parallelism divides the work"
 _NEEDED = f"a task: an object with model (a torch.nn.Module) and the methods {' and '.join(METHODS)}"
 
@@ -45,7 +47,7 @@ def task_from(spec: ModelSpec, *, facts: Mapping[str, Any]) -> Task:
     if isinstance(found, nn.Module) and not all(hasattr(found, name) for name in METHODS):
         raise UserError(
             f"{_FIELD} {path} returned a model ({type(found).__name__}), not {_NEEDED}; for classification return "
-            "ClassificationTask(model, classes)"
+            "ClassificationTask(model, classes), for labels MultiLabelTask, for numbers RegressionTask"
         )
     missing = [name for name in METHODS if not callable(getattr(found, name, None))]
     if missing or not isinstance(getattr(found, "model", None), nn.Module):
@@ -89,13 +91,23 @@ def _bare(module: nn.Module) -> nn.Module:
             return module
 
 
-def check_task(task: Task, batch: Batch, *, classes: int, field: str = "model", modules: Iterable[str] = ()) -> None:
+def check_task(
+    task: Task,
+    batch: Batch,
+    *,
+    classes: int,
+    kind: Kind = "classes",
+    field: str = "model",
+    modules: Iterable[str] = (),
+) -> None:
     """Run the task on a few real samples: once as an evaluation does, and once as a training step does.
 
     UserError when it cannot take them, when its output is not one score for each class, when its loss is not one
-    number, or when no gradient comes back from that. The model is left as it was. ``field`` is the spec's field that
-    the sentence blames, ``modules`` the user's own (see `factory.user_code`).
+    number, or when no gradient comes back from that. The model is left as it was. ``classes`` and ``kind`` are what the
+    data set has of targets, ``field`` is the spec's field that the sentence blames, ``modules`` the user's own (see
+    `factory.user_code`).
     """
+    _check_kind(task, kind, field)
     device = batch.inputs.device
     try:
         with _as_it_was(task.model, device):
@@ -160,23 +172,35 @@ def _as_it_was(model: nn.Module, device: torch.device) -> Iterator[None]:
                     buffer.copy_(before)
 
 
+def _check_kind(task: Task, kind: Kind, field: str) -> None:
+    """A task of this library goes with one kind of targets; one of the user's own knows what it does."""
+    taken = next((taken for taken, made in _KINDS.items() if isinstance(task, made)), kind)
+    if taken != kind:
+        raise UserError(
+            f"{field}: the task is a {type(task).__name__}, which learns {taken}, and the data set's targets are "
+            f"{kind}; return a {_KINDS[kind].__name__}, or have the data set give {taken}: {FORMS}"
+        )
+
+
 def _check_scores(task: Task, output: Any, batch: Batch, classes: int, field: str, when: str) -> None:
-    if not isinstance(task, ClassificationTask):
+    if not isinstance(task, tuple(_KINDS.values())):
         return
+    name, what = type(task).__name__, next(what for what, made in _KINDS.items() if isinstance(task, made))
     if not isinstance(output, torch.Tensor):
         raise UserError(
-            f"{field}: {when} the output is {_article(output)}, and ClassificationTask takes the scores alone, a "
-            f"tensor ({len(batch)}, {classes}); return that, or a task of your own whose loss_sum reads all of it"
+            f"{field}: {when} the output is {_article(output)}, and {name} takes the scores alone, a tensor "
+            f"({len(batch)}, {classes}); return that, or a task of your own whose loss_sum reads all of it"
         )
-    if tuple(output.shape) != (len(batch), classes):
+    alone = what == "numbers" and classes == 1 and tuple(output.shape) == (len(batch),)
+    if tuple(output.shape) != (len(batch), classes) and not alone:
         raise UserError(
             f"{field}: {when} the output for {len(batch)} samples has the shape {tuple(output.shape)}; the data set "
-            f"has {classes} classes, so it must be ({len(batch)}, {classes})"
+            f"has {classes} {what}, so it must be ({len(batch)}, {classes})"
         )
     if not output.is_floating_point():
         raise UserError(
-            f"{field}: {when} the output is of {output.dtype}; scores must be floating point: return them before any "
-            "argmax"
+            f"{field}: {when} the output is of {output.dtype}; it must be floating point: return it before any argmax "
+            "or rounding"
         )
 
 

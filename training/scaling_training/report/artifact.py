@@ -32,6 +32,9 @@ def write_model(write: Callable[[str, bytes], None], weights: bytes, spec: Scali
         "model": without_secrets(spec.model.to_json_dict()),
         "inputShape": list(dataset.input_shape),
         "classes": list(dataset.class_names),
+        # What comes out: a score for each class or label, or numbers.
+        "kind": dataset.kind,
+        "outputs": dataset.outputs,
         # None: the inputs are no images, the model takes them as they are.
         "normalisation": normalisation
         and {"maxValue": dataset.max_value, "mean": list(normalisation.mean), "std": list(normalisation.std)},
@@ -63,7 +66,8 @@ def load_model(folder: str | Storage) -> tuple[Task, dict[str, Any]]:
     task = build_task(
         ModelSpec.model_validate(architecture["model"]),
         input_shape=tuple(architecture["inputShape"]),
-        classes=len(architecture["classes"]),
+        classes=architecture.get("outputs", len(architecture["classes"])),
+        kind=architecture.get("kind", "classes"),
         class_names=architecture["classes"],
         seed=0,
         initial_weights=False,

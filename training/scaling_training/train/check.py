@@ -55,14 +55,16 @@ def _check_model(spec: ScalingJobSpec, dataset: Dataset, note: Note) -> None:
 
     task, device = _task(spec, dataset, note)
     if spec.model.factory is None:
-        targets = torch.zeros(2, dtype=torch.int64, device=device)
-        sample = Batch(torch.zeros(2, *dataset.input_shape, device=device), targets, targets)
+        # Of the right kind and shape; no class has another cost than the first.
+        targets = torch.zeros_like(torch.from_numpy(dataset.train.targets[:2]), device=device)
+        keys = torch.zeros(len(targets), dtype=torch.int64, device=device)
+        sample = Batch(torch.zeros(len(targets), *dataset.input_shape, device=device), targets, keys)
         field = f"model.name {spec.model.name}"
     else:
         feed = dataset.feed(dataset.validation, device=device, seed=spec.training.seed)
         sample, field = feed.get(0, np.arange(2)), "model.factory"
     modules = [spec.model.factory] if spec.model.factory is not None else []
-    check_task(task, sample, classes=len(dataset.class_names), field=field, modules=modules)
+    check_task(task, sample, classes=dataset.outputs, kind=dataset.kind, field=field, modules=modules)
     axes = spec.training.parallelism
     shape = MeshShape(pipeline=axes.pipeline, fsdp=axes.fsdp, tensor=axes.tensor)
     check_model(task.model, Mesh(shape, rank=0), name=spec.model.title)

@@ -89,7 +89,8 @@ def set_up(spec: ScalingJobSpec, world: World, *, earlier: Callable[[], Layout |
     if training.deterministic:
         steady_pooling(task.model)
     if spec.model.factory is not None:
-        check_task(task, validation_feed.get(0, np.arange(2)), classes=len(dataset.class_names), field="model.factory")
+        sample = validation_feed.get(0, np.arange(2))
+        check_task(task, sample, classes=dataset.outputs, kind=dataset.kind, field="model.factory")
 
     around = precision(training, world.device)
     layout = None

@@ -227,12 +227,12 @@ def test_numbers_that_are_no_pixels_are_taken_as_they_are() -> None:
         pytest.param(nothing, "returned train as NoneType; it must return", id="nothing"),
         pytest.param(text, "returned train as str; it must return", id="text"),
         pytest.param(no_train, "returned a mapping with training; it must return", id="no training part"),
-        pytest.param(wrong_labels, r"returned train with inputs uint8\[5, 8, 8\] and labels int64\[4\]", id="lengths"),
+        pytest.param(wrong_labels, r"returned train with inputs uint8\[5, 8, 8\] and targets int64\[4\]", id="lengths"),
         pytest.param(high_labels, "has 1 class", id="too few names"),
         pytest.param(negative_labels, "labels of train run from -1 to 1, .*number the classes from 0", id="negative"),
         pytest.param(labels_without_a_name, "labels of validation run from 1 to 2, but there are 2", id="no name"),
         pytest.param(other_shapes, "samples differ in shape", id="shapes"),
-        pytest.param(no_pairs, r"an item of train is not \(input, label\)", id="no pairs"),
+        pytest.param(no_pairs, r"train: an item is not \(input, target\)", id="no pairs"),
     ],
 )
 def test_a_factory_that_returns_something_else_is_told_so(function: Callable[..., Any], sentence: str) -> None:

@@ -250,7 +250,7 @@ class OverwritesWhatTheGradientNeeds(nn.Linear):
             r"in training the output is an object of type tuple, and .* the scores alone, a tensor \(2, 3\)",
             id="a tuple in training only",
         ),
-        pytest.param(Chosen, "in evaluation the output is of torch.int64; scores must be floating", id="no scores"),
+        pytest.param(Chosen, "in evaluation the output is of torch.int64; it must be floating", id="no scores"),
         pytest.param(
             OverwritesWhatTheGradientNeeds,
             "cannot be taken back through the model: it raised RuntimeError: one of",
