@@ -30,6 +30,7 @@ class ConditionType(Described):
     RUNNING = "Running", "True: the driver runs."
     SUSPENDED = "Suspended", "True: no pods are left and none will come until suspend is false."
     UP_TO_DATE = "UpToDate", "False: an edit waits for the next attempt."
+    STALLED = "Stalled", "True: the driver answers, and nothing has advanced for ten minutes. Absent until then."
     SUCCEEDED = "Succeeded", "True: the job has ended, with a result."
     FAILED = "Failed", "True: the job has ended without a result; reason and message say why."
 
@@ -80,6 +81,8 @@ class Reason(Described):
     CLUSTER_READY = "ClusterReady", "Head and workers are up."
     DRIVER_RUNNING = "DriverRunning", "The driver's container runs."
     DRIVER_STARTING = "DriverStarting", "The driver's container has not started yet."
+    NOT_ADVANCING = "NotAdvancing", "By the driver's own word, no step was made and no stage went on."
+    ADVANCING = "Advancing", "Something advances again."
     SUSPENDING = "Suspending", "The driver saves a checkpoint; then the pods go."
     SUSPENDED = "Suspended", "All pods are gone."
     RESUMED = "Resumed", "Suspend is false again: a new attempt goes on from the last checkpoint."

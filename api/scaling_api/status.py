@@ -110,6 +110,10 @@ class Progress(Model):
         None,
         description="When this attempt's first optimizer step was done.",
     )
+    stalled_since: Time | None = Field(
+        None,
+        description="Since when nothing has advanced although the driver runs; absent while something does.",
+    )
     summary: Annotated[str, StringConstraints(max_length=120)] = Field("", description='For a table: "42% (3m left)".')
     updated_at: Time = Field(description="When the driver sent this.")
 

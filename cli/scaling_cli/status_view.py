@@ -184,6 +184,9 @@ def _trouble(status: Mapping[str, Any]) -> str:
         condition = conditions.get(kind, {})
         if condition.get("status") == "False" and status.get("phase") not in ("Succeeded", "Suspended", "Suspending"):
             return str(condition.get("message", ""))
+    stalled = conditions.get("Stalled", {})
+    if stalled.get("status") == "True":
+        return str(stalled.get("message", ""))
     return next((str(stage["message"]) for stage in status.get("stages", []) if stage.get("message")), "")
 
 

@@ -1,4 +1,4 @@
-"""Times as people and Kubernetes read them."""
+"""Times as people and Kubernetes read them, and the time of one who watches others."""
 
 from __future__ import annotations
 
@@ -34,3 +34,21 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes}m"
     return f"{minutes // 60}h {minutes % 60}m"
+
+
+class Clock:
+    """Time that passes only while the watching process runs: at most ``longest_s`` between two looks.
+
+    So one that was stopped, or had no CPU, does not take its own absence for that of those it watches.
+    """
+
+    def __init__(self, now: float, longest_s: float) -> None:
+        self._last = now
+        self._longest_s = longest_s
+        self._time = 0.0
+
+    def tick(self, now: float) -> float:
+        """The time, at monotonic second ``now``."""
+        self._time += min(max(0.0, now - self._last), self._longest_s)
+        self._last = now
+        return self._time

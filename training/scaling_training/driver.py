@@ -42,6 +42,7 @@ from scaling_training.ledger import AttemptTakenError, Ledger, Record, Supersede
 from scaling_training.progress import ProgressModel
 from scaling_training.progress.last_words import last_words
 from scaling_training.progress.show import Ears, Show
+from scaling_training.progress.stall import StallWatch
 from scaling_training.stages import STAGES
 from scaling_training.stages.base import Run
 from scaling_training.stages.pipeline import run_stages
@@ -102,7 +103,7 @@ def drive(settings: Settings, shows: Sequence[ShowMaker], give_up: GiveUp) -> En
     ledger = Ledger(settings.storage, attempt=settings.attempt, previous=previous)
     edits = _Edits()
     ears = Ears(superseded=lambda: _confirm_superseded(ledger, stop), bounds=edits.hear)
-    running = [make(model, ears) for make in shows]
+    running = [*(make(model, ears) for make in shows), StallWatch(model)]
     with stop:
         for show in running:
             show.start()

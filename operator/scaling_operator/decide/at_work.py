@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from scaling_api.reasons import ConditionType, Failure, Reason
 
@@ -10,6 +12,8 @@ from . import conditions
 from .conditions import Verdict
 from .failure import known_in_s
 from .outcome import Outcome, noted, sooner
+from .stalled import event as stalled_event
+from .stalled import stalled
 from .types import (
     Action,
     AttemptRecord,
@@ -29,8 +33,13 @@ _FAILURES = frozenset(str(failure) for failure in Failure)
 _MAX_LOSS_EVENTS = 3
 
 
-def keep_at_work(job: Job, observed: Observed, current: AttemptRecord, head_missing: bool, now: float) -> Outcome:
-    """Create and delete what the attempt's cluster lacks or has too much of; replace what was lost."""
+def keep_at_work(
+    job: Job, observed: Observed, status: Mapping[str, Any], current: AttemptRecord, head_missing: bool, now: float
+) -> Outcome:
+    """Create and delete what the attempt's cluster lacks or has too much of; replace what was lost.
+
+    `status` is what was persisted, the driver's reports included.
+    """
     memory, groups, number = observed.memory, job.spec.cluster.workers, current.number
     plan = plan_workers(groups, observed, job.name, number, now=now)
     head = observed.head(number)
@@ -43,12 +52,14 @@ def keep_at_work(job: Job, observed: Observed, current: AttemptRecord, head_miss
         ConditionType.RUNNING: running,
         ConditionType.SUSPENDED: Verdict(False, Reason.ACTIVE, "The job is active."),
         ConditionType.UP_TO_DATE: conditions.up_to_date(current.digest in (None, observed.digest)),
+        **stalled(status, memory, number, ready=ready.holds),
     }
     before = memory.conditions.get(ConditionType.CLUSTER_READY)
     told = [_replacement(loss.slot.key, loss.trouble) for loss in plan.losses if loss.trouble is not None]
     events = told[:_MAX_LOSS_EVENTS]
     if ready.reason in _FAILURES and (before is None or before.reason != ready.reason):
         events.append(Event("Warning", ready.reason, ready.message))
+    events += stalled_event(memory, verdicts)
     memory = replace(
         memory,
         incarnations=raised(memory.incarnations, plan.losses),

@@ -74,10 +74,13 @@ def fail_job(memory: Memory, trouble: Trouble, *, now: float) -> Memory:
 def _end_attempt(memory: Memory, outcome: str, reason: str, message: str, *, now: float) -> Memory:
     assert memory.current is not None
     record = replace(memory.current, ended_at=now, outcome=outcome, reason=str(reason), message=message)
+    verdicts = conditions.ended()
+    if ConditionType.STALLED in memory.conditions:
+        verdicts[ConditionType.STALLED] = verdicts[ConditionType.RUNNING]
     return replace(
         memory,
         attempts=(*memory.attempts[:-1], record),
-        conditions=conditions.merged(memory.conditions, conditions.ended(), now=now),
+        conditions=conditions.merged(memory.conditions, verdicts, now=now),
     )
 
 

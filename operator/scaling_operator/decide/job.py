@@ -48,7 +48,7 @@ def decide(job: Job, observed: Observed, status: Mapping[str, object], *, now: f
         memory = replace(memory, conditions=conditions.merged(memory.conditions, accepted, now=now))
         observed = replace(observed, memory=memory)
         current = memory.current
-        outcome = _between(job, observed, now) if current is None else _during(job, observed, current, now)
+        outcome = _between(job, observed, now) if current is None else _during(job, observed, status, current, now)
         outcome = replace(outcome, events=[*refused, *outcome.events])
     return _decision(job, observed, status, outcome)
 
@@ -108,7 +108,7 @@ def _between(job: Job, observed: Observed, now: float) -> Outcome:
     return Outcome(begun, phase, actions, [event], alive={})
 
 
-def _during(job: Job, observed: Observed, current: AttemptRecord, now: float) -> Outcome:
+def _during(job: Job, observed: Observed, status: Mapping[str, object], current: AttemptRecord, now: float) -> Outcome:
     """An attempt is at work: has it ended, should it end, and if neither, what is missing?"""
     memory, policy = observed.memory, job.spec.run_policy
     old = clean_up(observed, except_attempt=current.number)
@@ -135,7 +135,7 @@ def _during(job: Job, observed: Observed, current: AttemptRecord, now: float) ->
     if isinstance(verdict, HeadStopping):
         return _stopping(memory, verdict, old, left_s, now)
     waiting_s = verdict.look_again_s if isinstance(verdict, HeadFine) else None
-    outcome = keep_at_work(job, observed, current, isinstance(verdict, HeadMissing), now)
+    outcome = keep_at_work(job, observed, status, current, isinstance(verdict, HeadMissing), now)
     return replace(
         outcome,
         actions=[*old, *outcome.actions],

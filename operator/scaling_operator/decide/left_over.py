@@ -17,6 +17,9 @@ from scaling_api.driver import CONTAINER_DRIVER, ProgressReport
 
 from .types import Memory, Observed, PodView
 
+# What progress says of a stage that is at work, and of no other.
+_OF_WORK = ("etaSeconds", "stalledSince")
+
 
 def settled(status: Mapping[str, Any], memory: Memory, observed: Observed, job: str) -> dict[str, Any]:
     """Changes of the driver's fields, as merge patches; empty while an attempt is at work or all is well.
@@ -37,7 +40,7 @@ def _completed(status: Mapping[str, Any], attempt: int, head: PodView | None) ->
     told = _last_words(head, attempt)
     after = dict(status) if told is None else {**status, **told.to_status()}
     if progress := after.get("progress"):
-        kept = {name: value for name, value in progress.items() if name != "etaSeconds"}
+        kept = {name: value for name, value in progress.items() if name not in _OF_WORK}
         after["progress"] = {**kept, "percent": 100.0, "summary": "done"}
     if stages := after.get("stages"):
         after["stages"] = [_ended(stage, "Succeeded") for stage in stages]
@@ -48,8 +51,11 @@ def _broken_off(status: Mapping[str, Any], ended: str) -> dict[str, Any]:
     progress, stages = status.get("progress") or {}, status.get("stages") or []
     changes: dict[str, Any] = {}
     at_work = any(stage.get("state") == "Running" for stage in stages)
-    if progress and (at_work or "etaSeconds" in progress):
-        changes["progress"] = {"summary": f"stopped at {progress.get('percent', 0.0):.0f}%", "etaSeconds": None}
+    if progress and (at_work or any(name in progress for name in _OF_WORK)):
+        changes["progress"] = {
+            "summary": f"stopped at {progress.get('percent', 0.0):.0f}%",
+            **{name: None for name in _OF_WORK if name in progress},
+        }
     if at_work:
         changes["stages"] = [
             {**stage, "state": ended} if stage.get("state") == "Running" else stage for stage in stages

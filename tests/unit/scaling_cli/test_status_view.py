@@ -55,6 +55,15 @@ RUNNING = a_job(
             id="waiting says for what",
         ),
         pytest.param(
+            a_job(
+                phase="Running",
+                attempt=1,
+                conditions=[condition("ClusterReady", "True", "2 workers"), condition("Stalled", "True", "no step")],
+            ),
+            "Running, attempt 1: no step",
+            id="what does not advance says so",
+        ),
+        pytest.param(
             a_job(phase="Failed", attempt=4, conditions=[condition("Failed", "True", "the image is missing")]),
             "Failed, attempt 4: the image is missing",
             id="a failure says why",

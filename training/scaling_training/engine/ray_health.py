@@ -5,7 +5,7 @@ driver. So both are asked by gRPC's health protocol, which they serve without Ra
 nothing else. One that has answered and then no longer does for SILENT_S is given up: nothing in this process that needs
 Ray would come to an end, so its caller has to end the process.
 
-No false alarms: the time counts only while this process runs (`watchdog.Clock`), so that neither code that keeps the
+No false alarms: the time counts only while this process runs (`Clock`), so that neither code that keeps the
 interpreter's lock nor a process that was stopped itself takes its own absence for Ray's.
 """
 
@@ -19,15 +19,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from scaling_training.engine.watchdog import Clock
+from scaling_training.clock import Clock
 
 log = logging.getLogger(__name__)
 
 ASK_EVERY_S = 5.0
 ANSWER_LIMIT_S = 5.0
 SILENT_S = 30.0
-# Far below the second that the clock counts at most between two looks.
 LOOK_EVERY_S = 0.25
+# What the clock counts at most between two looks.
+LONGEST_S = 1.0
 
 _METHOD = "/grpc.health.v1.Health/Check"
 _CHANNEL_OPTIONS = (
@@ -59,7 +60,7 @@ class Answers:
 
     def __init__(self, *, now: float) -> None:
         self._lock = threading.Lock()
-        self._clock = Clock(now)
+        self._clock = Clock(now, LONGEST_S)
         self._heard: dict[str, float] = {}
 
     def answered(self, name: str, *, now: float) -> None:

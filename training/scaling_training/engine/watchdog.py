@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from scaling_training.clock import Clock
 from scaling_training.world.heartbeat import Heartbeat, Phase
 
 # Silence. An answer takes milliseconds and no CPU to speak of; the interpreter's lock, which it needs, changes hands
@@ -71,25 +72,11 @@ class Stuck:
     silent: bool = False  # they do not answer
 
 
-class Clock:
-    """Time that passes only while the watching process runs."""
-
-    def __init__(self, now: float) -> None:
-        self._last = now
-        self._time = 0.0
-
-    def tick(self, now: float) -> float:
-        """The time, at monotonic second ``now``."""
-        self._time += min(max(0.0, now - self._last), TICK_S)
-        self._last = now
-        return self._time
-
-
 class Watchdog:
     """Gathers what the processes of one group say. ``now`` is a monotonic second everywhere."""
 
     def __init__(self, size: int, *, now: float) -> None:
-        self._clock = Clock(now)
+        self._clock = Clock(now, TICK_S)
         self._seen = {rank: Seen() for rank in range(size)}
 
     def asked(self, rank: int, *, now: float) -> None:

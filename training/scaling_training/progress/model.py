@@ -48,6 +48,7 @@ class Snapshot:
     score: Score | None = None
     accuracy: float | None = None
     message: str = ""
+    stalled_since: float | None = None  # Unix time; None while something advances
     ended: bool = False
     revision: int = 0
     landmark: int = 0
@@ -92,13 +93,19 @@ class Snapshot:
         at_work = stage.state == "Running" and not self.ended
         now = utc()
         first_step_at = None if self.first_step_at is None else utc(self.first_step_at)
+        stalled_since = utc(self.stalled_since) if at_work and self.stalled_since is not None else None
         if stage.name != "train" or self.training is None:
             done = stage.state in ("Succeeded", "Reused")
             percent = 100.0 if done else round(100.0 * (stage.share or 0.0), 2)
             far = f" {percent:.0f}%" if stage.share is not None and not done else ""
             summary = "done" if done and self.ended else f"{stage.name}{far}" if done or at_work else "stopped"
             return Progress(
-                stage=stage.name, percent=percent, summary=summary, first_step_at=first_step_at, updated_at=now
+                stage=stage.name,
+                percent=percent,
+                summary=summary,
+                first_step_at=first_step_at,
+                stalled_since=stalled_since,
+                updated_at=now,
             )
         training = self.training
         eta_s = training.eta_s if at_work and training.eta_s is not None and math.isfinite(training.eta_s) else None
@@ -118,6 +125,7 @@ class Snapshot:
             },
             checkpoint=training.checkpoint,
             first_step_at=first_step_at,
+            stalled_since=stalled_since,
             summary=f"{training.percent:.0f}%{left}"
             if at_work or stage.state == "Succeeded"
             else _stopped_at(training),
@@ -197,6 +205,11 @@ class ProgressModel:
         self._change(landmark=bool(message), message=message)
         if current is not None and current.state == "Running":
             self._set_stage(current.name, message=message)
+
+    def stalled(self, since: float | None) -> None:
+        """Since this Unix time nothing has advanced; None: something does."""
+        if since != self._snapshot.stalled_since:
+            self._change(landmark=True, stalled_since=since)
 
     def note(self, sentence: str) -> None:
         """What the stage at work, or the first before it begins, found or took, to be read by its user; it stays."""
