@@ -1,10 +1,10 @@
-"""The whole suite in two lanes side by side: tests on Kubernetes mostly wait, and meanwhile the others compute.
+"""The whole suite in lanes side by side: tests on Kubernetes mostly wait, and meanwhile the others compute.
 
     python -m tests.lanes [arguments of pytest]
 
 Each lane is a pytest of its own. Its lines are printed as they come, with the lane's name in front; in the end come
 the tests that took longest, CPU seconds and wall time beside the budget, and the last line of each lane. The exit
-code is the worse one. Ctrl-C ends both in good order.
+code is the worst one. Ctrl-C ends them in good order.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ from xml.etree import ElementTree
 from tests import cpu_time
 from tests.cluster.kube.access import why_no_cluster
 
-LANES = {"cluster": ["tests/cluster"], "machine": ["tests/unit", "tests/local"]}
+MACHINE = ["tests/unit", "tests/local"]
+CLUSTER = ["tests/cluster"]
+# Of these, the ones whose pods really train; all others need a control plane, for the most part.
+TRAINING = ["tests/cluster/scenarios/test_disturbed.py", "tests/cluster/scenarios/test_training.py"]
 # Of the whole suite, on two cores.
 BUDGET_S = 20 * 60
 BUDGET_CORES = 2
@@ -79,7 +82,7 @@ class Lane:
         assert self.process.stdout is not None
         with self.process.stdout as output:
             for line in output:
-                # In one write: the other lane prints as well.
+                # In one write: the other lanes print as well.
                 sys.stdout.write(f"{self.name} | {line.rstrip()}\n")
                 sys.stdout.flush()
                 if line.strip():
@@ -87,31 +90,31 @@ class Lane:
 
 
 def run(commands: Mapping[str, list[str]]) -> int:
-    """Run the commands side by side, report, and return the worse exit code."""
+    """Run the commands side by side, report, and return the worst exit code."""
     began, before = time.monotonic(), cpu_time.used()
     width = shutil.get_terminal_size((120, 24)).columns - max(len(name) for name in commands) - len(" | ")
     with tempfile.TemporaryDirectory(prefix="scaling-lanes-") as folder:
-        lanes: list[Lane] = []
-        with _interrupting(lanes):
+        started: list[Lane] = []
+        with _interrupting(started):
             for name, command in commands.items():
-                lanes.append(Lane.start(name, command, Path(folder), width=width))
-            codes = [lane.wait() for lane in lanes]
-        took = [one for lane in lanes for one in durations(lane.durations)]
+                started.append(Lane.start(name, command, Path(folder), width=width))
+            codes = [lane.wait() for lane in started]
+        took = [one for lane in started for one in durations(lane.durations)]
     lines = ["", "What took longest, set-up included:", *slowest(took)]
     lines += ["", budget(time.monotonic() - began, cpu_time.used().since(before))]
     if reason := why_no_cluster():
         lines += [f"Not run: tests/cluster: {reason}; then: make cluster"]
-    lines += [f"{lane.name} | {lane.closing}" for lane in lanes]
+    lines += [f"{lane.name} | {lane.closing}" for lane in started]
     sys.stdout.write("\n".join(lines) + "\n")
     return worst(codes)
 
 
 @contextmanager
-def _interrupting(lanes: Iterable[Lane]) -> Iterator[None]:
+def _interrupting(started: Iterable[Lane]) -> Iterator[None]:
     """Meanwhile, Ctrl-C and SIGTERM interrupt the lanes; whoever waits for them goes on waiting."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        for lane in lanes:
+        for lane in started:
             if lane.process.poll() is None:
                 lane.process.send_signal(signal.SIGINT)
 
@@ -154,10 +157,19 @@ def _minutes(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
+def lanes(*, own_clusters: bool) -> dict[str, list[str]]:
+    """What each lane runs. Two operators, and those who disturb the API server, need clusters of their own."""
+    if not own_clusters:
+        return {"cluster": CLUSTER, "machine": MACHINE}
+    control = [*CLUSTER, *(f"--ignore={path}" for path in TRAINING)]
+    return {"training": TRAINING, "control": control, "machine": MACHINE}
+
+
 def main() -> int:
-    """The two lanes, with pytest's arguments from the command line."""
+    """All lanes, with pytest's arguments from the command line."""
     pytest = [sys.executable, "-m", "pytest"]
-    return run({name: [*pytest, *paths, *sys.argv[1:]] for name, paths in LANES.items()})
+    chosen = lanes(own_clusters=not os.environ.get("KUBECONFIG"))
+    return run({name: [*pytest, *paths, *sys.argv[1:]] for name, paths in chosen.items()})
 
 
 if __name__ == "__main__":

@@ -22,6 +22,17 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
+@pytest.mark.parametrize("own_clusters", [True, False])
+def test_every_test_is_in_one_lane(own_clusters: bool) -> None:
+    files = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "tests").rglob("test_*.py")}
+    taken: list[str] = []
+    for arguments in lanes.lanes(own_clusters=own_clusters).values():
+        ignored = {argument.removeprefix("--ignore=") for argument in arguments if argument.startswith("--ignore=")}
+        for path in arguments:
+            taken += [file for file in files - ignored if file == path or file.startswith(f"{path}/")]
+    assert sorted(taken) == sorted(files)
+
+
 @pytest.mark.parametrize(
     ("codes", "whole"),
     [
@@ -34,7 +45,7 @@ def python(code: str) -> list[str]:
         pytest.param([5, 5], 5, id="there was nothing to run"),
     ],
 )
-def test_the_exit_code_is_the_worse_one(codes: list[int], whole: int) -> None:
+def test_the_exit_code_is_the_worst_one(codes: list[int], whole: int) -> None:
     assert lanes.worst(codes) == whole
 
 
