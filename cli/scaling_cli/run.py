@@ -11,7 +11,10 @@ import argparse
 import os
 import re
 import shlex
+import shutil
 import sys
+import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     place.add_argument("--run-dir", metavar="DIR", help=f"folder of the run, new or empty (default: {RUNS}/NAME-TIME)")
     place.add_argument("--resume", metavar="DIR", help="go on with an earlier run's folder")
     parser.add_argument(
+        "--force",
+        action="store_true",
+        help="with --resume: go on though the folder looks in use; the run that uses it is stopped, if it lives",
+    )
+    parser.add_argument(
         "--workers", type=int, metavar="N", help="training processes, instead of training.parallelism.data"
     )
 
@@ -50,11 +58,14 @@ def run(args: argparse.Namespace) -> int:
     job = load_job(args.file, on_cluster=False)
     if args.workers is not None:
         job = _with_workers(job, args.workers)
+    if args.force and not args.resume:
+        raise UsageError("--force says to go on with a folder that looks in use: name it by --resume")
     folder = _resumed(args.resume) if args.resume else _new(args.run_dir, job.metadata.name)
 
+    from scaling_api.driver import ExitCode
     from scaling_training.driver import Settings, drive
     from scaling_training.errors import UserError
-    from scaling_training.ledger import latest_attempt
+    from scaling_training.lease import next_attempt
     from scaling_training.storage import Storage
 
     try:
@@ -62,15 +73,26 @@ def run(args: argparse.Namespace) -> int:
         settings = Settings(
             job=job,
             storage=storage,
-            attempt=latest_attempt(storage) + 1,
+            attempt=next_attempt(storage, force=args.force, wait=_listen),
             storage_root=str(folder.parent),
             timeline=timeline,
         )
         # Without Ray nothing here would come to an end by itself.
         ending = drive(settings, [_show_maker(folder)], lambda ending: os._exit(_finish(ending, args, folder)))
     except UserError as error:
+        if not args.resume:
+            _clear_away(folder, str(error))
         raise UsageError(str(error)) from error
+    if ending.code == ExitCode.REFUSED and ending.termination is not None and not args.resume:
+        _clear_away(folder, ending.termination.message)
     return _finish(ending, args, folder)
+
+
+def _listen(seconds: float) -> None:
+    print(
+        f"looking for {seconds:.0f} s whether the run is still at work on another machine", file=sys.stderr, flush=True
+    )
+    time.sleep(seconds)
 
 
 def _with_workers(job: ScalingJob, workers: int) -> ScalingJob:
@@ -117,6 +139,17 @@ def _new(named: str | None, job: str) -> Path:
     except OSError as error:
         raise UsageError(f"{folder} cannot be made: {error.strerror}; name another place by --run-dir") from error
     return folder.resolve()
+
+
+def _clear_away(folder: Path, refusal: str) -> None:
+    """Leave no folder of a new run that was refused before it trained, unless the refusal speaks of a file in it."""
+    named = any(file.name in refusal for file in folder.rglob("*") if file.is_file())
+    if named or (folder / "checkpoints").exists():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        if folder.parent == Path(RUNS).resolve():
+            folder.parent.rmdir()  # when it was made for this run, it is empty again
 
 
 def _show_maker(folder: Path) -> ShowMaker:

@@ -38,6 +38,7 @@ from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import Objective
 from scaling_training.factory import place_of, raised_by, told
 from scaling_training.health import HealthServer, PortTakenError
+from scaling_training.lease import Lease
 from scaling_training.ledger import AttemptTakenError, Ledger, Record, SupersededError, latest_attempt
 from scaling_training.progress import ProgressModel
 from scaling_training.progress.last_words import last_words
@@ -104,12 +105,15 @@ def drive(settings: Settings, shows: Sequence[ShowMaker], give_up: GiveUp) -> En
     edits = _Edits()
     ears = Ears(superseded=lambda: _confirm_superseded(ledger, stop), bounds=edits.hear)
     running = [*(make(model, ears) for make in shows), StallWatch(model)]
+    lease = None if settings.ray_address else Lease(settings.storage, ledger, stop.supersede)
     with stop:
         for show in running:
             show.start()
         try:
-            ending = _ending(lambda: _run(settings, ledger, model, stop, edits, previous, give_up), stop)
+            ending = _ending(lambda: _run(settings, ledger, model, stop, edits, previous, give_up, lease), stop)
         finally:
+            if lease is not None:
+                lease.close()
             if not model.snapshot().ended:
                 model.finish(None)
             for show in running:
@@ -125,13 +129,16 @@ def _run(
     edits: _Edits,
     previous: Storage | None,
     give_up: GiveUp,
+    lease: Lease | None,
 ) -> Ending:
     timeline, storage, attempt = settings.timeline, settings.storage, settings.attempt
     timeline.mark("driverStarted")
     storage.check_writable()
     if settings.job.spec.code is not None:
         install(settings.job.spec.code)
-    ledger.claim({})
+    ledger.claim(lease.about if lease is not None else {})
+    if lease is not None:
+        lease.start()
     first_steps: set[float] = set()
     aside = Aside()
 
@@ -285,8 +292,7 @@ def _confirm_superseded(ledger: Ledger, stop: _Stop) -> None:
     try:
         ledger.check()
     except SupersededError as error:
-        stop.superseded = str(error)
-        stop.requested.set()
+        stop.supersede(error)
     except Exception as error:
         log.warning("The ledger could not be asked for a later attempt: %s", error)
 
@@ -329,6 +335,11 @@ class _Stop:
         self._over.set()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    def supersede(self, error: SupersededError) -> None:
+        """A later attempt has begun."""
+        self.superseded = str(error)
+        self.requested.set()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested.is_set():

@@ -122,8 +122,7 @@ class Ledger:
         Raises AttemptTakenError when it was claimed before, SupersededError when a higher one was.
         """
         content = {"attempt": self.attempt, "startedAt": utc(), "host": platform.node(), **about}
-        name = f"{ATTEMPTS}/{self.attempt:04d}.json"
-        if not self._storage.create(name, json.dumps(content, indent=1).encode()):
+        if not self._storage.create(attempt_file(self.attempt), json.dumps(content, indent=1).encode()):
             raise AttemptTakenError(
                 f"attempt {self.attempt} of {self._storage.url()} was started before; "
                 "each attempt has one driver, so start the next one instead"
@@ -153,6 +152,11 @@ class Ledger:
         yield from _finished(self._storage, stage, digest, root=None)
         if self._previous is not None:
             yield from _finished(self._previous, stage, digest, root=self._previous.root)
+
+
+def attempt_file(attempt: int) -> str:
+    """The file whose being there claims an attempt."""
+    return f"{ATTEMPTS}/{attempt:04d}.json"
 
 
 def latest_attempt(storage: Storage) -> int:
