@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from scaling_api import API_VERSION, PLURAL, names
-from scaling_api.names import WorkerSlot
 
+from .decide.pod_sets import pod_sets, workers_among
 from .deletion import Deleter
 from .kinds import POD, SECRET, SERVICE, Kind
 from .mirrors import NOT_OURS, Mirrors
@@ -150,7 +150,7 @@ class Names:
 def _wanted(target: Target, attempt: int) -> dict[Kind, list[str]]:
     """The names that an attempt begins with; that of its NetworkPolicy is met first anyway, by its creation."""
     job, cluster = target.key.name, names.ray_cluster(target.key.name, attempt)
-    slots = (WorkerSlot(group.name, index) for group in target.job.spec.cluster.workers for index in range(group.max))
+    slots = (slot for group in workers_among(pod_sets(target.job.spec.cluster)) for slot in group.slots)
     workers = [names.worker_pod(job, attempt, slot, 0) for slot in slots]
     return {SECRET: [cluster], SERVICE: [cluster], POD: [names.head_pod(job, attempt), *workers]}
 

@@ -12,6 +12,7 @@ from . import conditions
 from .conditions import Verdict
 from .failure import known_in_s
 from .outcome import Outcome, noted, sooner
+from .pod_sets import pod_sets
 from .stalled import event as stalled_event
 from .stalled import stalled
 from .types import (
@@ -40,10 +41,10 @@ def keep_at_work(
 
     `status` is what was persisted, the driver's reports included.
     """
-    memory, groups, number = observed.memory, job.spec.cluster.workers, current.number
-    plan = plan_workers(groups, observed, job.name, number, now=now)
+    memory, sets, number = observed.memory, pod_sets(job.spec.cluster), current.number
+    plan = plan_workers(sets, observed, job.name, number, now=now)
     head = observed.head(number)
-    ready = conditions.cluster_ready(groups, head, plan.alive, plan.held_back, observed.refusal, now=now)
+    ready = conditions.cluster_ready(sets, head, plan.alive, plan.held_back, observed.refusal, now=now)
     if plan.let_go and ready.reason in _FAILURES:
         ready = replace(ready, message=f"{ready.message}; workers come when the head can start")
     running = conditions.running(head)

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from scaling_api.driver import CONTAINER_DRIVER
 from scaling_api.reasons import ConditionType, Failure, Reason
-from scaling_api.spec import WorkerGroup
 
 from .clock import to_rfc3339
 from .failure import why_waiting
+from .pod_sets import HEAD_SET, PodSet, workers_among
 from .types import Condition, PodView, Trouble
 
 
@@ -63,7 +63,7 @@ def up_to_date(is_current: bool) -> Verdict:
 
 
 def cluster_ready(
-    groups: Sequence[WorkerGroup],
+    sets: Sequence[PodSet],
     head: PodView | None,
     alive: Mapping[str, Sequence[PodView]],
     lost: Mapping[str, Trouble],
@@ -76,16 +76,17 @@ def cluster_ready(
     `lost` says by group why a worker ended whose successor is still held back.
     What the API server refuses is why not, as long as a pod is missing that the cluster needs; else it is a remark.
     """
-    verdict = _cluster_ready(groups, head, alive, lost, now=now)
+    verdict = _cluster_ready(workers_among(sets), head, alive, lost, now=now)
     if refusal is None:
         return verdict
-    if head is None or any(len(alive.get(group.name, ())) < group.min for group in groups):
+    there = {**alive, HEAD_SET: (head,) if head is not None else ()}
+    if any(len(there.get(one.name, ())) < one.minimum for one in sets):
         return Verdict(False, Failure.REFUSED_BY_API, refusal)
     return replace(verdict, message=f"{verdict.message} {refusal}")
 
 
 def _cluster_ready(
-    groups: Sequence[WorkerGroup],
+    groups: Sequence[PodSet],
     head: PodView | None,
     alive: Mapping[str, Sequence[PodView]],
     lost: Mapping[str, Trouble],
@@ -101,13 +102,13 @@ def _cluster_ready(
     for group in groups:
         pods = alive.get(group.name, ())
         ready = sum(pod.ready for pod in pods)
-        if ready >= group.min:
+        if ready >= group.minimum:
             continue
         waiting = (why_waiting(pod, now=now) for pod in pods if not pod.ready)
         trouble = next((trouble for trouble in waiting if trouble is not None), lost.get(group.name))
         if trouble is not None:
             return Verdict(False, trouble.reason, trouble.message)
-        missing.append(f"{ready} of {group.min} workers of group {group.name} are ready")
+        missing.append(f"{ready} of {group.minimum} workers of group {group.name} are ready")
     if missing:
         return Verdict(False, Reason.WAITING_FOR_WORKERS, "; ".join(missing) + ".")
     count = sum(pod.ready for pods in alive.values() for pod in pods)

@@ -22,6 +22,7 @@ from .deadline import begin_expiring, deadline_left_s, expired, in_time, is_expi
 from .head_loss import HeadFine, HeadLost, HeadMissing, HeadStopping, HeadSucceeded, driver_may_run, judge_head
 from .left_over import settled
 from .outcome import Outcome, noted, sooner
+from .pod_sets import pod_sets, workers_among
 from .status import MAX_MESSAGE, is_urgent, render, summarise
 from .suspend import begin_suspending, is_suspending, stop_driver, suspended
 from .ttl import time_to_live_s
@@ -56,7 +57,7 @@ def decide(job: Job, observed: Observed, status: Mapping[str, object], *, now: f
 def _decision(job: Job, observed: Observed, status: Mapping[str, object], outcome: Outcome) -> Decision:
     memory = outcome.memory
     if outcome.alive is not None:
-        groups, workers = summarise(job.spec.cluster.workers, outcome.alive, memory.replaced)
+        groups, workers = summarise(pod_sets(job.spec.cluster), outcome.alive, memory.replaced)
         rendered = render(memory, phase=outcome.phase, generation=observed.generation, groups=groups, workers=workers)
     else:
         rendered = render(memory, phase=outcome.phase, generation=observed.generation, groups=None, workers=None)
@@ -175,4 +176,4 @@ def _refused_events(job: Job, memory: Memory) -> list[Event]:
 
 
 def _wanted(job: Job) -> int:
-    return sum(group.max for group in job.spec.cluster.workers)
+    return sum(group.count for group in workers_among(pod_sets(job.spec.cluster)))

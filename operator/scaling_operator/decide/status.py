@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scaling_api.reasons import ConditionType, Failure
-from scaling_api.spec import WorkerGroup
 from scaling_api.status import MAX_ATTEMPTS_KEPT
 
 from .clock import from_rfc3339, to_rfc3339
+from .pod_sets import PodSet, workers_among
 from .types import AttemptRecord, Condition, Memory, PodView
 
 # The fields that the leader owns; all others are the progress writer's.
@@ -97,13 +97,14 @@ def render(
 
 
 def summarise(
-    groups: Sequence[WorkerGroup], alive: Mapping[str, Sequence[PodView]], replaced: Mapping[str, int]
+    sets: Sequence[PodSet], alive: Mapping[str, Sequence[PodView]], replaced: Mapping[str, int]
 ) -> tuple[list[dict[str, Any]], str]:
     """status.workerGroups, and "ready/desired" for the table; `replaced` is that of Memory."""
+    groups = workers_among(sets)
     entries = [
         {
             "name": group.name,
-            "desired": group.max,
+            "desired": group.count,
             "running": len(alive.get(group.name, ())),
             "ready": sum(pod.ready for pod in alive.get(group.name, ())),
             "replaced": replaced.get(group.name, 0),
@@ -111,7 +112,7 @@ def summarise(
         for group in groups
     ]
     ready = sum(pod.ready for group in groups for pod in alive.get(group.name, ()))
-    return entries, f"{ready}/{sum(group.max for group in groups)}"
+    return entries, f"{ready}/{sum(group.count for group in groups)}"
 
 
 def is_urgent(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

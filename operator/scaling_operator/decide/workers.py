@@ -1,11 +1,11 @@
 """Which worker pods should there be?
 
-Each group has `max` slots. A slot's pod is the one of its persisted incarnation. If that pod is lost (ended, being
-taken away, vanished, or kept from starting for too long), the slot's incarnation is raised; once that is persisted, the
-new pod is created, whether or not the old one is still terminating. A pod that did not live long is replaced after a
-pause that grows with the slot's losses, so that a bad image or node is no storm. Slots beyond `max` are emptied; one
-that is wanted again while its old pod still terminates gets another incarnation, which is no loss. All slots are empty
-as long as there is no head that workers can come to (head_first).
+Each group has as many slots as pods are wanted (`max`). A slot's pod is the one of its persisted incarnation. If that
+pod is lost (ended, being taken away, vanished, or kept from starting for too long), the slot's incarnation is raised;
+once that is persisted, the new pod is created, whether or not the old one is still terminating. A pod that did not
+live long is replaced after a pause that grows with the slot's losses, so that a bad image or node is no storm. Slots
+beyond `max` are emptied; one that is wanted again while its old pod still terminates gets another incarnation, which
+is no loss. All slots are empty as long as there is no head that workers can come to (head_first).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 
 from scaling_api import names
 from scaling_api.names import WorkerSlot
-from scaling_api.spec import WorkerGroup
 
 from .failure import why_ended
 from .head_first import place_for_workers
+from .pod_sets import PodSet, workers_among
 from .types import Observed, PodView, Trouble
 from .worker_start import hindrance
 
@@ -52,10 +52,9 @@ class WorkerPlan:
     let_go: bool = False
 
 
-def plan_workers(
-    groups: Sequence[WorkerGroup], observed: Observed, job: str, attempt: int, *, now: float
-) -> WorkerPlan:
-    """The plan for all groups of the current attempt."""
+def plan_workers(sets: Sequence[PodSet], observed: Observed, job: str, attempt: int, *, now: float) -> WorkerPlan:
+    """The plan for the workers of the current attempt."""
+    groups = workers_among(sets)
     # By name, since names say attempt, slot and incarnation; what nobody asks for is surplus.
     pods = {pod.name: pod for pod in observed.workers(attempt)}
     incarnations, vanished = observed.memory.incarnations, observed.vanished
@@ -72,8 +71,7 @@ def plan_workers(
         living: list[PodView] = []
         # A slot has lost no more workers than its group, nor more than it had before the present one.
         lost = observed.memory.replaced.get(group.name, 0)
-        for index in range(group.max):
-            slot = WorkerSlot(group.name, index)
+        for slot in group.slots:
             incarnation = incarnations.get(slot.key, 0)
             name = names.worker_pod(job, attempt, slot, incarnation)
             pod = pods.pop(name, None)

@@ -10,6 +10,7 @@ from scaling_api.driver import CONTAINER_RAY
 from scaling_api.reasons import ConditionType, Failure, Reason
 from scaling_operator.decide.clock import to_rfc3339
 from scaling_operator.decide.conditions import Verdict, cluster_ready, merged
+from scaling_operator.decide.pod_sets import pod_sets
 from scaling_operator.decide.types import PodView
 
 from .builders import NOW, container, head, job, worker
@@ -88,8 +89,8 @@ def _unready(index: int, **fields: Any) -> PodView:
 def test_cluster_ready(
     of_head: PodView | None, workers: list[PodView], refusal: str | None, holds: bool, reason: str, says: str
 ) -> None:
-    groups = job(workers=3, minimum=2).spec.cluster.workers
-    verdict = cluster_ready(groups, of_head, {"cpu": workers}, {}, refusal, now=NOW)
+    sets = pod_sets(job(workers=3, minimum=2).spec.cluster)
+    verdict = cluster_ready(sets, of_head, {"cpu": workers}, {}, refusal, now=NOW)
     assert (verdict.holds, verdict.reason) == (holds, reason)
     assert says in verdict.message
 

@@ -12,6 +12,7 @@ from scaling_api.status import MAX_ATTEMPTS_KEPT, ScalingJobStatus
 from scaling_operator.decide.attempts import begin, fail
 from scaling_operator.decide.conditions import Verdict, merged
 from scaling_operator.decide.failure import deleted
+from scaling_operator.decide.pod_sets import pod_sets
 from scaling_operator.decide.status import FIELDS, MAX_MESSAGE, is_urgent, patch, remember, render, summarise
 from scaling_operator.decide.types import Memory, Trouble
 from tests.unit.scaling_operator.simulation.server import merge_patch
@@ -122,8 +123,8 @@ def test_urgency_of_conditions(kind: ConditionType, verdict: Verdict, urgent: bo
 
 
 def test_summary_of_groups() -> None:
-    groups = job(workers=3).spec.cluster.workers
+    sets = pod_sets(job(workers=3).spec.cluster)
     alive = {"cpu": [worker(0), worker(1, ready=False), worker(2)]}
-    entries, text = summarise(groups, alive, {"cpu": 3, "other": 7})
+    entries, text = summarise(sets, alive, {"cpu": 3, "other": 7})
     assert entries == [{"name": "cpu", "desired": 3, "running": 3, "ready": 2, "replaced": 3}]
     assert text == "2/3"

@@ -12,6 +12,7 @@ from scaling_api.names import WorkerSlot
 from scaling_api.reasons import Failure
 from scaling_operator.decide.head_first import LET_GO_AFTER_S
 from scaling_operator.decide.head_loss import START_LIMIT_S
+from scaling_operator.decide.pod_sets import pod_sets
 from scaling_operator.decide.types import Observed, PodView
 from scaling_operator.decide.workers import FIRST_PAUSE_S, WorkerPlan, counted, plan_workers, raised
 
@@ -21,7 +22,7 @@ RUNNING_HEAD = head()
 
 
 def _plan(seen: Observed, *, workers: int = 2, now: float = NOW) -> WorkerPlan:
-    return plan_workers(job(workers=workers).spec.cluster.workers, seen, NAME, 1, now=now)
+    return plan_workers(pod_sets(job(workers=workers).spec.cluster), seen, NAME, 1, now=now)
 
 
 def _seen(
