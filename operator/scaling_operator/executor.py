@@ -8,6 +8,7 @@ at most MAX_CREATES of them per call, so that a large job does not keep a worker
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -36,6 +37,10 @@ from .together import all_done
 MAX_CREATES = 128
 LARGEST_BATCH = 32
 _TEMPLATES_KEPT = 1000
+# Pods that are made later than so after their Secret was seen might wait for ever for one that is gone.
+_SEEN_FOR_S = 60.0
+# The API server's word for a namespace that terminates.
+_NAMESPACE_GOES = "NamespaceTerminating"
 
 
 class RefusedError(Exception):
@@ -54,8 +59,9 @@ class AttemptGoneError(Exception):
 class _Templates:
     """What an attempt's pods are made from: as rendered when it began, maybe by an earlier version of the operator."""
 
-    # Of the Secret that holds them.
+    # Of the Secret that holds them, and when it was last seen, by the event loop's clock.
     uid: str
+    seen_at: float
     head: Object
     workers: dict[str, Object]
 
@@ -128,18 +134,17 @@ class Executor:
 
     async def _ensure_secret(self, target: Target, attempt: int, rendered: AttemptObjects) -> Object:
         """The head as the attempt's Secret has it."""
-        known = self._known(target, attempt)
-        if known is not None:  # only the pod was refused, the last time
-            return known.head
+        if self._known(target, attempt) is not None:  # only the pod was refused, the last time
+            return (await self._seen_templates(target, attempt)).head
         created = await self._create(target, SECRET, rendered.secret)
         if created is not None:
-            templates = _Templates(created["metadata"]["uid"], rendered.head, rendered.worker_templates)
-            return self._remember(target, attempt, templates).head
+            uid = created["metadata"]["uid"]
+            return self._remember(target, attempt, uid, rendered.head, rendered.worker_templates).head
         # It is of a try before this one: the operator, or the spec, may have been another one then.
         return (await self._stored_templates(target, attempt)).head
 
     async def _create_workers(self, target: Target, action: CreateWorkers) -> bool:
-        known = self._known(target, action.attempt) or await self._stored_templates(target, action.attempt)
+        known = await self._seen_templates(target, action.attempt)
         await self._ensure_account(target)
         todo: Sequence[tuple[WorkerSlot, int]] = action.pods[:MAX_CREATES]
         batch = 1
@@ -171,6 +176,13 @@ class Executor:
         pod = worker_pod(template, job=target.job.metadata.name, attempt=attempt, slot=slot, incarnation=incarnation)
         await self._create(target, POD, pod)
 
+    async def _seen_templates(self, target: Target, attempt: int) -> _Templates:
+        """The attempt's templates, remembered or read, when its Secret still is there for the pods to mount."""
+        known = self._known(target, attempt)
+        if known is not None and asyncio.get_running_loop().time() - known.seen_at < _SEEN_FOR_S:
+            return known
+        return await self._stored_templates(target, attempt)
+
     async def _stored_templates(self, target: Target, attempt: int) -> _Templates:
         name = names.ray_cluster(target.key.name, attempt)
         try:
@@ -179,14 +191,16 @@ class Executor:
                 raise KeyError(target.uid)
             head, workers = stored_templates(secret)
         except (NotFoundError, KeyError, ValueError) as error:
+            self._templates.pop((target.uid, attempt), None)
             message = f"the Secret {name} with token and templates of attempt {attempt} is gone"
             raise AttemptGoneError(attempt, message) from error
-        return self._remember(target, attempt, _Templates(secret["metadata"]["uid"], head, workers))
+        return self._remember(target, attempt, secret["metadata"]["uid"], head, workers)
 
     def _known(self, target: Target, attempt: int) -> _Templates | None:
         return self._templates.get((target.uid, attempt))
 
-    def _remember(self, target: Target, attempt: int, templates: _Templates) -> _Templates:
+    def _remember(self, target: Target, attempt: int, uid: str, head: Object, workers: dict[str, Object]) -> _Templates:
+        templates = _Templates(uid, asyncio.get_running_loop().time(), head, workers)
         self._templates[target.uid, attempt] = templates
         while len(self._templates) > _TEMPLATES_KEPT:
             self._templates.popitem(last=False)
@@ -232,4 +246,6 @@ class Executor:
 
 
 def _refusal(body: Object, error: ApiError) -> str:
+    if any(cause.get("reason") == _NAMESPACE_GOES for cause in error.details.get("causes") or ()):
+        return f"namespace {body['metadata']['namespace']} is being deleted: nothing can be made in it any more"
     return f"{body['kind']} {body['metadata']['name']} is refused: {error.message}"

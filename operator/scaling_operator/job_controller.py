@@ -222,14 +222,14 @@ class JobController:
                 return wait_s
         try:
             try:
-                written = await self._patch_status(target, changes)
+                written = await self._patch_status(key, target.manifest, changes)
             except InvalidError as error:
                 own = without_left_over(changes)
                 if own == changes:
                     raise
                 # A driver's last words must not keep its job from ending.
                 logger.warning("what the driver left in its termination message cannot be stored: %s", error.message)
-                written = await self._patch_status(target, own)
+                written = await self._patch_status(key, target.manifest, own)
         except NotFoundError:
             return None
         notes.written_at = now
@@ -243,10 +243,10 @@ class JobController:
             notes.unusable.clear()
         return None
 
-    async def _patch_status(self, target: Target, changes: Object) -> Object:
+    async def _patch_status(self, key: Key, manifest: Object, changes: Object) -> Object:
         """Merge `changes` into the status if the job is still what was looked at; the metadata of what is stored."""
-        body = {"metadata": {"resourceVersion": target.manifest["metadata"]["resourceVersion"]}, "status": changes}
-        path = resource_path(API_VERSION, PLURAL, *target.key, subresource="status")
+        body = {"metadata": {"resourceVersion": manifest["metadata"]["resourceVersion"]}, "status": changes}
+        path = resource_path(API_VERSION, PLURAL, *key, subresource="status")
         return await self._client.patch(path, body, params={"fieldManager": OPERATOR_MANAGER}, metadata_only=True)
 
     async def _reject(self, key: Key, manifest: Object, sentence: str) -> Result:
@@ -260,10 +260,7 @@ class JobController:
         rendered = render(memory, phase="Pending", generation=generation, groups=None, workers=None)
         changes = patch(status, {**kept, **{name: rendered[name] for name in ("conditions", "observedGeneration")}})
         if changes:
-            path = resource_path(API_VERSION, PLURAL, *key, subresource="status")
-            written = await self._client.patch(
-                path, {"status": changes}, params={"fieldManager": OPERATOR_MANAGER}, metadata_only=True
-            )
+            written = await self._patch_status(key, manifest, changes)
             self._tracker.record(key, self._mirrors.jobs, written)
             self._recorder.record(manifest, "Warning", Failure.INVALID_SPEC, sentence)
         return Result()
@@ -306,7 +303,22 @@ class JobController:
         # A list may show another job in the place of one whose deletion was not seen.
         if old is not None and (new is None or new["metadata"]["uid"] != old["metadata"]["uid"]):
             self._notes.pop(old["metadata"]["uid"], None)
+        if new is not None:
+            self._forget_answered(new)
         self._queue.add(key_of(found))
+
+    def _forget_answered(self, job: Object) -> None:
+        """Drop what was noted of pods that nobody asks about any more: a standby, which looks at no job, keeps none."""
+        notes = self._notes.get(job["metadata"]["uid"])
+        if notes is None or not notes.vanished:
+            return
+        memory = remember(job.get("status") or {})
+        number = memory.last.number if memory.last is not None else 0
+        notes.vanished = {
+            name: pod
+            for name, pod in notes.vanished.items()
+            if pod.attempt >= number and not memory.has_ended and not _is_replaced(pod, memory)
+        }
 
     def _on_pod(self, change: Change, old: Object | None, new: Object | None) -> None:
         if new is None and old is not None:
@@ -318,7 +330,7 @@ class JobController:
         """A pod is gone: how it was last seen tells why. Of a worker that we deleted ourselves nobody asks."""
         view = self._views.view(pod, now=self._clock())
         for owner in owner_uids(pod):
-            if view is None or not self._exists(pod, owner):
+            if view is None or not self._is_at_work(pod, owner):
                 continue
             notes = self._notes.setdefault(owner, _Notes())
             if view.is_head or view.uid not in notes.released:
@@ -332,11 +344,13 @@ class JobController:
         if name:
             self._queue.add_after(Key(found["metadata"].get("namespace", ""), name), SETTLE_S)
 
-    def _exists(self, pod: Object, job_uid: str) -> bool:
-        """Whether the pod's job still does: when it goes, so do its pods, and there is nothing to remember."""
+    def _is_at_work(self, pod: Object, job_uid: str) -> bool:
+        """Whether the pod's job still is at work: when it goes or ends, so do its pods, and nobody asks why."""
         labels = pod["metadata"].get("labels") or {}
         job = self._mirrors.jobs.get(pod["metadata"].get("namespace", ""), labels.get(names.LABEL_JOB, ""))
-        return job is not None and job["metadata"]["uid"] == job_uid
+        if job is None or job["metadata"]["uid"] != job_uid:
+            return False
+        return not (job.get("status") or {}).get("finishedAt")
 
 
 def _is_replaced(pod: PodView, memory: Memory) -> bool:

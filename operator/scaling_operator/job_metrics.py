@@ -1,7 +1,7 @@
 """Metrics of the jobs, few series whatever their number: no label names a job.
 
-They are read off the changes of status in the cache, which every replica sees; counters count on the leader
-alone, so that replicas do not count the same twice.
+They are read off the changes of status in the cache, which every replica sees; the leader
+alone counts, so that replicas do not count the same twice.
 """
 
 from __future__ import annotations
@@ -41,8 +41,11 @@ class JobMetrics(Collector):
         registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
-        """For Prometheus: how many jobs are in each phase."""
+        """For Prometheus: how many jobs are in each phase, by the leader's word alone."""
         family = GaugeMetricFamily("scaling_jobs", "Jobs by phase", labels=["phase"])
+        if not self._is_leading():
+            yield family
+            return
         for phase, count in sorted(Tally(_phase(job) for job in self._jobs.values()).items()):
             family.add_metric([phase], count)
         yield family

@@ -22,6 +22,8 @@ _IMAGE_REASONS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 )
 _CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError"})
+# Others are put into pods by whoever runs the cluster (a service mesh, say); how they fare says nothing of the job.
+_OURS = (CONTAINER_DRIVER, CONTAINER_RAY)
 _FAILURES = {str(failure): failure for failure in Failure}
 _EXIT_KILLED = 137  # 128 + SIGKILL: the mark of the out-of-memory killer, when nobody else took the pod away
 # How long before its end a pod that was ended for its silence was not ready at the least. One that was killed in full
@@ -69,7 +71,7 @@ def why_ended(pod: PodView) -> Trouble:
     told = _own_word(main) if main is not None else None
     if told is not None and told.reason not in _CONSEQUENCES:
         return told
-    for view in pod.containers.values():
+    for view in _ours(pod):
         if view.state == "terminated" and view.reason == "OOMKilled":
             return _out_of_memory(pod, view, "was killed for using more memory than its limit")
     if taken := _taken_away(pod):
@@ -138,6 +140,12 @@ def obstruction(pod: PodView) -> Trouble | None:
     for view in pod.containers.values():
         if view.state != "waiting":
             continue
+        if view.reason in _IMAGE_REASONS and view.name not in _OURS:
+            return Trouble(
+                Failure.IMAGE_PULL_FAILED,
+                f"the image of container {view.name}, which is not the job's but was added to pod {pod.name}, cannot "
+                f"be pulled ({view.reason}): {view.message}; ask whoever runs the cluster",
+            )
         if view.reason in _IMAGE_REASONS:
             return Trouble(
                 Failure.IMAGE_PULL_FAILED,
@@ -193,19 +201,28 @@ def is_refusal(pod: PodView) -> bool:
     return driver is not None and driver.exit_code == ExitCode.REFUSED
 
 
+def _ours(pod: PodView) -> list[ContainerView]:
+    return [pod.containers[name] for name in _OURS if name in pod.containers]
+
+
 def _own_word(main: ContainerView) -> Trouble | None:
     """What the driver left in its termination message, or says by its exit code."""
     if not main.exit_code:
         return None
     try:
         said = json.loads(main.message)
-        return Trouble(_FAILURES[said["reason"]], str(said["message"]))
+        return Trouble(_FAILURES[said["reason"]], _writable(str(said["message"])))
     except (ValueError, TypeError, KeyError, RecursionError):  # whatever somebody wrote there
         if main.exit_code == ExitCode.REFUSED:
             return Trouble(Failure.USER_ERROR, _last_words(main.message) or "the driver refused the job; see its log")
         if main.exit_code == ExitCode.STOPPED:
             return Trouble(Failure.STOPPED, "the driver was asked to stop and saved a checkpoint")
         return None
+
+
+def _writable(text: str) -> str:
+    """`text` with halves of characters, which JSON can hold and no status can, replaced."""
+    return text.encode(errors="replace").decode()
 
 
 def _last_words(message: str) -> str:

@@ -28,5 +28,8 @@ def noted(memory: Memory, verdicts: Verdicts, now: float) -> Memory:
 
 
 def sooner(*waits: float | None) -> float | None:
-    """The shortest of several waits, None being for ever."""
-    return min((wait for wait in waits if wait is not None), default=None)
+    """The shortest of several waits, None being for ever.
+
+    One that is over says nothing any more: what it led to has been decided, and it must not hide those that go on.
+    """
+    return min((wait for wait in waits if wait is not None and wait > 0), default=None)

@@ -51,7 +51,7 @@ def suspended(observed: Observed, actions: Sequence[Action], now: float) -> Outc
     if not is_clean(observed, now):
         again_s = sooner(*(given_up_in_s(pod, now) for pod in observed.pods))
         waiting = noted(memory, {ConditionType.SUSPENDED: _releasing(observed.pods)}, now)
-        return Outcome(waiting, "Suspending", actions, look_again_s=again_s if (again_s or 0) > 0 else None)
+        return Outcome(waiting, "Suspending", actions, look_again_s=again_s)
     was = memory.holds(ConditionType.SUSPENDED)
     rests = _resting(observed.pods)
     verdicts = {ConditionType.SUSPENDED: rests, **conditions.ended(Reason.SUSPENDED, rests.message)}

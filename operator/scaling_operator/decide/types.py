@@ -10,6 +10,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from scaling_api.driver import CONTAINER_DRIVER, CONTAINER_RAY
 from scaling_api.names import ROLE_HEAD, WorkerSlot, head_pod
 from scaling_api.reasons import ConditionType, Failure
 from scaling_api.spec import ScalingJobSpec
@@ -95,8 +96,10 @@ class PodView:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it runs, or may run yet."""
-        return not self.is_over and not self.terminating
+        """Whether its own container runs, or may run yet; one that was put beside it may keep the pod from ending."""
+        main = self.containers.get(CONTAINER_DRIVER if self.is_head else CONTAINER_RAY)
+        has_ended = self.is_over or (main is not None and main.state == "terminated")
+        return not has_ended and not self.terminating
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ class TokenReviewer:
         if not token or len(token) > MAX_TOKEN_CHARACTERS:
             return Refusal("the token is empty or too long")
         try:
-            payload = token.split(".")[1]
+            payload = token.encode("ascii").decode().split(".")[1]
             claims = orjson.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
             audiences = [claims["aud"]] if isinstance(claims["aud"], str) else list(claims["aud"])
             bound = claims["kubernetes.io"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from copy import deepcopy
 from typing import Any
 
@@ -13,36 +12,13 @@ import pytest
 from scaling_api.reasons import Failure
 from scaling_operator.runtime.errors import ApiError, ServerUnavailableError, TooManyRequestsError
 from scaling_operator.runtime.logs import fields_of
-from scaling_operator.runtime.objects import Key, key_of
 
-from .runtime.virtual_time import run_in_virtual_time
-from .simulation.kubelet import OWNED
+from .simulation.scene import condition as _condition
+from .simulation.scene import driver_runs as _driver_runs
+from .simulation.scene import in_world as _in_world
+from .simulation.scene import message as _message
 from .simulation.server import copied
 from .simulation.world import JOB, WORK_S, Trouble, World
-
-
-def _in_world(scene: Callable[[World], Awaitable[None]], **run_policy: Any) -> None:
-    async def main() -> None:
-        world = World({"backoffLimit": 3} | run_policy, seed=7, skew_s=0.0)
-        await scene(world)
-        await world.operator.kill()
-        assert world.violations == []
-
-    run_in_virtual_time(main())
-
-
-def _condition(world: World, kind: str) -> tuple[str, str]:
-    entry = next(entry for entry in world.status["conditions"] if entry["type"] == kind)
-    return entry["status"], entry["reason"]
-
-
-def _driver_runs(world: World, head: Any) -> bool:
-    now = world.server.objects["pods"].get(key_of(head))
-    return now is not None and "running" in now["status"]["containerStatuses"][0]["state"]
-
-
-def _message(world: World, kind: str) -> str:
-    return next(str(entry["message"]) for entry in world.status["conditions"] if entry["type"] == kind)
 
 
 def test_a_cluster_comes_up_with_two_writes_of_status() -> None:
@@ -593,131 +569,3 @@ def test_a_job_that_is_being_deleted_is_left_to_the_garbage_collector() -> None:
         assert [plural for verb, plural in world.operator.client.requests if verb == "create"] == []
 
     _in_world(scene)
-
-
-def test_a_users_secret_beside_a_job_outlives_whatever_becomes_of_it() -> None:
-    async def scene(world: World) -> None:
-        secret = world.server.create("secrets", {"metadata": {"name": "mnist-1", "namespace": "team"}, "data": {}})
-        await asyncio.sleep(30.0)
-        assert _condition(world, "ClusterReady") == ("False", Failure.REFUSED_BY_API)
-        assert "Secret mnist-1 exists and is not this job's" in _message(world, "ClusterReady")
-        nothing: dict[str, list[str]] = {"pods": [], "services": [], "networkpolicies": []}
-        assert world.left() == nothing | {"secrets": ["mnist-1"]}
-        world.edit({"runPolicy": {"suspend": True}})
-        await asyncio.sleep(30.0)
-        assert world.status["phase"] == "Suspended"
-        world.edit({"runPolicy": {"suspend": False}})
-        await asyncio.sleep(60.0)
-        assert (world.status["phase"], world.status["attempt"]) == ("Running", 2), "which has names of its own"
-        world.delete()
-        await asyncio.sleep(60.0)
-        assert world.left() == nothing | {"secrets": ["mnist-1"]}
-        assert world.server.get("secrets", Key("team", "mnist-1")) == secret
-
-    _in_world(scene)
-
-
-def test_a_name_that_becomes_free_is_used() -> None:
-    async def scene(world: World) -> None:
-        world.server.create("services", {"metadata": {"name": "mnist-1", "namespace": "team"}, "spec": {}})
-        await asyncio.sleep(30.0)
-        requests = len(world.operator.client.requests)
-        await asyncio.sleep(60.0)
-        # Every 20 s: two lists, and a question for the Secret.
-        assert len(world.operator.client.requests) - requests <= 4 * 3
-        world.server.remove("services", Key("team", "mnist-1"))
-        await asyncio.sleep(40.0)
-        assert (world.status["phase"], world.status["attempt"]) == ("Running", 1)
-
-    _in_world(scene)
-
-
-def test_a_successor_does_not_wait_for_the_garbage_collector() -> None:
-    async def scene(world: World) -> None:
-        await asyncio.sleep(20.0)
-        world.kubelet.collected_within_s = 1e9
-        again = copied(world.job)
-        world.delete()
-        again["metadata"] = {"name": JOB.name, "namespace": JOB.namespace}
-        del again["status"]
-        created = world.server.create("scalingjobs", again)
-        await asyncio.sleep(60.0)
-        assert (world.status["phase"], world.status["attempt"], world.status["failures"]) == ("Running", 1, 0)
-        owners = {obj["metadata"]["ownerReferences"][0]["uid"] for plural in OWNED for obj in world.server.all(plural)}
-        assert owners == {created["metadata"]["uid"]}
-
-    _in_world(scene)
-
-
-def test_what_a_job_was_deleted_without_stays_and_is_named() -> None:
-    """kubectl delete --cascade=orphan: the garbage collector takes the owner references away."""
-
-    async def scene(world: World) -> None:
-        await asyncio.sleep(20.0)
-        again = copied(world.job)
-        world.delete()
-        for plural in OWNED:
-            for obj in world.server.all(plural):
-                orphan = copied(obj)
-                del orphan["metadata"]["ownerReferences"]
-                world.server.update(plural, orphan)
-        again["metadata"] = {"name": JOB.name, "namespace": JOB.namespace}
-        del again["status"]
-        before = world.left()
-        world.server.create("scalingjobs", again)
-        await asyncio.sleep(30.0)
-        assert "Secret mnist-1 (and 5 more) exists and is not this job's" in _message(world, "ClusterReady")
-        assert world.left() == before
-        assert not any("deletionTimestamp" in pod["metadata"] for pod in world.server.all("pods"))
-
-    _in_world(scene)
-
-
-def test_of_a_job_that_is_deleted_in_the_foreground_nothing_is_made_anew() -> None:
-    async def scene(world: World) -> None:
-        await asyncio.sleep(20.0)
-        job = copied(world.job)
-        job["metadata"] |= {"deletionTimestamp": world.server.time(), "finalizers": ["foregroundDeletion"]}
-        world.server.update("scalingjobs", job)
-        await world.cause(Trouble(0, "worker deleted", 0))
-        await world.cause(Trouble(0, "head deleted", 0))
-        before = list(world.operator.client.requests)
-        await asyncio.sleep(60.0)
-        assert world.operator.client.requests == before
-        await world.restart()
-        await asyncio.sleep(30.0)
-        assert world.operator.client.requests == []
-
-    _in_world(scene)
-
-
-@pytest.mark.parametrize("policy", ["All", "Running", "None"])
-@pytest.mark.parametrize("restarted", [False, True])
-def test_a_deadline_lets_the_driver_save_with_its_workers(policy: str, restarted: bool) -> None:
-    async def scene(world: World) -> None:
-        await asyncio.sleep(60.0)
-        head = world.pick(0, "head")
-        assert head is not None
-        workers = {pod["metadata"]["uid"] for pod in world.server.all("pods")} - {head["metadata"]["uid"]}
-
-        def at_work() -> set[str]:
-            return {
-                pod["metadata"]["uid"] for pod in world.server.all("pods") if "deletionTimestamp" not in pod["metadata"]
-            } & workers
-
-        if restarted:
-            await world.restart()
-        saves_s = 0.0
-        while _driver_runs(world, head):
-            stops = "deletionTimestamp" in world.server.get("pods", key_of(head))["metadata"]
-            saves_s += 0.1 if stops else 0.0
-            assert at_work() == workers
-            await asyncio.sleep(0.1)
-        assert saves_s > 1.0
-        await asyncio.sleep(200.0)
-        assert _condition(world, "Failed") == ("True", Failure.DEADLINE_EXCEEDED)
-        assert world.status["attempts"][-1]["reason"] == Failure.DEADLINE_EXCEEDED
-        assert [event for event in world.status["conditions"] if event["type"] == "Succeeded"] == []
-        assert at_work() == set()
-
-    _in_world(scene, activeDeadlineSeconds=60, cleanPodPolicy=policy)

@@ -66,7 +66,8 @@ def test_newly_ready_after_s(old: dict[str, Any], new: dict[str, Any], seconds: 
 
 async def test_jobs_are_counted_by_phase_as_they_come_change_and_go() -> None:
     store, registry = Store("metrics-phases"), CollectorRegistry()
-    JobMetrics(store, is_leading=lambda: True, registry=registry)
+    leading = True
+    JobMetrics(store, is_leading=lambda: leading, registry=registry)
 
     def phases() -> dict[str, float]:
         (family,) = registry.collect()
@@ -79,6 +80,8 @@ async def test_jobs_are_counted_by_phase_as_they_come_change_and_go() -> None:
     assert phases() == {"Running": 2}
     store.apply("DELETED", job("b", 4, phase="Failed"))
     assert phases() == {"Running": 1}
+    leading = False
+    assert phases() == {}
 
 
 @pytest.mark.parametrize("leading", [True, False])

@@ -66,6 +66,19 @@ _TOLD = json.dumps({"reason": "OutOfMemory", "message": "Ray killed rank 1; lowe
             id="of URIs in it no secret is shown",
         ),
         pytest.param(
+            worker(
+                0,
+                phase="Failed",
+                containers={
+                    "istio-proxy": ended("istio-proxy", 137, reason="OOMKilled"),
+                    CONTAINER_RAY: ended(CONTAINER_RAY, 1, message="it broke"),
+                },
+            ),
+            Failure.DRIVER_FAILED,
+            "container ray of pod mnist-1-cpu-0-0 ended with exit code 1: it broke",
+            id="what becomes of a container that others put beside it says nothing",
+        ),
+        pytest.param(
             head(phase="Failed", driver=ended(CONTAINER_DRIVER, ExitCode.STOPPED)),
             Failure.STOPPED,
             "asked to stop",
@@ -332,6 +345,15 @@ def _waiting(**fields: Any) -> PodView:
             Failure.UNSCHEDULABLE,
             "insufficient memory",
             id="no node fits",
+        ),
+        pytest.param(
+            head(
+                phase="Pending",
+                containers={"istio-proxy": container("istio-proxy", "waiting", reason="ErrImagePull", message="no")},
+            ),
+            Failure.IMAGE_PULL_FAILED,
+            "the image of container istio-proxy, which is not the job's",
+            id="a container that others put beside it has no image",
         ),
         pytest.param(
             _waiting(

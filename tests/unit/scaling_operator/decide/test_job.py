@@ -331,6 +331,12 @@ class TestSuspension:
         assert _phase(given_up) == "Suspended"
         assert "mnist-1-cpu-0-0" in after(given_up).conditions["Suspended"].message
 
+    def test_a_pod_that_is_given_up_hides_none_that_is_waited_for(self) -> None:
+        memory = after(decided(self.job, observed([worker(0)], memory=self._suspending())))
+        going = [worker(0, terminating=True, gone_by=NOW - 100), worker(1, terminating=True, gone_by=NOW)]
+        waiting = decided(self.job, observed(going, memory=memory, **NOTHING))
+        assert (_phase(waiting), waiting.look_again_s) == ("Suspending", GIVE_UP_ON_HEAD_S)
+
     def test_a_driver_that_finishes_meanwhile_has_succeeded(self) -> None:
         done = head(driver=ended(CONTAINER_DRIVER, 0), terminating=True)
         assert _phase(decided(self.job, observed([done], memory=self._suspending()))) == "Succeeded"

@@ -27,6 +27,7 @@ PODS = "/api/v1/pods"
 QUICK = ReflectorTiming(silence_s=60, backoff_base_s=0.02, backoff_max_s=0.1)
 # What is waited out where a server is silent: far longer than one that is not takes to answer, and yet short.
 QUIET_S = 3.0
+FORBIDDEN = ("ERROR", {"kind": "Status", "code": 403, "reason": "Forbidden", "message": "no watch"})
 GONE = ("ERROR", {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"})
 
 
@@ -97,6 +98,7 @@ async def test_objects_are_trimmed_and_name_their_kind(server: ScriptedServer, c
         pytest.param(stream(("ADDED", pod("b", 10)), end="close"), id="server closes"),
         pytest.param(stream(("ADDED", pod("b", 10)), end="drop"), id="connection drops"),
         pytest.param(stream(("ADDED", pod("b", 10)), raw=b"{broken\n"), id="garbage"),
+        pytest.param(stream(("ADDED", pod("b", 10)), FORBIDDEN), id="right taken away"),
     ],
 )
 async def test_a_broken_watch_goes_on_from_the_last_event(

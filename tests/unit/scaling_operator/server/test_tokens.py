@@ -106,6 +106,7 @@ async def test_what_a_token_says_of_itself_is_read_without_asking() -> None:
         pytest.param("a.b.c", id="no JSON"),
         pytest.param("a.W10.c", id="no claims"),
         pytest.param("a." + "\u00e9" * 8 + ".c", id="no base64"),
+        pytest.param(token_of() + "\udcff", id="bytes that are no text"),
         pytest.param("x" * 20_000, id="too long"),
         pytest.param(token_of(audience=["https://kubernetes.default.svc"]), id="another audience"),
         pytest.param(token_of(audience=7), id="an audience that is none"),

@@ -26,6 +26,8 @@ class Faults:
     def __init__(self) -> None:
         self.failing = 0.0
         self.pods_refused = False
+        # Nothing can be created any more.
+        self.namespace_goes = False
         # A quota.
         self.pods_at_most = 10_000
         # Of pauses, in 0 to 1; 0.5 leaves them as they are.
@@ -56,6 +58,10 @@ class SimulatedClient(ApiClient):
     ) -> Object:
         plural = path.rpartition("/")[2]
         lose_answer = await self._travel("create", plural)
+        if self._faults.namespace_goes:
+            sentence = "unable to create new content in namespace team because it is being terminated"
+            causes = [{"reason": "NamespaceTerminating", "message": "namespace team is being terminated"}]
+            raise ForbiddenError(403, "Forbidden", sentence, details={"causes": causes})
         full = len(list(self._server.all("pods"))) >= self._faults.pods_at_most
         if plural == "pods" and (self._faults.pods_refused or full):
             raise ForbiddenError(403, "Forbidden", self._faults.refusal)
@@ -154,7 +160,9 @@ class SimulatedClient(ApiClient):
 class SimulatedOperator:
     """One process: fresh caches, fresh memory."""
 
-    def __init__(self, server: Server, kubelet: Kubelet, faults: Faults, rng: random.Random) -> None:
+    def __init__(
+        self, server: Server, kubelet: Kubelet, faults: Faults, rng: random.Random, *, leads: bool = True
+    ) -> None:
         loop = asyncio.get_running_loop()
         stores = {plural: Store(plural) for plural in ("scalingjobs", "pods", "services", "networkpolicies")}
         self.client = SimulatedClient(server, kubelet, faults, rng)
@@ -178,12 +186,14 @@ class SimulatedOperator:
             clock=lambda: EPOCH_S + loop.time(),
             random_unit=lambda: faults.jitter,
         )
-        self._task = asyncio.create_task(self.controller.build().run())
+        controller = self.controller.build()
+        self._task = asyncio.create_task(controller.run()) if leads else None
 
     async def kill(self) -> None:
         """End at once, whatever it is doing."""
-        self._task.cancel()
-        await asyncio.wait({self._task})
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
         for feed in self.feeds:
             feed.close()
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaling_api import names
+from scaling_operator.job_controller import JobController
 from scaling_operator.runtime.objects import Key, Object, key_of
 from scaling_operator.runtime.store import Change
 
@@ -88,6 +89,10 @@ class World:
         await asyncio.sleep(away_s)
         self.requests.update(self.operator.client.requests)
         self.operator = SimulatedOperator(self.server, self.kubelet, self.faults, self._rng)
+
+    def standby(self) -> JobController:
+        """The controller of another replica, which sees everything and does nothing."""
+        return SimulatedOperator(self.server, self.kubelet, self.faults, self._rng, leads=False).controller
 
     async def cause(self, trouble: Trouble) -> None:
         """Let it happen."""
