@@ -7,11 +7,12 @@ came from: not where torch noticed it, nor where this library called it.
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -104,14 +105,26 @@ def place_of(error: BaseException, *, modules: Iterable[str] = ()) -> str | None
     for note in getattr(error, "__notes__", ()):
         if note.startswith(_NOTE):
             return str(note.removeprefix(_NOTE))
-    roots = {name.partition(":")[0].partition(".")[0] for name in modules}
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
-        file, root = frame.f_code.co_filename, str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if root in _OURS or root in sys.stdlib_module_names or not os.path.isfile(file):
-            continue
-        if root in roots or not file.startswith(_INSTALLED):
-            return f"{_short(file)}:{line}"
+        if place := _users(frame.f_code.co_filename, line, frame.f_globals, modules):
+            return place
     return None
+
+
+def place_of_function(function: Any, *, modules: Iterable[str] = ()) -> str | None:
+    """File and line of a function or method of the user's; None when it is of a library."""
+    function = inspect.unwrap(getattr(function, "__func__", function))
+    code = getattr(function, "__code__", None)
+    return None if code is None else _users(code.co_filename, code.co_firstlineno, function.__globals__, modules)
+
+
+def _users(file: str, line: int, names: Mapping[str, Any], modules: Iterable[str]) -> str | None:
+    """File and line, where the code with these global names is the user's."""
+    roots = {name.partition(":")[0].partition(".")[0] for name in modules}
+    root = str(names.get("__name__", "")).partition(".")[0]
+    if root in _OURS or root in sys.stdlib_module_names or not os.path.isfile(file):
+        return None
+    return f"{_short(file)}:{line}" if root in roots or not file.startswith(_INSTALLED) else None
 
 
 def raised_by(error: BaseException, package: str) -> bool:

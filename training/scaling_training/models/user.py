@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from scaling_training.data.targets import FORMS, Kind
 from scaling_training.errors import UserError
 from scaling_training.factory import call, resolve, told
 from scaling_training.models.dropout import keyed
+from scaling_training.models.own_task import check_sum, check_tally
 from scaling_training.models.task import METHODS, ClassificationTask, MultiLabelTask, RegressionTask, Task
 
 log = logging.getLogger("scaling_training.models")
@@ -97,24 +98,32 @@ def check_task(
     *,
     classes: int,
     kind: Kind = "classes",
+    class_names: Sequence[str] | None = None,
     field: str = "model",
     modules: Iterable[str] = (),
-) -> None:
+) -> frozenset[str] | None:
     """Run the task on a few real samples: once as an evaluation does, and once as a training step does.
 
     UserError when it cannot take them, when its output is not one score for each class, when its loss is not one
-    number, or when no gradient comes back from that. The model is left as it was. ``classes`` and ``kind`` are what the
-    data set has of targets, ``field`` is the spec's field that the sentence blames, ``modules`` the user's own (see
-    `factory.user_code`).
+    number that is their sum, when no gradient comes back from that, or when its tally does not count them. The model is
+    left as it was. ``classes``, ``kind`` and ``class_names`` are what the data set has of targets, ``field`` is the
+    spec's field that the sentence blames, ``modules`` the user's own (see `factory.user_code`).
+
+    Returns the names of the metrics of a tally of the user's own.
     """
     _check_kind(task, kind, field)
-    device = batch.inputs.device
+    device, measured, modules = batch.inputs.device, None, list(modules)
     try:
         with _as_it_was(task.model, device):
             with torch.no_grad():
-                output = task.model.eval()(*task.inputs(batch))
+                output = task.model.eval()(*_inputs(task, batch, field))
                 _check_scores(task, output, batch, classes, field, "in evaluation")
-                _check_loss(task.loss_sum(output, batch), field)
+                loss = task.loss_sum(output, batch)
+                _check_loss(loss, field)
+                if device.type != "meta":
+                    check_sum(task, batch, loss, field, modules)
+                    names = [str(number) for number in range(classes)] if class_names is None else class_names
+                    measured = check_tally(task, output, batch, names, field, modules)
             if device.type != "meta":  # made from a name: the backward pass is torch's own
                 _check_step(task, batch, classes, field)
     except (UserError, MemoryError, torch.OutOfMemoryError):
@@ -125,11 +134,23 @@ def check_task(
             f"{field}: the task cannot compute its loss on samples of the data set (shape {shape}, "
             f"{batch.inputs.dtype}): it {told(error, modules=modules)}"
         ) from error
+    return measured
+
+
+def _inputs(task: Task, batch: Batch, field: str) -> tuple[Any, ...]:
+    inputs = task.inputs(batch)
+    if not isinstance(inputs, (tuple, list)):
+        raise UserError(
+            f"{field}: inputs must return the model's arguments as a tuple, not {_article(inputs)}: write "
+            "(batch.inputs,)"
+        )
+    return tuple(inputs)
 
 
 def _check_loss(loss: object, field: str) -> None:
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-        raise UserError(f"{field}: loss_sum must return a tensor of one element, not {_article(loss)}")
+        what = f"one of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else _article(loss)
+        raise UserError(f"{field}: loss_sum must return a tensor of one element, not {what}")
 
 
 def _check_step(task: Task, batch: Batch, classes: int, field: str) -> None:

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING
 
 from scaling_api.spec import ModelSpec, ScalingJobSpec
 from scaling_training.data import Dataset
+from scaling_training.errors import UserError
 from scaling_training.optim import global_batch_size
 from scaling_training.parallel import Mesh
 from scaling_training.parallel.mesh import MeshShape, mesh_shape
+from scaling_training.train.early_stopping import objective_of
 
 if TYPE_CHECKING:
     import torch
 
+    from scaling_training.evaluate.metrics import Objective
     from scaling_training.models.task import Task
 
 Note = Callable[[str], None]
@@ -64,10 +67,29 @@ def _check_model(spec: ScalingJobSpec, dataset: Dataset, note: Note) -> None:
         feed = dataset.feed(dataset.validation, device=device, seed=spec.training.seed)
         sample, field = feed.get(0, np.arange(2)), "model.factory"
     modules = [spec.model.factory] if spec.model.factory is not None else []
-    check_task(task, sample, classes=dataset.outputs, kind=dataset.kind, field=field, modules=modules)
+    measured = check_task(
+        task,
+        sample,
+        classes=dataset.outputs,
+        kind=dataset.kind,
+        class_names=dataset.class_names,
+        field=field,
+        modules=modules,
+    )
+    _check_objective(spec, task.tally(torch.device("cpu")).objective, measured)
     axes = spec.training.parallelism
     shape = MeshShape(pipeline=axes.pipeline, fsdp=axes.fsdp, tensor=axes.tensor)
     check_model(task.model, Mesh(shape, rank=0), name=spec.model.title)
+
+
+def _check_objective(spec: ScalingJobSpec, own: Objective, measured: frozenset[str] | None) -> None:
+    """``measured`` are the metrics of a task of the user's own, None where the library knows them."""
+    metric = objective_of(spec.training.early_stopping, own).metric
+    if measured is not None and metric not in measured:
+        raise UserError(
+            f"training.earlyStopping.metric {metric} is not a metric of the task; there are "
+            f"{', '.join(sorted(measured))}"
+        )
 
 
 def _task(spec: ScalingJobSpec, dataset: Dataset, note: Note) -> tuple[Task, torch.device]:

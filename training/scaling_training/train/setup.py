@@ -90,7 +90,8 @@ def set_up(spec: ScalingJobSpec, world: World, *, earlier: Callable[[], Layout |
         steady_pooling(task.model)
     if spec.model.factory is not None:
         sample = validation_feed.get(0, np.arange(2))
-        check_task(task, sample, classes=dataset.outputs, kind=dataset.kind, field="model.factory")
+        names = dataset.class_names
+        check_task(task, sample, classes=dataset.outputs, kind=dataset.kind, class_names=names, field="model.factory")
 
     around = precision(training, world.device)
     layout = None

@@ -18,6 +18,7 @@ from scaling_training.models.dropout import KeyedDropout
 from scaling_training.models.task import ClassificationTask, Task
 from scaling_training.models.user import check_task
 from tests.unit.scaling_training.builders import a_batch
+from tests.unit.scaling_training.models.test_own_task import OwnTally, OwnTask
 
 _MODULE = "a_users_models"
 
@@ -53,24 +54,10 @@ def test_a_factory_gets_its_arguments_and_the_facts_that_it_asks_for(module: Mod
 
 
 def test_a_task_may_be_of_any_kind(module: ModuleType) -> None:
-    class Regression:
-        def __init__(self) -> None:
-            self.model = nn.Linear(5, 1)
-
-        def inputs(self, batch: Any) -> tuple[torch.Tensor]:
-            return (batch.inputs,)
-
-        def loss_sum(self, output: torch.Tensor, batch: Any) -> torch.Tensor:
-            errors: torch.Tensor = output[:, 0] - batch.targets
-            return errors.square().sum()
-
-        def tally(self, device: torch.device) -> Any:
-            raise NotImplementedError
-
-    module.build = Regression  # type: ignore[attr-defined]
+    module.build = OwnTask  # type: ignore[attr-defined]
     task = built()
-    assert isinstance(task, Regression)
-    check_task(task, a_batch(torch.zeros(4, 5), torch.zeros(4)), classes=3)
+    assert isinstance(task, OwnTask)
+    assert check_task(task, a_batch(torch.ones(4, 5), torch.zeros(4)), classes=3) == frozenset({"loss", "bias"})
 
 
 def _raises() -> Task:
@@ -107,7 +94,7 @@ class _AnyTask:
         return output.sum()
 
     def tally(self, device: torch.device) -> Any:
-        raise NotImplementedError
+        return OwnTally(device)
 
 
 def _compiled(model: nn.Module) -> nn.Module:
