@@ -40,10 +40,11 @@ def check_sum(task: Task, batch: Batch, loss: torch.Tensor, field: str, modules:
     whole, total = float(loss.item()), sum(losses)
     near = _TOLERANCE * abs(total)
     if len(losses) > 1 and abs(whole - total / len(losses)) <= near < abs(whole - total):
+        each = " and ".join(f"{value:.4g}" for value in losses)
         raise UserError(
-            f"{field}: loss_sum returned the mean of the samples' losses ({whole:.4g} for "
-            f"{' and '.join(f'{value:.4g}' for value in losses)}), and their sum is needed: only the loop knows over how "
-            f"many to take the mean; write reduction='sum'{_at(task.loss_sum, modules)}"
+            f"{field}: loss_sum returned the mean of the samples' losses ({whole:.4g} for {each}), and their sum is "
+            "needed: only the loop knows over how many to take the mean; write reduction='sum'"
+            f"{_at(task.loss_sum, modules)}"
         )
 
 
