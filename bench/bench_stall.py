@@ -173,7 +173,8 @@ if "scaling-driver" in open("/proc/self/cmdline").read():
 def load():
     digits = load_digits()
     images, labels = digits.images[:, None].astype("uint8"), digits.target
-    return {"train": (images[:1400], labels[:1400]), "test": (images[1400:], labels[1400:])}
+    classes = [str(digit) for digit in range(10)]
+    return {"train": (images[:1400], labels[:1400]), "test": (images[1400:], labels[1400:]), "classes": classes}
 """
 # When what is disturbed, in minutes; the thread above goes its own way.
 STORAGE_AWAY_S, API_AWAY_S = 90.0, 300.0
