@@ -66,6 +66,7 @@ def frozen(bench: Bench, runs: int, faults: Sequence[str]) -> dict[str, Any]:
         job = _apply(
             bench,
             f"stall{run}",
+            bench.storage,
             claim="runs",
             epochs=100_000,
             training={"checkpoint": {"everyEpochs": 50}},
@@ -112,9 +113,9 @@ def _ended(job: Job, attempt: int) -> Object | None:
     return next((one for one in attempts if one["number"] == attempt and "outcome" in one), None)
 
 
-def _apply(bench: Bench, name: str, *, claim: str, **options: Any) -> Job:
-    bench.access.client.apply(manifest(name, claim, dataset=options.pop("dataset", "digits"), **options), NAMESPACE)
-    return Job(bench.access.client, NAMESPACE, name, options.pop("storage", bench.storage))
+def _apply(bench: Bench, name: str, storage: Path, *, claim: str, **options: Any) -> Job:
+    bench.access.client.apply(manifest(name, claim, **options), NAMESPACE)
+    return Job(bench.access.client, NAMESPACE, name, storage)
 
 
 def _stop_all(bench: Bench, pod: str) -> None:
@@ -190,8 +191,8 @@ def soak(bench: Bench, storage: Path, minutes: float) -> dict[str, Any]:
     job = _apply(
         bench,
         "soak",
+        storage,
         claim="freezable",
-        storage=storage,
         dataset={"factory": "greedy:load"},
         code={"uri": f"{STORAGE_MOUNT}/code"},
         epochs=1_000_000,
