@@ -195,7 +195,7 @@ def soak(bench: Bench, storage: Path, minutes: float) -> dict[str, Any]:
         claim="freezable",
         dataset={"factory": "greedy:load"},
         code={"uri": f"{STORAGE_MOUNT}/code"},
-        epochs=1_000_000,
+        epochs=100_000,
         training={"checkpoint": {"everyEpochs": 50}},
         cluster={"head": {"resources": slow}},
     )
