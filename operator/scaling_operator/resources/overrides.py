@@ -43,6 +43,11 @@ _RECORDS = _Field(
     "a list of maps", lambda value: isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
 )
 _TEXT = _Field("a string", lambda value: isinstance(value, str))
+_DNS_POLICY = _Field(
+    "ClusterFirst, ClusterFirstWithHostNet or None with a dnsConfig of servers that know the cluster's Services; by "
+    "those of the node alone, as with Default, workers do not find their head, nor the driver the operator",
+    lambda value: value in ("ClusterFirst", "ClusterFirstWithHostNet", "None"),
+)
 _GRACE = _Field(
     f"a whole number of seconds from 1 to {_MAX_GRACE_S}",
     lambda value: isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MAX_GRACE_S,
@@ -57,7 +62,7 @@ SPEC_FIELDS: Mapping[str, _Field] = {
     "priorityClassName": _TEXT,
     "runtimeClassName": _TEXT,
     "schedulerName": _TEXT,
-    "dnsPolicy": _TEXT,
+    "dnsPolicy": _DNS_POLICY,
     "dnsConfig": _MAP,
     "hostAliases": _RECORDS,
     "terminationGracePeriodSeconds": _GRACE,

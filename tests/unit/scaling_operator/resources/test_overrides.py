@@ -26,6 +26,7 @@ from scaling_operator.resources.overrides import apply_overrides, check_override
         pytest.param({"metadata": {"name": "x"}}, "metadata.name", id="name"),
         pytest.param({"metadata": {"labels": {"scaling.dev/job": "x"}}}, "scaling.dev/job", id="the operator's label"),
         pytest.param({"metadata": {"labels": {"ray.io/cluster": "x"}}}, "ray.io/cluster", id="ray's label"),
+        pytest.param({"spec": {"dnsPolicy": "Default"}}, "by those of the node alone", id="DNS that knows no Services"),
         pytest.param(
             {"metadata": {"labels": {"app.kubernetes.io/managed-by": "x"}}}, "managed-by", id="the cache's label"
         ),
