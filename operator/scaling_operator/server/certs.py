@@ -5,7 +5,8 @@ it. Each replica then issues itself a short-lived leaf, in memory, and replaces 
 without a restart. Drivers trust the CA's certificate, which lies in their attempt's Secret.
 
 To replace the CA, append the new certificate to the Secret's `ca.crt`; when the attempts that know only the old
-one have ended, put the new pair into `tls.crt` and `tls.key`. The Secret is read again at each rotation.
+one have ended, put the new pair into `tls.crt` and `tls.key`. Every replica reads the Secret again within a minute, and
+attempts that begin then know what it holds.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ CA_LIFETIME = timedelta(days=3650)
 LEAF_LIFETIME = timedelta(days=30)
 # Clocks of nodes differ a little; a certificate must not come from the future.
 CLOCK_SKEW = timedelta(minutes=5)
+# How often the Secret is read: so soon what somebody put there takes effect.
+RELOAD_S = 60.0
 RETRY_S = 60.0
 FIRST_RETRY_S = 1.0
 
@@ -179,39 +182,49 @@ class ServingCertificate:
 
     @property
     def bundle(self) -> str:
-        """What drivers have to trust (PEM). Raises RuntimeError before the first `renew`."""
+        """What drivers have to trust (PEM). Raises RuntimeError before the first `look`."""
         if self._authority is None:
             raise RuntimeError("the CA has not been read yet")
         return self._authority.bundle
 
-    async def renew(self) -> None:
-        """Read the CA and issue a new leaf. Raises what `load` raises."""
-        self._authority = await self._load()
-        self._leaf = self._authority.issue(self._host_names, self._clock())
+    async def look(self) -> bool:
+        """Read the CA; issue a new leaf if it has changed or the leaf is due, and tell. Raises what `load` raises."""
+        authority = await self._load()
+        known, self._authority = self._authority, authority
+        is_new = known is None or known.certificate != authority.certificate
+        if not is_new and self.renew_in_s() > 0:
+            return False
+        self._leaf = authority.issue(self._host_names, self._clock())
         _use(self.context, self._leaf)
         self.ready.set()
+        return True
 
     async def wait_ready(self) -> None:
         """Return once there is a certificate, and `bundle` can be read."""
         await self.ready.wait()
 
     async def run(self) -> None:
-        """Get the first certificate, then renew it in time, until cancelled.
+        """Get the first certificate, then renew it in time and whenever the CA changes, until cancelled.
 
         An API server that does not answer is asked again. Raises ConfigurationError when there is no usable CA
         to begin with; later the old certificate goes on.
         """
         while True:
-            await asyncio.sleep(self.renew_in_s())
+            await asyncio.sleep(self.look_in_s())
             try:
-                await self.renew()
+                renewed = await self.look()
             except (ApiError, ConfigurationError) as exc:
                 if isinstance(exc, ConfigurationError) and not self.ready.is_set():
                     raise
-                logger.warning("cannot renew the certificate of the HTTPS endpoint: %s", exc)
+                logger.warning("cannot read the CA of the HTTPS endpoint: %s", exc)
                 await asyncio.sleep(RETRY_S if self.ready.is_set() else FIRST_RETRY_S)
             else:
-                logger.info("the HTTPS endpoint has a new certificate")
+                if renewed:
+                    logger.info("the HTTPS endpoint has a new certificate")
+
+    def look_in_s(self) -> float:
+        """Seconds until the Secret is read again, or for the first time."""
+        return min(RELOAD_S, self.renew_in_s())
 
     def renew_in_s(self) -> float:
         """Seconds until the leaf is due; 0 when it is."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from scaling_operator.runtime.client import ApiClient
@@ -130,19 +131,64 @@ class Clock:
 
 
 async def test_new_connections_get_the_renewed_certificate_without_a_restart() -> None:
-    clock, authority = Clock(), Authority.create(datetime.now(UTC))
+    clock = Clock()
+    clock.now -= timedelta(days=20, seconds=1)
+    authority = Authority.create(clock.now)
 
     async def load() -> Authority:
         return authority
 
     certificate = ServingCertificate(load, ["localhost"], clock=clock)
     assert certificate.problem() is not None
-    await certificate.renew()
+    assert await certificate.look()
     assert certificate.bundle == authority.bundle
     first = _serial(certificate)
+    assert not await certificate.look(), "nothing has changed"
     assert _serial(certificate) == first
-    await certificate.renew()
+    clock.now += timedelta(days=20, seconds=1)
+    assert await certificate.look()
     assert _serial(certificate) != first
+
+
+async def test_another_authority_takes_effect_when_the_secret_is_read_again_within_a_minute() -> None:
+    clock, old, new = Clock(), Authority.create(datetime.now(UTC)), Authority.create(datetime.now(UTC))
+    held = [old]
+
+    async def load() -> Authority:
+        return held[-1]
+
+    certificate = ServingCertificate(load, ["localhost"], clock=clock)
+    await certificate.look()
+    first = _serial(certificate)
+    # The first step of a rotation: attempts that begin from now on trust both; nothing else changes.
+    both = old.bundle + new.bundle
+    held.append(Authority(both, old.certificate, old.key))
+    assert certificate.look_in_s() <= 60
+    assert not await certificate.look()
+    assert certificate.bundle == both
+    assert _serial(certificate) == first
+    # The second: the new one signs.
+    held.append(Authority(both, new.certificate, new.key))
+    assert await certificate.look()
+    assert _serial(certificate) != first
+    assert _issuer_key(certificate) == new.certificate.public_key()
+
+
+async def test_a_secret_that_is_broken_later_leaves_the_certificate_as_it_is() -> None:
+    authority = Authority.create(datetime.now(UTC))
+    answers: list[Authority | None] = [authority, None]
+
+    async def load() -> Authority:
+        if (found := answers.pop(0)) is None:
+            raise ConfigurationError("the Secret holds no CA")
+        return found
+
+    certificate = ServingCertificate(load, ["localhost"])
+    await certificate.look()
+    first = _serial(certificate)
+    with pytest.raises(ConfigurationError):
+        await certificate.look()
+    assert (certificate.bundle, _serial(certificate), certificate.problem()) == (authority.bundle, first, None)
 
 
 async def test_the_leaf_is_due_at_two_thirds_of_its_life() -> None:
@@ -152,11 +198,11 @@ async def test_the_leaf_is_due_at_two_thirds_of_its_life() -> None:
         return authority
 
     certificate = ServingCertificate(load, ["localhost"], clock=clock)
-    assert certificate.renew_in_s() == 0
-    await certificate.renew()
+    assert certificate.renew_in_s() == certificate.look_in_s() == 0
+    await certificate.look()
     assert certificate.renew_in_s() == timedelta(days=20).total_seconds()
     clock.now += timedelta(days=20, seconds=1)
-    assert certificate.renew_in_s() == 0
+    assert certificate.renew_in_s() == certificate.look_in_s() == 0
     assert certificate.problem() is None
     clock.now += timedelta(days=10)
     assert certificate.problem() == "the certificate has expired"
@@ -171,7 +217,22 @@ async def test_an_unusable_authority_ends_the_process_at_the_start() -> None:
 
 
 def _serial(served: ServingCertificate) -> Any:
-    """The serial number of the certificate that a new connection is shown; both of its ends are here."""
+    """The serial number of the certificate that a new connection is shown."""
+    return _shown(served).serial_number
+
+
+def _issuer_key(served: ServingCertificate) -> Any:
+    """The key of the authority that signed it."""
+    trusted = x509.load_pem_x509_certificates(served.bundle.encode())
+    for authority in trusted:
+        with contextlib.suppress(InvalidSignature, ValueError):
+            _shown(served).verify_directly_issued_by(authority)
+            return authority.public_key()
+    return None
+
+
+def _shown(served: ServingCertificate) -> x509.Certificate:
+    """The certificate that a new connection is shown; both of its ends are here."""
     to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
     trust = ssl.create_default_context(cadata=served.bundle)
     client = trust.wrap_bio(to_client, to_server, server_hostname="localhost")
@@ -179,6 +240,6 @@ def _serial(served: ServingCertificate) -> Any:
     for end in (client, server, client, server):
         with contextlib.suppress(ssl.SSLWantReadError):
             end.do_handshake()
-    shown = client.getpeercert()
+    shown = client.getpeercert(binary_form=True)
     assert shown is not None
-    return shown["serialNumber"]
+    return x509.load_der_x509_certificate(shown)

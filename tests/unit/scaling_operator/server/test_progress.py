@@ -84,7 +84,7 @@ async def operator() -> AsyncIterator[Operator]:
         return authority
 
     certificate = ServingCertificate(load, ["localhost"])
-    await certificate.renew()
+    await certificate.look()
     jobs, pods = Store("test-jobs"), Store("test-pods")
     jobs.replace([JOB], 6)
     pods.replace([POD], 6)
