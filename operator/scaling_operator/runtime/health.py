@@ -16,6 +16,8 @@ from aiohttp import web
 from prometheus_client import REGISTRY, CollectorRegistry, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from .sockets import listening_socket
+
 logger = logging.getLogger(__name__)
 
 Check: TypeAlias = Callable[[], str | None]
@@ -24,10 +26,10 @@ Check: TypeAlias = Callable[[], str | None]
 class HealthServer:
     """Serves the checks registered in `liveness` and `readiness` and the metrics of `registry`.
 
-    `port` 0 takes a free one; `port` holds the real one once `run` has set `started`.
+    `host` None are all addresses; `port` 0 takes a free one; `port` holds the real one once `run` has set `started`.
     """
 
-    def __init__(self, *, host: str = "0.0.0.0", port: int = 8080, registry: CollectorRegistry = REGISTRY) -> None:
+    def __init__(self, *, host: str | None = None, port: int = 8080, registry: CollectorRegistry = REGISTRY) -> None:
         self.host = host
         self.port = port
         self.liveness: dict[str, Check] = {}
@@ -46,7 +48,7 @@ class HealthServer:
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
         try:
-            await web.TCPSite(runner, self.host, self.port).start()
+            await web.SockSite(runner, listening_socket(self.host, self.port)).start()
             self.port = runner.addresses[0][1]
             self.started.set()
             await asyncio.Event().wait()

@@ -1,4 +1,4 @@
-"""Client sockets that notice a vanished peer.
+"""Client sockets that notice a vanished peer, and servers' sockets that take connections of both families.
 
 A connection whose other end lost power stays "established" for hours by default, and a watch on it is silent
 in the same way as a quiet cluster. Keepalive probes find out within a minute when nothing is sent, and
@@ -68,3 +68,15 @@ def open_socket(addr_info: tuple[Any, ...]) -> socket.socket:
         if number is not None:
             sock.setsockopt(socket.IPPROTO_TCP, number, value)
     return sock
+
+
+def listening_socket(host: str | None, port: int) -> socket.socket:
+    """A socket that listens at ``host``, or at all addresses of IPv6 and IPv4; port 0 takes a free one.
+
+    Pods have addresses of either family, or of both. Raises OSError when the port cannot be had.
+    """
+    if host is not None:
+        return socket.create_server((host, port))
+    both = socket.has_dualstack_ipv6()  # a kernel may know no IPv6 at all
+    family = socket.AF_INET6 if both else socket.AF_INET
+    return socket.create_server(("", port), family=family, dualstack_ipv6=both)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from aiohttp import web
 
+from ..runtime.sockets import listening_socket
 from .progress import MAX_BODY_BYTES
 
 SHUTDOWN_S = 5.0
@@ -15,13 +16,13 @@ KEEPALIVE_S = 75.0
 
 
 class HttpsServer:
-    """Serves `routes` with the certificate of `context`; `port` 0 takes a free one.
+    """Serves `routes` with the certificate of `context`; `port` 0 takes a free one, `host` None all addresses.
 
     `port` holds the real one once `run` has set `started`.
     """
 
     def __init__(
-        self, routes: Iterable[web.RouteDef], context: ssl.SSLContext, *, host: str = "0.0.0.0", port: int = 8443
+        self, routes: Iterable[web.RouteDef], context: ssl.SSLContext, *, host: str | None = None, port: int = 8443
     ) -> None:
         self.host = host
         self.port = port
@@ -42,7 +43,8 @@ class HttpsServer:
         )
         await runner.setup()
         try:
-            await web.TCPSite(runner, self.host, self.port, ssl_context=self._context, backlog=512).start()
+            listening = listening_socket(self.host, self.port)
+            await web.SockSite(runner, listening, ssl_context=self._context, backlog=512).start()
             self.port = runner.addresses[0][1]
             self.started.set()
             await asyncio.Event().wait()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -22,8 +23,8 @@ async def health() -> AsyncIterator[HealthServer]:
     await asyncio.wait({task})
 
 
-async def fetch(health: HealthServer, path: str) -> tuple[int, str]:
-    url = f"http://127.0.0.1:{health.port}{path}"
+async def fetch(health: HealthServer, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
+    url = f"http://{host}:{health.port}{path}"
     async with aiohttp.ClientSession() as session, session.get(url) as response:
         return response.status, await response.text()
 
@@ -52,3 +53,15 @@ async def test_metrics_without_creation_times(health: HealthServer) -> None:
 async def test_a_port_in_use_is_an_error(health: HealthServer) -> None:
     with pytest.raises(OSError, match="in use"):
         await HealthServer(host="127.0.0.1", port=health.port).run()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+async def test_it_answers_on_addresses_of_both_families(host: str) -> None:
+    if host == "[::1]" and not socket.has_dualstack_ipv6():
+        pytest.skip("this kernel has no IPv6")
+    health = HealthServer(port=0, registry=CollectorRegistry())
+    task = asyncio.create_task(health.run())
+    await asyncio.wait_for(health.started.wait(), 60)
+    assert await fetch(health, "/healthz", host) == (200, "ok\n")
+    task.cancel()
+    await asyncio.wait({task})
