@@ -40,6 +40,7 @@ class Failure(Described):
 
     USER_ERROR = "UserError", "The driver refused: spec, code or data of the user."
     DRIVER_FAILED = "DriverFailed", "The driver ended with an unlisted exit code."
+    STORAGE_AWAY = "StorageUnavailable", "Storage did not answer when the attempt began."
     OUT_OF_MEMORY = "OutOfMemory", "A container was OOM-killed, or Ray's memory monitor killed a worker."
     PARAMETER_SERVER_LOST = (
         "ParameterServerLost",

@@ -47,7 +47,8 @@ from scaling_training.progress.stall import StallWatch
 from scaling_training.stages import STAGES
 from scaling_training.stages.base import Run
 from scaling_training.stages.pipeline import run_stages
-from scaling_training.storage import Storage
+from scaling_training.stages.stopping import unless_stopped
+from scaling_training.storage import Storage, StorageAwayError
 from scaling_training.timeline import Timeline
 from scaling_training.train import preload
 from scaling_training.train.types import TrainingProgress
@@ -133,7 +134,9 @@ def _run(
 ) -> Ending:
     timeline, storage, attempt = settings.timeline, settings.storage, settings.attempt
     timeline.mark("driverStarted")
-    storage.check_writable()
+    unless_stopped(storage.check_writable, stop.requested.is_set)
+    if previous is not None:
+        unless_stopped(lambda: _check_holds_a_run(settings, previous), stop.requested.is_set)
     if settings.job.spec.code is not None:
         install(settings.job.spec.code)
     ledger.claim(lease.about if lease is not None else {})
@@ -243,13 +246,15 @@ def _previous(settings: Settings) -> Storage | None:
     if named is None:
         return None
     root = settings.storage_root
-    previous = Storage(f"{root.rstrip('/')}/{named}" if root else named)
-    if not latest_attempt(previous):
+    return Storage(f"{root.rstrip('/')}/{named}" if root else named)
+
+
+def _check_holds_a_run(settings: Settings, previous: Storage) -> None:
+    if not previous.answered(lambda: latest_attempt(previous)):
         raise UserError(
             f"spec.storage.resumeFrom: {previous.url()} holds no run; "
-            f"name an earlier run's folder relative to {root or 'the working directory'}"
+            f"name an earlier run's folder relative to {settings.storage_root or 'the working directory'}"
         )
-    return previous
 
 
 def _ending(run: Callable[[], Ending], stop: _Stop) -> Ending:
@@ -267,6 +272,8 @@ def _ending(run: Callable[[], Ending], stop: _Stop) -> Ending:
         return _badly(ExitCode.STOPPED, Failure.STOPPED, str(error))
     except EngineError as error:
         return _badly(FAILED, error.reason, str(error))
+    except StorageAwayError as error:
+        return _badly(FAILED, Failure.STORAGE_AWAY, str(error))
     except AttemptTakenError as error:
         return _badly(FAILED, Failure.DRIVER_FAILED, str(error))
     except SystemExit as error:

@@ -14,19 +14,26 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from scaling_api.redaction import redacted
 from scaling_training.errors import UserError
+
+Result = TypeVar("Result")
 
 # What provides each scheme's driver, for the sentence that a user sees when it is missing.
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 # Bytes a second that a store usually takes or gives, for whoever says how long it may take; see the watchdog's factor.
 USUAL_RATE = 100e6
+# Within this much the first question to a storage is answered, with the retries of its driver.
+ANSWER_S = 60.0
+# So much must be free before anything begins: an empty file finds room on a full disk.
+_PROBE_BYTES = 64 * 1024
 _TEMPORARY = ".tmp-"
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -34,6 +41,10 @@ _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
 # How a store answers a conditional PUT that came second: in AWS's words, or as an HTTP status.
 _CAME_SECOND = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
+
+
+class StorageAwayError(Exception):
+    """A storage does not answer; at another time it may."""
 
 
 class Storage:
@@ -96,10 +107,45 @@ class Storage:
         return self._backend.local_path(_relative(name))
 
     def check_writable(self) -> None:
-        """Raise UserError unless a file can be written here; better now than after an hour of training."""
+        """Raise UserError unless a file can be written here; better now than after an hour of training.
+
+        StorageAwayError when it does not answer.
+        """
         probe = f".writable-{uuid.uuid4().hex}"
-        self.write(probe, b"")
-        self.delete(probe)
+
+        def write() -> None:
+            self.write(probe, bytes(_PROBE_BYTES))
+            self.delete(probe)
+
+        self.answered(write)
+
+    def answered(self, ask: Callable[[], Result], within_s: float = ANSWER_S) -> Result:
+        """What ``ask``, which asks this storage, returns.
+
+        StorageAwayError when it raises what is nobody's mistake, and when nothing comes within so many seconds: a mount
+        whose server is away blocks for ever.
+        """
+        answers: list[Result] = []
+        errors: list[Exception] = []
+
+        def run() -> None:
+            try:
+                answers.append(ask())
+            except Exception as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=run, name="storage", daemon=True)
+        thread.start()
+        thread.join(within_s)
+        if answers:
+            return answers[0]
+        error = errors[0] if errors else TimeoutError(f"nothing within {within_s:.0f} s")
+        if isinstance(error, UserError):
+            raise error
+        why = str(error) or type(error).__name__
+        raise StorageAwayError(
+            redacted(f"storage {self.url()} does not answer ({why}): look at its mount or endpoint, and at the network")
+        ) from error
 
 
 def _relative(name: str) -> str:

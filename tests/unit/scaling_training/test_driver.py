@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -326,8 +328,78 @@ def test_a_resume_from_nowhere_is_a_users_mistake(tmp_path: Path) -> None:
     settings = Settings(
         ScalingJob.model_validate(manifest), Storage(str(tmp_path / "run")), 1, storage_root=str(tmp_path)
     )
-    with pytest.raises(UserError, match=r"resumeFrom: .*/team/earlier holds no run"):
-        drive(settings, shows=[], give_up=not_at_all)
+    ending = drive(settings, shows=[], give_up=not_at_all)
+    assert ending.code == ExitCode.REFUSED
+    assert ending.termination is not None
+    assert "/team/earlier holds no run; name an earlier run's folder" in ending.termination.message
+
+
+def closed_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+@pytest.mark.parametrize("away", ["the run's", "the earlier run's"])
+def test_storage_that_does_not_answer_ends_the_attempt_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, away: str
+) -> None:
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{closed_port()}",
+        "AWS_ACCESS_KEY_ID": "id",
+        "AWS_SECRET_ACCESS_KEY": "key",
+        "AWS_MAX_ATTEMPTS": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    manifest = a_job().model_dump(by_alias=True, exclude_none=True)
+    manifest["spec"]["storage"] = {"claimName": "runs", "resumeFrom": "team/earlier"}
+    run = Storage("s3://bucket/run" if away == "the run's" else str(tmp_path / "run"))
+    settings = Settings(ScalingJob.model_validate(manifest), run, 1, storage_root="s3://bucket")
+    ending = drive(settings, shows=[], give_up=not_at_all)
+    assert ending.code == driver.FAILED, "another attempt may find it there"
+    assert ending.termination is not None
+    assert ending.termination.reason == Failure.STORAGE_AWAY
+    asked = "s3://bucket/run" if away == "the run's" else "s3://bucket/team/earlier"
+    assert f"storage {asked} does not answer (Could not connect" in ending.termination.message
+    assert ending.termination.message.endswith("look at its mount or endpoint, and at the network")
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [
+        (errno.EIO, driver.FAILED, "does not answer ([Errno 5] Input/output error"),
+        (errno.ESTALE, driver.FAILED, "does not answer ([Errno 116] Stale file handle"),
+        (errno.ENOSPC, ExitCode.REFUSED, "is full: free some space or name another place"),
+        (errno.EROFS, ExitCode.REFUSED, "refuses access (Read-only file system)"),
+    ],
+    ids=["broken", "unmounted", "full", "read-only"],
+)
+def test_what_is_wrong_with_storage_is_told_from_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int, words: str
+) -> None:
+    def fails(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    ending = drive(Settings(a_job(), Storage(str(tmp_path)), attempt=1), shows=[], give_up=not_at_all)
+    assert ending.code == code
+    assert ending.termination is not None
+    assert words in ending.termination.message
+
+
+def test_a_stop_does_not_wait_for_storage_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hangs = threading.Event()
+
+    def hang(storage: Storage, name: str, data: bytes) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        hangs.wait(120)
+
+    monkeypatch.setattr(Storage, "write", hang)
+    ending = drive(Settings(a_job(), Storage(str(tmp_path)), attempt=1), shows=[], give_up=not_at_all)
+    waited = hangs.is_set()
+    hangs.set()
+    assert not waited
+    assert ending.code == ExitCode.STOPPED
 
 
 def test_a_driver_whose_ray_is_frozen_says_so_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import errno
 import os
 import pickle
 import sys
+import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ import fsspec
 import pytest
 
 from scaling_training.errors import UserError
-from scaling_training.storage import Storage
+from scaling_training.storage import Storage, StorageAwayError
 from tests.object_store import ObjectStore
 
 
@@ -260,3 +261,10 @@ def test_what_an_object_store_refuses_is_the_users_to_mend(
     refusing(storage, monkeypatch, error)
     with pytest.raises(UserError, match=sentence):
         storage.check_writable()
+
+
+def test_storage_that_hangs_is_not_waited_for_without_end(tmp_path: Path) -> None:
+    storage, hangs = Storage(str(tmp_path)), threading.Event()
+    with pytest.raises(StorageAwayError, match=r"does not answer \(nothing within 0 s\)"):
+        storage.answered(lambda: hangs.wait(60), within_s=0.01)
+    hangs.set()
