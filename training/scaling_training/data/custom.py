@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,16 @@ from scaling_api.spec import DatasetSpec
 from scaling_training import factory
 from scaling_training.data.arrays import ImageArrays
 from scaling_training.data.dataset import Dataset, divided
+from scaling_training.data.draws import steady_draws
+from scaling_training.data.items import FINGERPRINTED, Items, as_trained, open_items
 from scaling_training.data.reading import spread
-from scaling_training.data.samples import Raw, Samples, UnreadableError, read_each
+from scaling_training.data.samples import Samples
 from scaling_training.data.targets import Targets, class_names, like, read_targets
 from scaling_training.errors import UserError
 
+log = logging.getLogger(__name__)
+
 FIELD = "dataset.factory"
-# Of a data set whose items have to be computed, so many stand for all in the fingerprint.
-_FINGERPRINTED = 256
 _PARTS = ("train", "validation", "test")
 
 
@@ -35,12 +37,14 @@ def open_factory(spec: DatasetSpec) -> Dataset:
     """What the spec's factory returns; UserError when it raises or returns something else than documented."""
     assert spec.factory is not None, "a rule of the spec"
     arguments = spec.arguments.model_dump() if spec.arguments else {}
-    returned = factory.call(spec.factory, field=FIELD, **arguments)
-    given = returned if isinstance(returned, Mapping) else {"train": returned}
-    unknown = sorted(str(key) for key in set(given) - {*_PARTS, "classes"})
-    if unknown or "train" not in given:
-        raise _wrong(spec, f"a mapping with {', '.join(map(str, given)) or 'nothing'}")
-    read = {name: _part(spec, name, given[name]) for name in _PARTS if name in given}
+    factory.resolve(spec.factory, field=FIELD)  # imports what draws
+    with steady_draws():
+        returned = factory.call(spec.factory, field=FIELD, **arguments)
+        given = returned if isinstance(returned, Mapping) else {"train": returned}
+        unknown = sorted(str(key) for key in set(given) - {*_PARTS, "classes"})
+        if unknown or "train" not in given:
+            raise _wrong(spec, f"a mapping with {', '.join(map(str, given)) or 'nothing'}")
+        read = {name: _part(spec, name, given[name]) for name in _PARTS if name in given}
     parts: dict[str, Samples] = {name: samples for name, (samples, _) in read.items()}
     targets = {name: found for name, (_, found) in read.items()}
     shapes = {samples.shape for samples in parts.values()}
@@ -59,110 +63,45 @@ def open_factory(spec: DatasetSpec) -> Dataset:
 
 def _part(spec: DatasetSpec, name: str, value: Any) -> tuple[Samples, Targets]:
     where = f"{FIELD} {spec.factory}: {name}"
-    if isinstance(value, (tuple, list)) and len(value) == 2 and all(hasattr(item, "__array__") for item in value):
-        inputs, given = np.asarray(value[0]), np.asarray(value[1])
+    if _is_pair(value):
+        with factory.user_code(where):
+            inputs, given = np.asarray(value[0]), np.asarray(value[1])
         if inputs.dtype.kind not in "uifb" or not inputs.ndim or given.shape[:1] != inputs.shape[:1]:
             raise _wrong(spec, f"{name} with inputs {like(inputs)} and targets {like(given)}")
         if inputs.dtype == np.uint8 and inputs.ndim == 3:
             inputs = inputs[:, None]
-        values, max_value = _numbers(inputs, dimensions=4)
         if not len(given):
             raise UserError(f"{where} is empty")
+        values, max_value = as_trained(inputs, dimensions=4)
+        _check_finite(values, where)
         targets = read_targets(given, where=where)
         return ImageArrays(values, targets.labels, max_value, targets.learned), targets
-    if hasattr(value, "__getitem__") and hasattr(value, "__len__") and not isinstance(value, (str, bytes)):
+    if hasattr(value, "__getitem__") and hasattr(value, "__len__") and not isinstance(value, (str, bytes, Mapping)):
         if not len(value):
             raise UserError(f"{where} is empty")
-        return _items(value, where=where)
+        return open_items(value, where=where)
     raise _wrong(spec, f"{name} as {type(value).__name__}")
 
 
-def _items(items: Any, *, where: str) -> tuple[Items, Targets]:
-    try:
-        first, _ = items[0]
-        known = getattr(items, "targets", None)
-        given = known if known is not None and len(known) == len(items) else [item[1] for item in _each(items)]
-        values, max_value = _numbers(_array(first), dimensions=3)
-        targets = read_targets(given, where=where)
-        shape = tuple(values.shape)
-        return Items(items, targets.labels, shape, values.dtype, max_value, learned=targets.learned), targets
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{where}: an item is not (input, target): {type(error).__name__}: {error}") from error
-
-
-def _each(items: Any) -> Any:
-    return (items[index] for index in range(len(items)))
-
-
-def _array(value: Any) -> NDArray[Any]:
-    """An input as an array; a PIL image as channel, height, width."""
-    array = np.asarray(value)
-    if hasattr(value, "getbands"):
-        return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-    return array
-
-
-def _numbers(array: NDArray[Any], *, dimensions: int) -> tuple[NDArray[Any], int | None]:
-    if array.dtype == np.uint8 and array.ndim == dimensions:
-        return np.ascontiguousarray(array), 255
-    return array.astype(np.float32 if array.dtype.kind == "f" else np.int64), None
-
-
-@dataclass(frozen=True, slots=True)
-class Items:
-    """A map-style data set, or some of its items."""
-
-    items: Any
-    labels: NDArray[np.int64]
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    max_value: int | None
-    chosen: NDArray[np.int64] | None = None  # which items; None: all
-    learned: NDArray[np.float32] | None = None  # labels or numbers of each sample; None: its class
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def targets(self) -> NDArray[Any]:
-        """What is to be learned of each sample."""
-        return self.labels if self.learned is None else self.learned
-
-    @property
-    def in_memory(self) -> bool:
-        """Nobody knows what an item costs."""
+def _is_pair(value: Any) -> bool:
+    """Whether it is (inputs, targets): arrays, or lists as long as one another."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
         return False
+    if all(hasattr(item, "__array__") for item in value):
+        return True
+    lengths = {len(item) if isinstance(item, (tuple, list)) or hasattr(item, "__array__") else 2 for item in value}
+    return len(lengths) == 1 and lengths != {2}  # two pairs are two items
 
-    def take(self, indices: NDArray[np.int64]) -> Items:
-        """The samples at these indices, in this order."""
-        chosen = indices if self.chosen is None else self.chosen[indices]
-        learned = None if self.learned is None else self.learned[indices]
-        return Items(self.items, self.labels[indices], self.shape, self.dtype, self.max_value, chosen, learned)
 
-    def read(self, indices: NDArray[np.int64], crops: NDArray[np.float64] | None = None) -> Raw:
-        """The items, see `Samples.read`. A random-resized crop is cut from the item itself."""
-        into = np.empty((len(indices), *self.shape), dtype=self.dtype)
-        return read_each(self, indices, lambda position, index: self._one(index), into=into)
-
-    def _one(self, index: int) -> NDArray[Any]:
-        number = index if self.chosen is None else int(self.chosen[index])
-        try:
-            value, target = self.items[number]
-            array, before = _array(value), self.targets[index]
-            same = np.array_equal(np.asarray(target, dtype=before.dtype), before)
-        except Exception as error:
-            raise UnreadableError(f"{type(error).__name__}: {error}") from error
-        if array.shape != self.shape:
-            raise UnreadableError(f"its shape is {array.shape}, the first item's is {self.shape}")
-        if not same:
-            raise UserError(f"{FIELD}: item {number} has the target {target} now and had {before} before")
-        return array
-
-    def name_of(self, index: int) -> str:
-        """Its number."""
-        return f"item {index if self.chosen is None else self.chosen[index]}"
+def _check_finite(values: NDArray[Any], where: str) -> None:
+    if values.dtype.kind != "f":
+        return
+    odd = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
+    if len(odd):
+        raise UserError(
+            f"{where}: the inputs of {len(odd)} of {len(values)} samples hold NaN or infinite values, first those of "
+            f"sample {odd[0]}; mend them, or leave the samples out"
+        )
 
 
 def _fingerprint(spec: DatasetSpec, parts: Mapping[str, Samples]) -> str:
@@ -171,13 +110,39 @@ def _fingerprint(spec: DatasetSpec, parts: Mapping[str, Samples]) -> str:
     arguments = spec.arguments.to_json_dict() if spec.arguments else {}
     digest.update(json.dumps([spec.factory, arguments, split], sort_keys=True).encode())
     for name, samples in parts.items():
-        own = getattr(getattr(samples, "items", None), "fingerprint", None)
+        own = _own_fingerprint(spec, samples) if isinstance(samples, Items) else None
         digest.update(f"{name} {len(samples)} {own}".encode())
         digest.update(samples.targets.tobytes())
         if own is None:
-            raw = samples.read(spread(len(samples), _FINGERPRINTED))
-            digest.update(np.ascontiguousarray(raw.values).tobytes())
+            digest.update(_content(spec, name, samples))
     return digest.hexdigest()
+
+
+def _content(spec: DatasetSpec, name: str, samples: Samples) -> bytes:
+    if not isinstance(samples, Items):
+        return np.ascontiguousarray(samples.read(spread(len(samples), FINGERPRINTED)).values).tobytes()
+    content = samples.content()
+    if content is None:
+        log.warning(
+            "%s %s: items of %s are others each time that they are read, so the fingerprint leaves their content out, "
+            "and nobody notices when the data changes; draw from the global generators of random, numpy and torch, "
+            "or give the data set an attribute fingerprint",
+            FIELD,
+            spec.factory,
+            name,
+        )
+    return content or b""
+
+
+def _own_fingerprint(spec: DatasetSpec, samples: Items) -> str | int | None:
+    """What the data set itself says of whether it has changed."""
+    with factory.user_code(f"{FIELD} {spec.factory}: fingerprint"):
+        own = getattr(samples.items, "fingerprint", None)
+        own = own() if callable(own) else own
+    # The text of any other object may hold where it lies in memory.
+    if own is not None and not isinstance(own, (str, int)):
+        raise UserError(f"{FIELD} {spec.factory}: fingerprint is a {type(own).__name__}; let it be a text or a number")
+    return own
 
 
 def _wrong(spec: DatasetSpec, what: str) -> UserError:

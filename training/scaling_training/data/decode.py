@@ -48,7 +48,7 @@ def decode(
         with Image.open(io.BytesIO(data)) as image:
             orientation, (width, height) = _orientation(image), image.size  # which a decoder may make smaller
             # Cut out as it lies, for a small picture is turned faster than a large one.
-            box = _lying(_box(_seen((width, height), orientation), crop), (width, height), orientation)
+            box = _lying(_box(_seen_size((width, height), orientation), crop), (width, height), orientation)
             picture = _converted(image, mode, box, size)
             scale_x, scale_y = picture.width / width, picture.height / height
             part = (box[0] * scale_x, box[1] * scale_y, box[2] * scale_x, box[3] * scale_y)
@@ -70,7 +70,13 @@ def size_of(data: bytes) -> tuple[int, int]:
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as image:
-        return _seen(image.size, _orientation(image))
+        return _seen_size(image.size, _orientation(image))
+
+
+def seen(image: Image) -> Image:
+    """A picture that somebody opened, as it is seen: upright, of 8 bits, grey (L) or RGB, nothing transparent."""
+    grey = image.mode in ("1", "L", "LA", "La") or image.mode.startswith(("I", "F"))
+    return _upright(_flat(image, "L" if grey else "RGB"), _orientation(image))
 
 
 def _orientation(image: Image) -> int:
@@ -87,7 +93,7 @@ def _orientation(image: Image) -> int:
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
-def _seen(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+def _seen_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
     """Width and height of the upright picture."""
     return (size[1], size[0]) if orientation in _ACROSS else size
 

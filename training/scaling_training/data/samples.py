@@ -83,11 +83,11 @@ def read_each(
             into[position] = one(position, index)
         except UnreadableError as error:
             unreadable[position] = (samples.name_of(index), str(error))
-            into[position] = _replacement(samples, index, partial(one, position))
+            into[position] = _replacement(samples, index, partial(one, position), str(error))
     return Raw(into, unreadable)
 
 
-def _replacement(samples: Samples, index: int, one: Callable[[int], NDArray[Any]]) -> NDArray[Any]:
+def _replacement(samples: Samples, index: int, one: Callable[[int], NDArray[Any]], reason: str) -> NDArray[Any]:
     members = np.flatnonzero(samples.labels == samples.labels[index])
     place = int(np.searchsorted(members, index))
     for other in np.roll(members, -place - 1)[:-1].tolist():
@@ -96,6 +96,6 @@ def _replacement(samples: Samples, index: int, one: Callable[[int], NDArray[Any]
         except UnreadableError:
             continue
     raise UserError(
-        f"dataset: none of the {len(members)} samples of the class of {samples.name_of(index)} can be read; "
-        "mend them or remove the class"
+        f"dataset: none of the {len(members)} samples of the class of {samples.name_of(index)} can be read (that one: "
+        f"{reason}); mend them or remove the class"
     )

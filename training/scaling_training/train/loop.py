@@ -20,6 +20,7 @@ from scaling_api.spec import ScalingJobSpec
 from scaling_training.checkpoint import CheckpointRef, Checkpoints
 from scaling_training.checkpoint.state import Position, Trained
 from scaling_training.data.batches import Batch
+from scaling_training.data.reach import far_out
 from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import Metrics, validation_key
 from scaling_training.models.freeze import apply_freeze
@@ -158,7 +159,8 @@ class _Loop:
                 result = train_step(setup, feed, batch, step=position.step, rate=rate, stop=stop, beat=self._beat)
             except LossNotFiniteError as error:
                 what, epoch = f"training {error} at", self.epochs_done + 1
-                raise self._diverged(what, position.step + 1, epoch, everywhere=error.everywhere) from error
+                far = far_out(setup.dataset.train, batch.indices)
+                raise self._diverged(what, position.step + 1, epoch, everywhere=error.everywhere, far=far) from error
             position.cursor = batch.end
             position.step += 1
             if math.isfinite(result.loss_sum):  # in fp16 a forward pass may overflow; its step was left out
@@ -326,13 +328,16 @@ class _Loop:
             return latest
         return broadcast_bytes(self.setup.world, latest.encode() if self.setup.world.is_first else None).decode()
 
-    def _diverged(self, what: str, step: int, epoch: int, *, everywhere: bool = True) -> UserError:
-        """Both count from 1."""
+    def _diverged(
+        self, what: str, step: int, epoch: int, *, everywhere: bool = True, far: str | None = None
+    ) -> UserError:
+        """Both count from 1; ``far``: which sample of the step has numbers far from 0."""
         latest = self._finish_saving(everywhere=everywhere)
         rate = self.setup.spec.training.optimizer.learning_rate
         kept = f"; {latest} is kept" if latest else ""
+        scale = f"{far}: bring them to about mean 0 and deviation 1, or leave it out; else " if far else ""
         return UserError(
-            f"the {what} step {step} (epoch {epoch}): lower training.optimizer.learningRate ({rate:g}), "
+            f"the {what} step {step} (epoch {epoch}): {scale}lower training.optimizer.learningRate ({rate:g}), "
             f"or let it rise slowly by training.schedule.warmupFraction{kept}"
         )
 

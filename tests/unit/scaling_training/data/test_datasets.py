@@ -232,7 +232,7 @@ def test_numbers_that_are_no_pixels_are_taken_as_they_are() -> None:
         pytest.param(negative_labels, "labels of train run from -1 to 1, .*number the classes from 0", id="negative"),
         pytest.param(labels_without_a_name, "labels of validation run from 1 to 2, but there are 2", id="no name"),
         pytest.param(other_shapes, "samples differ in shape", id="shapes"),
-        pytest.param(no_pairs, r"train: an item is not \(input, target\)", id="no pairs"),
+        pytest.param(no_pairs, r"train: item 0 is not \(input, target\)", id="no pairs"),
     ],
 )
 def test_a_factory_that_returns_something_else_is_told_so(function: Callable[..., Any], sentence: str) -> None:

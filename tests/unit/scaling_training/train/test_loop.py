@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from scaling_api.spec import ScalingJobSpec
 from scaling_training.checkpoint import CheckpointRef
 from scaling_training.data import loader
 from scaling_training.errors import UserError
+from scaling_training.models.task import ClassificationTask
 from scaling_training.storage import Storage
 from scaling_training.train import TrainingProgress, TrainOutcome, World, preload
 from scaling_training.train.history import Row, history_name, parse_rows
@@ -226,6 +228,29 @@ _DIVERGED = r"training (loss|gradient's norm) became (nan|inf) at step \d+ \(epo
 def test_a_training_loss_that_is_not_finite_ends_the_run_with_advice(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=_DIVERGED):
         trained(tmp_path, a_spec(batchSize=16, **DIVERGING))
+
+
+def rows_of_numbers() -> Any:
+    rows = np.linspace(-1, 1, 300, dtype=np.float32).reshape(100, 3)
+    rows[17] = 2e38
+    return {part: (rows, np.arange(100) % 2) for part in ("train", "validation", "test")}
+
+
+def of_numbers(classes: int) -> ClassificationTask:
+    return ClassificationTask(torch.nn.Linear(3, 2), classes)
+
+
+def test_inputs_that_no_learning_rate_helps_with_are_named(tmp_path: Path) -> None:
+    spec = ScalingJobSpec.model_validate(
+        {
+            "model": {"factory": f"{__name__}:of_numbers"},
+            "dataset": {"factory": f"{__name__}:rows_of_numbers"},
+            "training": {"epochs": 1, "batchSize": 100, "optimizer": {"name": "sgd", "learningRate": 0.1}},
+        }
+    )
+    sentence = r"at step 1 \(epoch 1\): the inputs of sample 17 reach 2e\+38: bring them to about mean 0 .* else lower"
+    with pytest.raises(UserError, match=sentence):
+        trained(tmp_path, spec)
 
 
 def test_weights_that_validate_to_nothing_are_not_saved_over_good_ones(
