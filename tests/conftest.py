@@ -8,6 +8,8 @@ from collections.abc import Generator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.outcome import FAILED
+
 IN_CI = bool(os.environ.get("CI"))
 
 # Nothing is timed, and a slow machine is no finding. Where CI is set, the same examples run each time: a new finding
@@ -17,9 +19,13 @@ settings.load_profile("project")
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """In CI a skip is a failure: what a test wants is there, or is to be put there."""
     report = yield
+    if report.failed and call.when == "call":
+        item.stash[FAILED] = True
     if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped, which proves nothing: {report.longrepr}"

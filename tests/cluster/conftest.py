@@ -13,6 +13,7 @@ import os
 import subprocess
 import uuid
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,16 +105,23 @@ def simulated_nodes(cluster: Access) -> list[str]:
     return add_simulated_nodes(cluster.client, _SIMULATED_NODES)
 
 
-@pytest.fixture
-def namespace(cluster: Access) -> Iterator[str]:
+@contextmanager
+def fresh_namespace(client: Client) -> Iterator[str]:
+    """A namespace with Pod Security "restricted", deleted afterwards; for a module whose tests share one."""
     name = f"test-{uuid.uuid4().hex[:8]}"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
-    cluster.client.create(manifest)
+    client.create(manifest)
     # After an API server was restarted, the controllers may wait half a minute before they list again.
-    cluster.client.wait_for("serviceaccounts", "default", name, lambda account: True, timeout_s=60)
+    client.wait_for("serviceaccounts", "default", name, lambda account: True, timeout_s=60)
     yield name
-    cluster.client.delete("namespaces", name)
+    client.delete("namespaces", name)
+
+
+@pytest.fixture
+def namespace(cluster: Access) -> Iterator[str]:
+    with fresh_namespace(cluster.client) as name:
+        yield name
 
 
 @dataclass(frozen=True)
@@ -124,11 +132,18 @@ class StorageClaim:
     folder: Path
 
 
-@pytest.fixture
-def storage_claim(cluster: Access, namespace: str) -> Iterator[StorageClaim]:
+@contextmanager
+def fresh_claim(cluster: Access, namespace: str) -> Iterator[StorageClaim]:
+    """A ReadWriteMany claim in a namespace, deleted afterwards."""
     if cluster.own is None:
         pytest.skip("claims on a folder of this machine exist in clusters of tests.cluster.kube only")
     claim = StorageClaim("runs", cluster.own.volumes / namespace)
     create_claim(cluster.client, namespace, claim.name, claim.folder)
     yield claim
     delete_volume(cluster.client, namespace, claim.name)
+
+
+@pytest.fixture
+def storage_claim(cluster: Access, namespace: str) -> Iterator[StorageClaim]:
+    with fresh_claim(cluster, namespace) as claim:
+        yield claim

@@ -16,29 +16,6 @@ from tests.cluster.kube.pods import container, headless_service, on_simulated_no
 Object = dict[str, Any]
 Kubectl = Callable[..., str]
 
-_RAY_ENVIRONMENT = [
-    {"name": "HOME", "value": "/tmp"},
-    {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
-    {"name": "RAY_AUTH_MODE", "value": "disabled"},
-]
-# The GCS answers before the head's own raylet has registered, and until then `ray.init` fails: hence the loops.
-_COUNT_RAY_NODES = """
-import os, time, ray
-until = time.time() + 600
-while not ray.is_initialized():
-    try:
-        ray.init(address="head:6379", log_to_driver=False)
-    except Exception:
-        ray.shutdown()
-        if time.time() > until:
-            raise
-        time.sleep(0.5)
-alive = lambda: sum(node["Alive"] for node in ray.nodes())
-while alive() < 2 and time.time() < until:
-    time.sleep(0.5)
-print("nodes", alive())
-"""
-
 
 @pytest.fixture(autouse=True)
 def _images(cluster: Access) -> None:
@@ -199,23 +176,3 @@ def test_a_simulated_pod_can_stay_pending_and_be_deleted(client: Client, namespa
     client.wait_for("pods", "waits", namespace, phase_is("Running"), timeout_s=20)
     client.delete("pods", "waits", namespace)
     client.wait_gone("pods", "waits", namespace, timeout_s=20)
-
-
-def test_a_head_and_a_worker_pod_become_one_ray_cluster(client: Client, kubectl: Kubectl, namespace: str) -> None:
-    memory = [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "256Mi"}}]
-    shared: dict[str, Any] = {
-        "env": _RAY_ENVIRONMENT,
-        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
-    }
-    start = "ray start --block --num-cpus=1 --object-store-memory=100000000 --disable-usage-stats"
-    head = f"{start} --head --include-dashboard=false"
-    worker = (
-        "until ray health-check --address head:6379; do sleep 1; done; "
-        f"exec {start} --address=head.{namespace}.svc.cluster.local:6379"
-    )
-    client.create(headless_service("head", "ray-head"), namespace)
-    client.create(pod("ray-head", container("ray", "sh", "-c", head, **shared), volumes=memory), namespace)
-    client.create(pod("ray-worker", container("ray", "sh", "-c", worker, **shared), volumes=memory), namespace)
-    client.wait_for("pods", "ray-head", namespace, phase_is("Running"))
-    output = kubectl("-n", namespace, "exec", "ray-head", "--", "python", "-c", _COUNT_RAY_NODES)
-    assert "nodes 2" in output

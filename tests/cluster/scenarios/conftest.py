@@ -105,17 +105,17 @@ def operator(cluster: Access) -> Iterator[Operator]:
     cluster.kubectl("delete", "-k", str(MANIFESTS), "--ignore-not-found")
 
 
-@pytest.fixture
-def run_job(operator: Operator, cluster: Access, namespace: str, storage_claim: StorageClaim) -> Iterator[RunJob]:
-    """Applies a job made by `jobs.manifest`; all jobs are deleted, with their pods, when the test ends.
+@contextmanager
+def running(cluster: Access, namespace: str, claim: StorageClaim) -> Iterator[RunJob]:
+    """Applies jobs made by `jobs.manifest`; all are deleted, with their pods, when the block ends.
 
     No secret may stand in a log that is there then.
     """
     applied: list[Job] = []
 
     def run(name: str, **options: Any) -> Job:
-        cluster.client.apply(manifest(name, storage_claim.name, **options), namespace)
-        job = Job(cluster.client, namespace, name, storage_claim.folder)
+        cluster.client.apply(manifest(name, claim.name, **options), namespace)
+        job = Job(cluster.client, namespace, name, claim.folder)
         applied.append(job)
         return job
 
@@ -127,3 +127,10 @@ def run_job(operator: Operator, cluster: Access, namespace: str, storage_claim: 
     # Training pods are heavy: without waiting, the next test would start beside this one's last.
     wait_until(lambda: not cluster.client.list("pods", namespace), timeout_s=60)
     assert in_logs == []
+
+
+@pytest.fixture
+def run_job(operator: Operator, cluster: Access, namespace: str, storage_claim: StorageClaim) -> Iterator[RunJob]:
+    """Jobs of one test."""
+    with running(cluster, namespace, storage_claim) as run:
+        yield run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import scaling_api.names as names
 from scaling_api import API_VERSION, GROUP, KIND, PLURAL
+from scaling_api.driver import STORAGE_MOUNT
 from tests.cluster.kube.client import Client, Object, Objects, condition_status, wait_until
 
 JOBS = f"{PLURAL}.{GROUP}"
@@ -23,6 +25,7 @@ def manifest(
     name: str,
     claim: str,
     *,
+    model: dict[str, Any] | None = None,
     dataset: str | dict[str, Any] = "digits",
     epochs: int = 3,
     batch_size: int = 64,
@@ -39,7 +42,7 @@ def manifest(
         "metadata": {"name": name},
         "spec": {
             "storage": {"claimName": claim},
-            "model": {"name": "small-cnn"},
+            "model": model or {"name": "small-cnn"},
             "dataset": {"name": dataset} if isinstance(dataset, str) else dataset,
             **({"code": code} if code else {}),
             "training": {
@@ -55,6 +58,25 @@ def manifest(
             },
             "runPolicy": run_policy or {},
         },
+    }
+
+
+def paced(storage: Path, *, epochs: int = 60, **options: Any) -> dict[str, Any]:
+    """Options of a job that trains for as long as a test wants it to, by the code of paced.py, put into its storage.
+
+    `hurry` in that folder lets it train to its end, `go` lets it evaluate.
+    """
+    code = storage / "code"
+    if not code.exists():
+        code.mkdir()
+        shutil.copy(Path(__file__).with_name("paced.py"), code)
+    return {
+        "model": {"factory": "paced:model"},
+        "dataset": {"factory": "paced:data"},
+        "code": {"uri": f"{STORAGE_MOUNT}/code"},
+        "epochs": epochs,
+        "batch_size": 128,
+        **options,
     }
 
 
@@ -133,6 +155,11 @@ class Job:
     def newest(self, attempt: int) -> str:
         """The last one's name; empty when the look fell between a commit and the deletion of those before it."""
         return max((path.name for path in self.checkpoints(attempt)), default="")
+
+    def wait_progress(self, attempt: int, *, timeout_s: float = 120.0) -> None:
+        """Until an attempt that has a checkpoint has a later one: it trains on."""
+        reached = self.wait_checkpoint(attempt).name
+        wait_until(lambda: self.newest(attempt) > reached, timeout_s=timeout_s)
 
     def base_of(self, attempt: int) -> str:
         """The name of the checkpoint's folder that an attempt started from."""

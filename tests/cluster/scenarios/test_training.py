@@ -1,7 +1,7 @@
-"""From `kubectl apply` to a trained model, and everything that may happen on the way.
+"""From `kubectl apply` to a trained model, in the ways that need a job of their own; test_disturbed.py has the others.
 
 Real Ray pods train on the test cluster's real node. Each start costs tens of seconds of CPU on a small machine,
-so a job carries as many observations as fit it, and the disturbances that leave a job running share one.
+so a job carries as many observations as fit it.
 """
 
 from __future__ import annotations
@@ -15,18 +15,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import scaling_api.names as names
-from scaling_api.driver import STORAGE_MOUNT
-from scaling_api.names import WorkerSlot
 from scaling_api.scalars import MAX_JOB_NAME
 from tests.cluster.conftest import StorageClaim
 from tests.cluster.kube.access import Access
-from tests.cluster.kube.client import ApiError, Object, condition_status, wait_until
-from tests.cluster.scenarios import leaks
-from tests.cluster.scenarios.conftest import OPERATOR_NAMESPACE, Operator, RunJob
-from tests.cluster.scenarios.jobs import JOBS, QUOTA, RESOURCES, Job, allow_pods
-
-# Long enough to be disturbed in mid-training, short enough to wait for: some tens of seconds of training.
-LONG = {"dataset": "digits", "epochs": 40, "batch_size": 32}
+from tests.cluster.kube.client import Object, condition_status, wait_until
+from tests.cluster.scenarios.conftest import RunJob
+from tests.cluster.scenarios.jobs import JOBS, QUOTA, RESOURCES, Job, allow_pods, paced
 
 
 def _epochs(rows: list[dict[str, object]]) -> list[object]:
@@ -105,44 +99,15 @@ def test_apply_leads_to_a_trained_model(
     assert "Completed" in events
 
 
-def test_lost_workers_are_replaced_and_training_goes_on(run_job: RunJob, cluster: Access, namespace: str) -> None:
-    job = run_job("worker", **LONG)
-    reached = job.wait_checkpoint()
-    head = job.head()["metadata"]["uid"]
-
-    cluster.client.delete("pods", "worker-1-cpu-1-0", namespace, grace_period_s=0)
-
-    job.wait(lambda item: item["status"].get("incarnations", {}).get("cpu-1", 0) >= 1, timeout_s=30)
-    lost_at = job.wait_checkpoint(1).name
-    wait_until(lambda: job.newest(1) > lost_at, timeout_s=120)
-    assert job.head()["metadata"]["uid"] == head
-
-    # One that is frozen closes no connection and looks alive to everybody but to who asks it.
-    before = job.status()["incarnations"].get("cpu-0", 0)
-    pod = names.worker_pod(job.name, 1, WorkerSlot("cpu", 0), before)
-    started = cluster.kubectl("-n", namespace, "exec", pod, "-c", "ray", "--", "cat", "/proc/1/cmdline")
-    assert f"--address=worker-1.{namespace}.svc.cluster.local.:" in started, "an absolute name costs DNS the least"
-    cluster.kubectl("-n", namespace, "exec", pod, "-c", "ray", "--", "bash", "-c", "kill -STOP -1")
-
-    job.wait(lambda item: item["status"]["incarnations"].get("cpu-0", 0) > before, timeout_s=90)
-    done = job.wait_succeeded()
-    assert done["status"]["attempt"] == 1, "a worker's loss costs no attempt"
-    assert done["status"].get("failures", 0) == 0
-    assert _epochs(job.curve()) == list(range(1, 41)), "no epoch is missing or doubled"
-    assert done["status"]["workerGroups"][0]["replaced"] >= 2
-    assert "WorkerReplaced" in job.events()
-    assert reached.name <= job.checkpoints(1)[-1].name
-
-
-def test_an_elastic_job_follows_an_edit_of_min_grows_and_goes_on_with_fewer_workers(
-    run_job: RunJob, cluster: Access, namespace: str
+def test_an_elastic_job_follows_an_edit_of_min_grows_and_goes_on_with_fewer_and_is_deleted_while_it_runs(
+    run_job: RunJob, cluster: Access, namespace: str, storage_claim: StorageClaim
 ) -> None:
     # A quota with room for the head and one worker: the spec's two are waited for, until an edit says that one will do.
     allow_pods(cluster.client, namespace, 2)
     group = {"name": "cpu", "min": 2, "max": 2, "resources": RESOURCES}
     # Far longer than the test takes on any machine: the job is deleted in the end.
-    elastic = {"parallelism": {}, "checkpoint": {"everySteps": 50}}
-    job = run_job("elastic", epochs=5000, batch_size=32, training=elastic, cluster={"workers": [group]})
+    endless = paced(storage_claim.folder, epochs=5000)
+    job = run_job("elastic", **endless, training={"parallelism": {}}, cluster={"workers": [group]})
     job.wait(lambda item: "1 of 2 slots are there" in _says(item, "train"))
     job.patch({"spec": {"cluster": {"workers": [job.read()["spec"]["cluster"]["workers"][0] | {"min": 1}]}}})
     _wait_workers(job, 1)
@@ -155,8 +120,7 @@ def test_an_elastic_job_follows_an_edit_of_min_grows_and_goes_on_with_fewer_work
     cluster.client.evict("elastic-1-cpu-0-0", namespace)
     _wait_workers(job, 1)
     assert "evicted, as in draining its node" in job.notes("WorkerReplaced")
-    reached = job.wait_checkpoint(1)
-    wait_until(lambda: job.newest(1) > reached.name, timeout_s=120)
+    job.wait_progress(1)
     wait_until(lambda: len(job.pods("worker")) == 1, timeout_s=120)
     # Fewer workers are no trouble to an elastic job.
     job.wait_condition("Running")
@@ -165,6 +129,13 @@ def test_an_elastic_job_follows_an_edit_of_min_grows_and_goes_on_with_fewer_work
     assert job.status().get("failures", 0) == 0
     rows = [json.loads(line) for line in (job.run_folder / "curves/attempt-0001.jsonl").read_text().splitlines()]
     assert _epochs(rows) == list(range(1, len(rows) + 1)), "no epoch is missing or doubled"
+
+    # Deletion leaves nothing but the run folder.
+    folder = job.run_folder
+    cluster.client.delete(JOBS, job.name, namespace)
+    cluster.client.wait_gone(JOBS, job.name, namespace, timeout_s=30)
+    wait_until(lambda: job.owned() == [], timeout_s=90)
+    assert any(folder.glob("checkpoints/*/*/MANIFEST.json"))
 
 
 def _says(item: Object, stage: str) -> str:
@@ -183,142 +154,10 @@ def _wait_workers(job: Job, count: int) -> None:
     job.wait(trains, timeout_s=75)
 
 
-def test_a_lost_head_leads_to_an_attempt_that_resumes(run_job: RunJob, cluster: Access, namespace: str) -> None:
-    job = run_job("head", **LONG)
-    reached = job.wait_checkpoint()
-
-    cluster.client.delete("pods", "head-1-head", namespace, grace_period_s=0)
-
-    done = job.wait_succeeded()
-    assert done["status"]["attempt"] == 2
-    assert done["status"]["failures"] == 1
-    first, second = done["status"]["attempts"]
-    assert (first["outcome"], first["reason"]) == ("Failed", "PodDeleted")
-    assert second["outcome"] == "Succeeded"
-    assert job.base_of(2) >= reached.name, "the second attempt went on where the first had been"
-    assert _epochs(job.curve()) == list(range(1, 41))
-
-
-def test_a_restarted_ray_container_is_a_lost_head(run_job: RunJob, cluster: Access, namespace: str) -> None:
-    job = run_job("ray", **LONG)
-    reached = job.wait_checkpoint()
-
-    cluster.kubectl("-n", namespace, "exec", "ray-1-head", "-c", "ray", "--", "pkill", "-9", "gcs_server")
-
-    done = job.wait_succeeded()
-    assert done["status"]["attempt"] == 2
-    assert job.base_of(2) >= reached.name
-    assert done["status"]["attempts"][0]["reason"] in ("RayContainerRestarted", "DriverFailed")
-
-
-def test_a_driver_that_wakes_up_when_the_next_one_trains_damages_nothing(
-    run_job: RunJob, cluster: Access, namespace: str
-) -> None:
-    # Long enough that the node does not end the old head before the new one trains.
-    patient = {"podOverrides": {"spec": {"terminationGracePeriodSeconds": 900}}}
-    job = run_job("frozen", cluster=patient, **LONG)
-
-    def send(signal: str, process: str) -> None:
-        cluster.kubectl("-n", namespace, "exec", "frozen-1-head", "-c", "driver", "--", "pkill", signal, "-f", process)
-
-    reached = job.wait_checkpoint()
-    send("-STOP", "scaling-driver")
-    send("-KILL", "gcs_server")  # so the attempt is over, and its driver has not heard of it
-    job.wait_checkpoint(2)
-    frozen = job.client.get("pods", "frozen-1-head", namespace)
-    assert frozen["metadata"]["deletionTimestamp"]
-    send("-CONT", "scaling-driver")
-    job.client.wait_gone("pods", "frozen-1-head", namespace, timeout_s=90)
-
-    done = job.wait_succeeded()
-    assert done["status"]["attempt"] == done["status"]["reportedAttempt"] == 2
-    assert job.base_of(2) >= reached.name
-    assert job.result()["attempt"] == 2
-    assert done["status"]["result"]["metrics"]["accuracy"] > 0.9
-    assert _epochs(job.curve()) == list(range(1, 41)), "no epoch is missing or doubled"
-
-
-def test_suspend_saves_and_releases_and_resume_goes_on(run_job: RunJob) -> None:
-    job = run_job("pause", **LONG)
-    job.wait_checkpoint()
-
-    job.suspend(True)
-    suspended = job.wait_condition("Suspended", timeout_s=90)
-    assert suspended["status"]["phase"] == "Suspended"
-    assert job.owned() == [], "a suspended job holds nothing"
-    saved = job.checkpoints(1)[-1]
-
-    job.suspend(False)
-    done = job.wait_succeeded()
-    assert job.base_of(2) == saved.name
-    assert done["status"]["attempt"] == 2
-    assert done["status"].get("failures", 0) == 0, "suspension is no failure"
-    assert done["status"]["attempts"][0]["outcome"] == "Suspended"
-    assert _epochs(job.curve()) == list(range(1, 41))
-
-
-# Once there is a trained model, the test part gives nothing away until the file "go" is there: evaluate has to wait.
-_HELD_UP = """
-import time
-from pathlib import Path
-
-import numpy as np
-
-STORAGE = Path("/scaling/storage")
-IMAGES = np.random.default_rng(0).integers(0, 256, (512, 1, 8, 8), dtype=np.uint8)
-LABELS = np.arange(512) % 2
-
-
-class Test:
-    targets = LABELS[:64].tolist()
-
-    def __len__(self):
-        return 64
-
-    def __getitem__(self, index):
-        trained = any(STORAGE.glob("*/*/ledger/*/train.json"))
-        while trained and not (STORAGE / "go").exists():
-            time.sleep(0.1)
-        return IMAGES[index], int(LABELS[index])
-
-
-def load():
-    return {"train": (IMAGES, LABELS), "validation": (IMAGES[:64], LABELS[:64]), "test": Test(), "classes": ["a", "b"]}
-"""
-
-
-def test_suspended_while_it_evaluates_a_job_trains_nothing_twice(run_job: RunJob, storage_claim: StorageClaim) -> None:
-    code = storage_claim.folder / "code"
-    code.mkdir()
-    (code / "held_up.py").write_text(_HELD_UP)
-    job = run_job(
-        "evaluates",
-        dataset={"factory": "held_up:load"},
-        code={"uri": f"{STORAGE_MOUNT}/code"},
-        epochs=1,
-        workers=1,
-        run_policy={"cleanPodPolicy": "None"},
-    )
-    job.wait(lambda item: item.get("status", {}).get("progress", {}).get("stage") == "evaluate", timeout_s=150)
-
-    job.suspend(True)
-    suspended = job.wait_condition("Suspended", timeout_s=90)
-    (first,) = suspended["status"]["attempts"]
-    assert first["outcome"] == "Suspended"
-    assert next(stage["state"] for stage in suspended["status"]["stages"] if stage["name"] == "evaluate") == "Pending"
-    assert job.owned() == [], "a suspended job holds nothing, whatever its policy for the end"
-
-    (storage_claim.folder / "go").touch()
-    job.suspend(False)
-    done = job.wait_succeeded()
-    assert (done["status"]["attempt"], done["status"].get("failures", 0)) == (2, 0)
-    assert job.checkpoints(2) == [], "what was finished is not done again"
-
-
 def test_a_deadline_ends_the_driver_though_pods_are_kept_and_the_time_to_live_takes_everything(
-    run_job: RunJob, cluster: Access, namespace: str
+    run_job: RunJob, cluster: Access, namespace: str, storage_claim: StorageClaim
 ) -> None:
-    job = run_job("late", dataset="digits", epochs=2000, batch_size=32, run_policy={"cleanPodPolicy": "None"})
+    job = run_job("late", **paced(storage_claim.folder, epochs=5000), run_policy={"cleanPodPolicy": "None"})
     job.wait_checkpoint()
 
     job.patch({"spec": {"runPolicy": {"activeDeadlineSeconds": 1}}})
@@ -334,91 +173,6 @@ def test_a_deadline_ends_the_driver_though_pods_are_kept_and_the_time_to_live_ta
     cluster.client.wait_gone(JOBS, job.name, namespace, timeout_s=60)
     wait_until(lambda: job.owned() == [], timeout_s=90)
     assert any(folder.glob("checkpoints/*/*/MANIFEST.json")), "storage is never touched"
-
-
-def test_a_job_that_ends_while_the_operator_is_away_has_its_result(
-    run_job: RunJob, operator: Operator, cluster: Access, namespace: str
-) -> None:
-    job = run_job("alone", **LONG)
-    job.wait_checkpoint()
-    operator.scale(0)
-    try:
-        wait_until(lambda: not operator.pods(), timeout_s=60)
-        cluster.client.wait_for(
-            "pods", "alone-1-head", namespace, lambda pod: pod["status"]["phase"] == "Succeeded", timeout_s=240
-        )
-        before = job.status()
-        assert before["phase"] == "Running"
-        assert "result" not in before
-    finally:
-        operator.scale(1)
-
-    status = job.wait_succeeded()["status"]
-    assert status["attempt"] == 1
-    result = job.result()
-    assert status["result"]["metrics"]["accuracy"] == pytest.approx(result["metrics"]["test"]["accuracy"])
-    assert {artifact["name"]: artifact["uri"] for artifact in status["result"]["artifacts"]} == result["artifacts"]
-    assert [stage["state"] for stage in status["stages"]] == ["Succeeded"] * 4
-    assert (status["progress"]["stage"], status["progress"]["summary"]) == ("report", "done")
-
-
-def test_no_secret_is_in_a_log(run_job: RunJob, operator: Operator, cluster: Access, namespace: str) -> None:
-    secret = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": "keys"},
-        "stringData": {"key": "s3cr3t-of-a-user"},
-    }
-    cluster.client.create(secret, namespace)
-    env = [{"name": "API_KEY", "secretKeyRef": {"name": "keys", "key": "key"}}]
-    with operator.configured(SCALING_OPERATOR_LOG_LEVEL="DEBUG"):
-        job = run_job("secretive", cluster={"env": env}, run_policy={"cleanPodPolicy": "None"})
-        job.wait_succeeded()
-        assert leaks.found(cluster, namespace, OPERATOR_NAMESPACE) == []
-        # It would be seen: what the head's log does hold is found in the same way.
-        cluster.client.patch("secrets", "keys", {"stringData": {"seen": "stage train begins"}}, namespace)
-        assert leaks.found(cluster, namespace) == ["the log of secretive-1-head/driver holds keys/seen"]
-        cluster.client.delete("secrets", "keys", namespace)
-
-
-def test_an_upgrade_of_the_operator_edits_and_deletion_of_a_running_job(
-    run_job: RunJob, operator: Operator, cluster: Access, namespace: str
-) -> None:
-    job = run_job("steady", dataset="digits", epochs=2000, batch_size=32)
-    job.wait_checkpoint()
-    before = job.pod_uids()
-
-    image = job.head()["spec"]["containers"][0]["image"]
-    saved = len(job.checkpoints())
-    with operator.configured(SCALING_OPERATOR_RUNTIME_IMAGE="scaling-runtime:next"):
-        _look_after_a_running_job(job, before, saved, image)
-
-    # Deletion leaves nothing but the run folder.
-    folder = job.run_folder
-    cluster.client.delete(JOBS, job.name, namespace)
-    cluster.client.wait_gone(JOBS, job.name, namespace, timeout_s=30)
-    wait_until(lambda: job.owned() == [], timeout_s=90)
-    assert any(folder.glob("checkpoints/*/*/MANIFEST.json"))
-
-
-def _look_after_a_running_job(job: Job, before: dict[str, str], saved: int, image: str) -> None:
-    """An operator that came after the job began: the job does not notice."""
-    reported = job.status()["progress"]["updatedAt"]
-    job.wait(lambda item: item["status"]["progress"]["updatedAt"] > reported, timeout_s=60)
-    assert job.pod_uids() == before
-    assert len(job.checkpoints()) >= min(saved, 2)
-    assert job.status()["attempt"] == 1
-
-    # An edit of what is frozen is refused with a sentence; one of the worker count is followed.
-    with pytest.raises(ApiError, match="suspend"):
-        job.patch({"spec": {"training": {"epochs": 3}}})
-    workers = job.read()["spec"]["cluster"]["workers"]
-    job.patch({"spec": {"cluster": {"workers": [workers[0] | {"max": 3}]}}})
-    wait_until(lambda: "steady-1-cpu-2-0" in job.pod_uids(), timeout_s=30)
-    added = job.client.get("pods", "steady-1-cpu-2-0", job.namespace)
-    assert added["spec"]["containers"][0]["image"] == image, "versions are not mixed within an attempt"
-    job.patch({"spec": {"cluster": {"workers": [workers[0] | {"max": 2}]}}})
-    wait_until(lambda: job.pod_uids() == before, timeout_s=60)
 
 
 def test_names_that_a_user_may_choose_fit(run_job: RunJob, cluster: Access, namespace: str) -> None:
