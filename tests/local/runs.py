@@ -20,8 +20,8 @@ import yaml
 LIMIT_S = 600.0
 
 
-# Of a run, if nothing else is said: enough for something to happen to it before it ends.
-EPOCHS = 60
+# Of a run, if nothing else is said: enough for everything to happen to it before it ends.
+EPOCHS = 160
 
 
 def manifest(folder: Path, *, name: str = "digits", epochs: int = EPOCHS, **training: Any) -> Path:

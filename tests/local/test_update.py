@@ -7,9 +7,11 @@ import os
 import re
 import signal
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -22,6 +24,9 @@ from scaling_training.update.samples import Lease, SampleLedger, Worker
 from tests.local import runs
 from tests.local.runs import Started
 from tests.unit.scaling_training.builders import a_spec
+
+if TYPE_CHECKING:
+    from scaling_training.engine.parameter_server import RayServer
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -86,6 +91,24 @@ def actors(kind: str) -> set[int]:
     return {child for child in runs.descendants(os.getpid()) if kind in runs.title(child)}
 
 
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    """A connection of this process to a Ray of its own."""
+    session.tune_environment()
+    with session.local(1, 0):
+        yield
+
+
+@pytest.fixture
+def server(ray_here: None) -> Iterator[RayServer]:
+    """A parameter server of two shards; nothing is left of it afterwards."""
+    from scaling_training.engine.parameter_server import parameter_server
+
+    with parameter_server(a_spec(update={"mode": "async", "shards": 2})) as served:
+        yield served
+    runs.assert_gone([*actors("ShardActor"), *actors("CoordinatorActor")])
+
+
 @pytest.mark.parametrize(
     ("actor", "name", "is_back"),
     [
@@ -94,52 +117,44 @@ def actors(kind: str) -> set[int]:
         pytest.param("CoordinatorActor", "the coordinator of the parameter server", False, id="the coordinator"),
     ],
 )
-def test_a_part_that_is_lost_is_named_and_a_new_group_starts_it_anew(actor: str, name: str, is_back: bool) -> None:
-    session.tune_environment()
-    from scaling_training.engine.parameter_server import parameter_server
-
-    spec = a_spec(update={"mode": "async", "shards": 2})
-    with session.local(1, 0), parameter_server(spec) as server:
-        worker = Worker(0, server.open(GROUP, a_start(), ()))
-        lease = server.next(worker)
-        assert isinstance(lease, Lease)
-        gradient = [(np.ones(3, dtype=np.float32), np.empty(0, dtype=np.float32))] * 2
-        server.push(worker, lease, gradient, 1.0)
-        before = actors(actor)
-        os.kill(min(before), signal.SIGKILL)
-        while is_back and not actors(actor) - before:
-            time.sleep(0.1)
-        # Whatever is asked: nothing waits for what cannot come, and no snapshot with a hole is taken. Version 2 stands
-        # for a push that was answered, and whose commit was lost on its way to the shards.
+def test_a_part_that_is_lost_is_named_and_a_new_group_starts_it_anew(
+    server: RayServer, actor: str, name: str, is_back: bool
+) -> None:
+    worker = Worker(0, server.open(GROUP, a_start(), ()))
+    lease = server.next(worker)
+    assert isinstance(lease, Lease)
+    gradient = [(np.ones(3, dtype=np.float32), np.empty(0, dtype=np.float32))] * 2
+    server.push(worker, lease, gradient, 1.0)
+    before = actors(actor)
+    os.kill(min(before), signal.SIGKILL)
+    while is_back and not actors(actor) - before:
+        time.sleep(0.1)
+    # Whatever is asked: nothing waits for what cannot come, and no snapshot with a hole is taken. Version 2 stands
+    # for a push that was answered, and whose commit was lost on its way to the shards.
+    with pytest.raises(ServerLostError, match=name):
+        server.pull(2)
+    if actor == "CoordinatorActor":
         with pytest.raises(ServerLostError, match=name):
-            server.pull(2)
-        if actor == "CoordinatorActor":
-            with pytest.raises(ServerLostError, match=name):
-                server.next(worker)
-        with pytest.raises(ServerLostError, match=name):
-            server.snapshot(drained=False)
-        assert not server.live()
+            server.next(worker)
+    with pytest.raises(ServerLostError, match=name):
+        server.snapshot(drained=False)
+    assert not server.live()
 
-        again = Worker(0, server.open(GROUP, a_start(), ()))
-        lease = server.next(again)
-        assert isinstance(lease, Lease)
-        assert server.push(again, lease, gradient, 1.0).counts.version == 1
-        # Every shard has heard of it.
-        for parameters, _ in ThreadPoolExecutor(1).submit(server.pull, 1).result(timeout=120):
-            assert (parameters < 1.0).all()
+    again = Worker(0, server.open(GROUP, a_start(), ()))
+    lease = server.next(again)
+    assert isinstance(lease, Lease)
+    assert server.push(again, lease, gradient, 1.0).counts.version == 1
+    # Every shard has heard of it.
+    for parameters, _ in ThreadPoolExecutor(1).submit(server.pull, 1).result(timeout=120):
+        assert (parameters < 1.0).all()
 
 
-def test_a_worker_that_cannot_go_on_has_rank_0_end_the_group() -> None:
-    session.tune_environment()
-    from scaling_training.engine.parameter_server import parameter_server
-
-    spec = a_spec(update={"mode": "async", "shards": 2})
-    with session.local(1, 0), parameter_server(spec) as server:
-        incarnation = server.open(replace(GROUP, workers=2), a_start(), ())
-        server.fail(Worker(1, incarnation), "the loss is none")
-        with pytest.raises(UserError, match="the loss is none"):
-            server.next(Worker(0, incarnation))
-        with pytest.raises(UserError, match="the loss is none"):
-            server.snapshot(drained=True)
-        server.dismiss()
-        assert server.next(Worker(1, incarnation)) is None
+def test_a_worker_that_cannot_go_on_has_rank_0_end_the_group(server: RayServer) -> None:
+    incarnation = server.open(replace(GROUP, workers=2), a_start(), ())
+    server.fail(Worker(1, incarnation), "the loss is none")
+    with pytest.raises(UserError, match="the loss is none"):
+        server.next(Worker(0, incarnation))
+    with pytest.raises(UserError, match="the loss is none"):
+        server.snapshot(drained=True)
+    server.dismiss()
+    assert server.next(Worker(1, incarnation)) is None
