@@ -110,3 +110,16 @@ def test_an_interrupt_ends_both_lanes_in_order(tmp_path: Path, number: signal.Si
 def test_what_was_used_is_said_beside_what_may_be() -> None:
     used = CpuTime(1234.5, "all of it")
     assert lanes.budget(754.9, used) == "12:34 of at most 20:00 minutes, 1,234 of 2,400 CPU seconds (all of it)"
+
+
+def test_without_root_one_line_says_what_was_not_run_and_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    lanes.run({"one": python("print('3 passed')")})
+    (line,) = [line for line in capfd.readouterr().out.splitlines() if line.startswith("Not run: ")]
+    assert line.startswith("Not run: tests/cluster: ")
+    assert "root" in line
+    assert "KUBECONFIG" in line
+    assert "make cluster" in line
