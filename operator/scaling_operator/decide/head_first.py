@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from scaling_api.driver import CONTAINER_DRIVER
+
 from .failure import obstruction
 from .types import PodView
 
@@ -31,7 +33,10 @@ def place_for_workers(head: PodView | None, *, now: float) -> Place:
     """What the attempt's head, None while there is none, means for its workers."""
     if head is None or head.scheduled_at is None:
         return Place(may_come=False, may_stay=False)
-    if obstruction(head) is None or head.obstructed_since is None:
+    driver = head.containers.get(CONTAINER_DRIVER)
+    has_started = driver is not None and driver.state != "waiting"
+    # Once its driver has started, what keeps another container (an injected one, say) is no matter of the workers.
+    if has_started or obstruction(head) is None or head.obstructed_since is None:
         return Place(may_come=True)
     left_s = head.obstructed_since + LET_GO_AFTER_S - now
     return Place(may_come=False, may_stay=left_s > 0, look_again_s=left_s if left_s > 0 else None)

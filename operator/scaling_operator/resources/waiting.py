@@ -5,6 +5,9 @@ for IPv4 and IPv6, and a thousand workers ask at once. So the name is made absol
 namespace that stands there (the cluster's own domain is known in no other way), and while it has no address the
 pauses grow. The head has one as soon as it has a network, seconds before its Ray runs; from then on its port is
 tried, which asks nobody else.
+
+Asked for by its short name every 0.3 s, the head costs each worker 25 queries a second; so it costs 0.6 while it has no
+address, and 2 in all when it has one.
 """
 
 from __future__ import annotations

@@ -100,6 +100,7 @@ def test_deciding_again_changes_nothing() -> None:
                 phase="Pending",
                 ready=False,
                 ray=container(CONTAINER_RAY, "waiting", reason="ImagePullBackOff"),
+                driver=container(CONTAINER_DRIVER, "waiting"),
                 obstructed_since=NOW - LET_GO_AFTER_S,
             ),
             Failure.IMAGE_PULL_FAILED,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from scaling_api.driver import CONTAINER_RAY
+from scaling_api.driver import CONTAINER_DRIVER, CONTAINER_RAY
 from scaling_api.names import WorkerSlot
 from scaling_api.reasons import Failure
 from scaling_operator.decide.head_first import LET_GO_AFTER_S
@@ -167,7 +167,16 @@ PLACED = head(phase="Pending", ready=False, containers={})
 def _refused(since: float) -> PodView:
     """A head whose image cannot be pulled since then."""
     pulling = container(CONTAINER_RAY, "waiting", reason="ErrImagePull")
-    return head(phase="Pending", ready=False, ray=pulling, obstructed_since=since)
+    waits = container(CONTAINER_DRIVER, "waiting", reason="PodInitializing")
+    return head(phase="Pending", ready=False, ray=pulling, driver=waits, obstructed_since=since)
+
+
+_RUNS = {view.name: view for view in (container(CONTAINER_DRIVER), container(CONTAINER_RAY))}
+_WITH_ANOTHER = head(
+    ready=False,
+    containers=_RUNS | {"proxy": container("proxy", "waiting", reason="ErrImagePull")},
+    obstructed_since=NOW - 900,
+)
 
 
 class TestHeadFirst:
@@ -181,6 +190,7 @@ class TestHeadFirst:
             pytest.param(PLACED, True, id="it has its node, and pulls its image as they do"),
             pytest.param(RUNNING_HEAD, True, id="it runs"),
             pytest.param(_refused(NOW), False, id="its image has just been refused"),
+            pytest.param(_WITH_ANOTHER, True, id="it runs, and a container that somebody added does not"),
         ],
     )
     def test_when_they_come(self, of_head: PodView | None, come: bool) -> None:
