@@ -177,8 +177,7 @@ def _result(result: Mapping[str, Any]) -> RenderableType:
 def _trouble(status: Mapping[str, Any]) -> str:
     """What is wrong or waited for, in the words of the condition that tells it."""
     conditions = {condition.get("type"): condition for condition in status.get("conditions", [])}
-    failed = conditions.get("Failed", {})
-    if failed.get("status") == "True":
+    if failed := conditions.get("Failed"):  # False while the driver saves, its time being over
         return str(failed.get("message", ""))
     for kind in ("Accepted", "ClusterReady"):
         condition = conditions.get(kind, {})

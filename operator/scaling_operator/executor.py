@@ -8,14 +8,10 @@ at most MAX_CREATES of them per call, so that a large job does not keep a worker
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import assert_never
 
-from scaling_api import names
 from scaling_api.names import WorkerSlot
 
 from .decide.types import Action, CreateWorkers, DeleteAttempt, DeleteJob, DeletePods, EnsureAttempt
@@ -23,47 +19,25 @@ from .deletion import Deleter
 from .kinds import NETWORK_POLICY, POD, SECRET, SERVICE, Kind
 from .mirrors import Mirrors
 from .names_taken import Names, NameTakenError
-from .ownership import Target, is_of
+from .ownership import Target
 from .resources.attempt import AttemptObjects, render_attempt, worker_pod
-from .resources.secret import stored_templates
 from .resources.service_account import build_service_account
 from .runtime.client import ApiClient, resource_path
-from .runtime.errors import AlreadyExistsError, ApiError, ForbiddenError, InvalidError, NotFoundError
+from .runtime.errors import AlreadyExistsError, ApiError, ForbiddenError, InvalidError
 from .runtime.objects import Key, Object
 from .runtime.tracker import WriteTracker
 from .settings import Settings
+from .templates import AttemptGoneError, TemplateMemory
 from .together import all_done
 
 MAX_CREATES = 128
 LARGEST_BATCH = 32
-_TEMPLATES_KEPT = 1000
-# Pods that are made later than so after their Secret was seen might wait for ever for one that is gone.
-_SEEN_FOR_S = 60.0
 # The API server's word for a namespace that terminates.
 _NAMESPACE_GOES = "NamespaceTerminating"
 
 
 class RefusedError(Exception):
     """The API server refuses an object (quota, admission, Pod Security): only a person can change that."""
-
-
-class AttemptGoneError(Exception):
-    """The attempt's Secret is gone, and with it what its pods are made from."""
-
-    def __init__(self, attempt: int, message: str) -> None:
-        super().__init__(message)
-        self.attempt = attempt
-
-
-@dataclass(frozen=True, slots=True)
-class _Templates:
-    """What an attempt's pods are made from: as rendered when it began, maybe by an earlier version of the operator."""
-
-    # Of the Secret that holds them, and when it was last seen, by the event loop's clock.
-    uid: str
-    seen_at: float
-    head: Object
-    workers: dict[str, Object]
 
 
 class Executor:
@@ -85,7 +59,7 @@ class Executor:
         self._ca_bundle = ca_bundle
         self._deleter = Deleter(client, mirrors, tracker)
         self._names = Names(client, mirrors, self._deleter)
-        self._templates: OrderedDict[tuple[str, int], _Templates] = OrderedDict()
+        self._templates = TemplateMemory(client)
         self._accounts: set[str] = set()
 
     async def run(self, target: Target, action: Action) -> bool:
@@ -101,7 +75,7 @@ class Executor:
             case DeletePods():
                 return await self._deleter.delete_pods(target, action)
             case DeleteAttempt():
-                known = self._templates.pop((target.uid, action.attempt), None)
+                known = self._templates.forget(target, action.attempt)
                 await self._deleter.delete_attempt(target, action.attempt, known.uid if known is not None else None)
             case DeleteJob():
                 await self._deleter.delete_job(target)
@@ -122,7 +96,7 @@ class Executor:
             ray_token=secrets.token_hex(32),
             ca_bundle=self._ca_bundle(),
         )
-        if action.head and self._known(target, action.attempt) is None:
+        if action.head and self._templates.known(target, action.attempt) is None:
             await self._names.claim(target, action.attempt)
         if action.policy:
             await self._create(target, NETWORK_POLICY, rendered.network_policy)
@@ -134,17 +108,17 @@ class Executor:
 
     async def _ensure_secret(self, target: Target, attempt: int, rendered: AttemptObjects) -> Object:
         """The head as the attempt's Secret has it."""
-        if self._known(target, attempt) is not None:  # only the pod was refused, the last time
-            return (await self._seen_templates(target, attempt)).head
+        if self._templates.known(target, attempt) is not None:  # only the pod was refused, the last time
+            return (await self._templates.seen(target, attempt)).head
         created = await self._create(target, SECRET, rendered.secret)
         if created is not None:
             uid = created["metadata"]["uid"]
-            return self._remember(target, attempt, uid, rendered.head, rendered.worker_templates).head
+            return self._templates.remember(target, attempt, uid, rendered.head, rendered.worker_templates).head
         # It is of a try before this one: the operator, or the spec, may have been another one then.
-        return (await self._stored_templates(target, attempt)).head
+        return (await self._templates.stored(target, attempt)).head
 
     async def _create_workers(self, target: Target, action: CreateWorkers) -> bool:
-        known = await self._seen_templates(target, action.attempt)
+        known = await self._templates.seen(target, action.attempt)
         await self._ensure_account(target)
         todo: Sequence[tuple[WorkerSlot, int]] = action.pods[:MAX_CREATES]
         batch = 1
@@ -175,36 +149,6 @@ class Executor:
             raise AttemptGoneError(attempt, message) from None
         pod = worker_pod(template, job=target.job.metadata.name, attempt=attempt, slot=slot, incarnation=incarnation)
         await self._create(target, POD, pod)
-
-    async def _seen_templates(self, target: Target, attempt: int) -> _Templates:
-        """The attempt's templates, remembered or read, when its Secret still is there for the pods to mount."""
-        known = self._known(target, attempt)
-        if known is not None and asyncio.get_running_loop().time() - known.seen_at < _SEEN_FOR_S:
-            return known
-        return await self._stored_templates(target, attempt)
-
-    async def _stored_templates(self, target: Target, attempt: int) -> _Templates:
-        name = names.ray_cluster(target.key.name, attempt)
-        try:
-            secret = await self._client.get(SECRET.path(target.key.namespace, name))
-            if not is_of(secret, target.uid):
-                raise KeyError(target.uid)
-            head, workers = stored_templates(secret)
-        except (NotFoundError, KeyError, ValueError) as error:
-            self._templates.pop((target.uid, attempt), None)
-            message = f"the Secret {name} with token and templates of attempt {attempt} is gone"
-            raise AttemptGoneError(attempt, message) from error
-        return self._remember(target, attempt, secret["metadata"]["uid"], head, workers)
-
-    def _known(self, target: Target, attempt: int) -> _Templates | None:
-        return self._templates.get((target.uid, attempt))
-
-    def _remember(self, target: Target, attempt: int, uid: str, head: Object, workers: dict[str, Object]) -> _Templates:
-        templates = _Templates(uid, asyncio.get_running_loop().time(), head, workers)
-        self._templates[target.uid, attempt] = templates
-        while len(self._templates) > _TEMPLATES_KEPT:
-            self._templates.popitem(last=False)
-        return templates
 
     async def _ensure_account(self, target: Target) -> None:
         namespace = target.key.namespace

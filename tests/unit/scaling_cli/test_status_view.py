@@ -64,6 +64,11 @@ RUNNING = a_job(
             id="what does not advance says so",
         ),
         pytest.param(
+            a_job(phase="Running", attempt=1, conditions=[condition("Failed", "False", "its time is over")]),
+            "Running, attempt 1: its time is over",
+            id="the driver saves at its deadline",
+        ),
+        pytest.param(
             a_job(phase="Failed", attempt=4, conditions=[condition("Failed", "True", "the image is missing")]),
             "Failed, attempt 4: the image is missing",
             id="a failure says why",

@@ -19,10 +19,10 @@ from scaling_operator.decide.types import (
 from scaling_operator.deletion import MAX_DELETES
 from scaling_operator.executor import (
     MAX_CREATES,
-    AttemptGoneError,
     RefusedError,
 )
 from scaling_operator.runtime.objects import Key
+from scaling_operator.templates import AttemptGoneError
 
 from .builders import job
 from .simulation.bench import EVERYTHING, KEY, Bench, on_bench, workers

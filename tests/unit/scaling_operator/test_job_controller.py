@@ -131,7 +131,7 @@ def test_a_quota_that_others_use_more_of_is_no_news(caplog: pytest.LogCaptureFix
         await asyncio.sleep(40.0)
         assert "limited: pods=8" in _message(world, "ClusterReady")
 
-    with caplog.at_level("WARNING", "scaling_operator.job_controller"):
+    with caplog.at_level("WARNING", "scaling_operator"):
         _in_world(scene)
     assert sum("exceeded quota" in message for message in caplog.messages) == 2
 
@@ -252,7 +252,7 @@ def test_more_workers_after_fewer_are_no_losses(
         assert world.status.get("incarnations", {}) == incarnations
         assert world.status["workerGroups"][0]["replaced"] == 0
 
-    with caplog.at_level("INFO", "scaling_operator.job_controller"):
+    with caplog.at_level("INFO", "scaling_operator"):
         _in_world(scene)
     told = [message.partition(":")[0] for message in caplog.messages]  # events are logged as well
     assert "AttemptStarted" in told
@@ -276,7 +276,7 @@ def test_a_worker_that_could_not_be_deleted_and_is_wanted_again_is_lost_like_any
         assert world.status["incarnations"] == {"cpu-2": 1}
         assert world.status["workerGroups"][0]["replaced"] == 1
 
-    with caplog.at_level("INFO", "scaling_operator.job_controller"):
+    with caplog.at_level("INFO", "scaling_operator"):
         _in_world(scene)
     assert "WorkerReplaced" in [message.partition(":")[0] for message in caplog.messages]
 
@@ -288,7 +288,7 @@ def test_of_workers_that_were_replaced_nothing_is_remembered() -> None:
             await world.cause(Trouble(0, "worker deleted", 0))
         await asyncio.sleep(30.0)
         assert sum(world.status["incarnations"].values()) == 3
-        (notes,) = world.operator.controller._notes.values()
+        (notes,) = world.operator.controller._notebook.all()
         assert notes.vanished == {}
 
     _in_world(scene)
@@ -301,7 +301,7 @@ def test_of_a_job_that_has_ended_nothing_is_remembered() -> None:
         await asyncio.sleep(WORK_S + 60.0)
         assert world.status["phase"] == "Succeeded"
         assert not any(world.left().values())
-        assert world.operator.controller._notes == {}
+        assert world.operator.controller._notebook.all() == []
 
     _in_world(scene)
 
@@ -555,7 +555,7 @@ def test_another_job_of_the_same_name_inherits_nothing() -> None:
             feed.relist()  # the deletion itself is never seen
         await asyncio.sleep(15.0)
         assert world.status["phase"] == "Running"
-        assert len(world.operator.controller._notes) == 1
+        assert len(world.operator.controller._notebook.all()) == 1
 
     _in_world(scene)
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from scaling_operator.decide.types import DeleteAttempt, DeleteJob, EnsureAttempt
-from scaling_operator.executor import AttemptGoneError
 from scaling_operator.names_taken import NameTakenError
 from scaling_operator.runtime.errors import NotFoundError
 from scaling_operator.runtime.objects import Key, Object
+from scaling_operator.templates import AttemptGoneError
 
 from .simulation.bench import EVERYTHING, KEY, Bench, on_bench, workers
 
