@@ -249,9 +249,12 @@ def _lost_state(head: PodView, ray: ContainerView) -> Trouble:
 def _unresponsive(pod: PodView, main: ContainerView) -> Trouble | None:
     """Whether its kubelet ended `main` because its probes failed.
 
-    A container's status does not tell that. But readiness fails before liveness does, and the pod keeps since when.
+    A container's status does not tell that. But readiness fails before liveness does, and the pod keeps since when. A
+    driver has exit codes of its own; in a worker's container it is Ray's command that heeds SIGTERM, when that comes.
     """
-    if main.exit_code not in (_EXIT_KILLED, ExitCode.STOPPED) or main.ran is None or pod.unready_since is None:
+    if pod.is_head and main.exit_code not in (_EXIT_KILLED, ExitCode.STOPPED):
+        return None
+    if main.ran is None or pod.unready_since is None:
         return None
     began, ended = main.ran
     if pod.unready_since > began:

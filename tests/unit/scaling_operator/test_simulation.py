@@ -35,6 +35,15 @@ def test_a_job_without_troubles_succeeds_with_few_requests() -> None:
     assert ending.requests["patch", "scalingjobs"] <= 5
 
 
+def test_a_head_is_given_up_when_it_is_frozen_and_not_when_its_driver_is_silent_for_a_while() -> None:
+    for trouble, outcomes in (
+        ("driver silent", [("Succeeded", "Completed")]),
+        ("driver frozen", [("Failed", "Unresponsive"), ("Succeeded", "Completed")]),
+    ):
+        ending = run_in_virtual_time(live([Trouble(30, trouble, 0)], {"backoffLimit": 1}, seed=1, skew_s=0.0))
+        assert [(one["outcome"], one["reason"]) for one in ending.status["attempts"]] == outcomes, trouble
+
+
 @settings(max_examples=120)
 @given(
     troubles=_troubles,

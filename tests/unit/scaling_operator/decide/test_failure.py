@@ -172,6 +172,28 @@ _TOLD = json.dumps({"reason": "OutOfMemory", "message": "Ray killed rank 1; lowe
             worker(
                 0,
                 phase="Failed",
+                unready_since=NOW - 25,
+                containers={CONTAINER_RAY: ended(CONTAINER_RAY, 1, ran=(NOW - 90, NOW))},
+            ),
+            Failure.UNRESPONSIVE,
+            "container ray of pod mnist-1-cpu-0-0 did not answer its kubelet for more than 25 s",
+            id="one whose raylet alone is frozen ends in order",
+        ),
+        pytest.param(
+            worker(
+                0,
+                phase="Failed",
+                unready_since=NOW,
+                containers={CONTAINER_RAY: ended(CONTAINER_RAY, 1, ran=(NOW - 90, NOW))},
+            ),
+            Failure.DRIVER_FAILED,
+            "ended with exit code 1",
+            id="a worker whose raylet crashes is not ready from then on",
+        ),
+        pytest.param(
+            worker(
+                0,
+                phase="Failed",
                 unready_since=NOW - 999,
                 containers={CONTAINER_RAY: ended(CONTAINER_RAY, 137, ran=(NOW - 900, NOW))},
             ),

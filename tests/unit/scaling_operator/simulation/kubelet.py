@@ -93,6 +93,18 @@ class Kubelet:
             status["initContainerStatuses"][0]["restartCount"] += 1
             self._write(pod, status)
 
+    def silence(self, pod: Object, for_s: float) -> None:
+        """A head's driver does not answer its probe for so long."""
+        if (pod.get("status") or {}).get("phase") == "Running" and pod["metadata"]["uid"] not in self.frozen:
+            self._answers(pod, False)
+            self._later(for_s, pod["metadata"]["uid"], lambda pod: self._answers(pod, True), key_of(pod))
+
+    def _answers(self, pod: Object, ready: bool) -> None:
+        status = copied(pod["status"])
+        status["containerStatuses"][0]["ready"] = ready
+        _set(status, "Ready", str(ready), lastTransitionTime=self._server.time())
+        self._write(pod, status)
+
     def _on_change(self, plural: str, change: Change, obj: Object) -> None:
         if plural == "pods" and change == "ADDED":
             self._later(self._rng.random() * 2.0, obj["metadata"]["uid"], self._schedule, key_of(obj))

@@ -349,6 +349,8 @@ TROUBLES: dict[str, Callable[[World, int], Any]] = {
     "head's node lost": _to_pod(HEAD, lambda world, pod: world.kubelet.lose_node(pod)),
     "driver fails": _to_pod(HEAD, lambda world, pod: _end(world, pod, exit_code=1)),
     "driver out of memory": _to_pod(HEAD, lambda world, pod: _end(world, pod, exit_code=137, reason="OOMKilled")),
+    "driver silent": _to_pod(HEAD, lambda world, pod: world.kubelet.silence(pod, 20.0)),
+    "driver frozen": _to_pod(HEAD, lambda world, pod: world.kubelet.silence(pod, 600.0)),
     "ray restarts": _to_pod(HEAD, lambda world, pod: world.kubelet.restart_ray(pod)),
     "suspend": _suspend,
     "resume": _resume,
