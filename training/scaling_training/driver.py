@@ -37,7 +37,6 @@ from scaling_training.engine.run import TICK_S, StoppedError, Watch
 from scaling_training.errors import UserError
 from scaling_training.evaluate.metrics import Objective
 from scaling_training.factory import place_of, raised_by, told
-from scaling_training.health import HealthServer, PortTakenError
 from scaling_training.lease import Lease
 from scaling_training.ledger import AttemptTakenError, Ledger, Record, SupersededError, latest_attempt
 from scaling_training.progress import ProgressModel
@@ -394,6 +393,8 @@ class Redacting(logging.Formatter):
 
 def main() -> NoReturn:
     """Entry point of the head pod's driver container."""
+    from scaling_training.health import HealthServer, PortTakenError  # nobody asks a driver that is no pod
+
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Redacting("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])

@@ -45,6 +45,7 @@ def server() -> Iterator[tuple[int, str]]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_health, "FIRST_AFTER_S", 0.0)
     monkeypatch.setattr(ray_health, "ASK_EVERY_S", 0.1)
     monkeypatch.setattr(ray_health, "ANSWER_LIMIT_S", 0.5)
     monkeypatch.setattr(ray_health, "LOOK_EVERY_S", 0.05)
