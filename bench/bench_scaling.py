@@ -75,7 +75,8 @@ def _row(model: ModelFacts, gpus: int, shape: MeshShape) -> str:
     # Forward, and twice as much backward; a tensor axis leaves the work of the whole batch to its ranks together.
     ideal = 3 * SAMPLES * model.flops / FLOPS
     whole = 3 * SAMPLES * shape.tensor * (model.flops - model.divided_flops * (1 - 1 / shape.tensor)) / FLOPS
-    calls = (shape.data > 1) * math.ceil(4 * model.parameters / 2**20 / 25) + (shape.fsdp > 1) * 3 * len(model.units)
+    calls = (shape.data > 1) * math.ceil(4 * model.parameters / 2**20 / 25)
+    calls += (shape.fsdp > 1) * 3 * model.gathered_units
     replicated = calls * latency + sent.data / data_speed + sent.fsdp / fsdp_speed
     divided = (shape.tensor > 1) * model.tensor_calls * LATENCY + sent.tensor / INSIDE
     took = whole + divided + max(replicated - OVERLAP * whole * 2 / 3, (1 - OVERLAP) * replicated)

@@ -72,13 +72,12 @@ def held_parameters(model: ModelFacts, shape: MeshShape) -> float:
 
 def volume(model: ModelFacts, shape: MeshShape, *, batch_size: int) -> Volume:
     """Bytes sent per step by a worker, in one micro-batch."""
-    left = held_parameters(model, shape) / model.parameters
-    padded = model.padded(shape.fsdp) * left * model.element
+    held = held_parameters(model, shape)
+    padded = model.padded(shape.fsdp) * held / model.parameters * model.element
     trained = padded * model.trained_share
     data = 2 * _share(shape.data) * trained / shape.fsdp
     # The root's parameters stay gathered between forward and backward.
-    root = sum(math.prod(dims) for dims in model.units[0]) if len(model.units) > 1 else model.parameters
-    gathers = 2 - root / model.parameters
+    gathers = 2 - model.root_left(shape.tensor) / held
     fsdp = _share(shape.fsdp) * (gathers * padded + trained)
     samples = batch_size / shape.batch_ranks
     summed = 2 * (model.summed_forward + model.summed_backward) + model.gathered
@@ -108,11 +107,11 @@ def seconds(model: ModelFacts, shape: MeshShape, machine: Machine, *, batch_size
     compute = micro_batches * machine.fixed_s + samples * machine.sample_s * kept
     sent = volume(model, shape, batch_size=batch_size)
     data_calls = math.ceil(model.trained * model.element / _BUCKET) if shape.data > 1 else 0
-    fsdp_calls = _FSDP_CALLS * len(model.units) if shape.fsdp > 1 else 0
+    fsdp_calls = _FSDP_CALLS * model.gathered_units if shape.fsdp > 1 else 0
     replicated = (data_calls + fsdp_calls) * machine.latency_s + (sent.data + sent.fsdp) / machine.bytes_per_s
     tensor_calls = micro_batches * model.tensor_calls if shape.tensor > 1 else 0
     divided = tensor_calls * machine.latency_s + sent.tensor / machine.bytes_per_s
-    overhead = len(model.units) * machine.fsdp_unit_s if shape.fsdp > 1 else 0.0
+    overhead = model.gathered_units * machine.fsdp_unit_s if shape.fsdp > 1 else 0.0
     return compute + replicated * (1 - machine.overlap) + divided + overhead
 
 

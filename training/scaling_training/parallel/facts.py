@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from scaling_training.errors import UserError
-from scaling_training.parallel.plans import fsdp_blocks, tensor_plan
+from scaling_training.parallel.blocks import repeated_blocks
+from scaling_training.parallel.plans import tensor_plan
 from scaling_training.parallel.roles import Plan, Role, divides
 
 Shape = tuple[int, ...]
@@ -26,9 +28,10 @@ Shape = tuple[int, ...]
 class ModelFacts:
     """A model in numbers. What a tensor axis cannot divide has ``tensor_sizes`` empty."""
 
-    units: tuple[tuple[Shape, ...], ...]  # shapes of the parameters: of the root, then of each FSDP block
+    units: tuple[tuple[Shape, ...], ...]  # shapes of the parameters: of the root (none, perhaps), then of each block
     trained: int  # parameters that are not frozen
     divided: int  # parameters in layers that the tensor axis divides
+    root_divided: int  # of them, the root's
     element: int  # bytes
     activations: float  # elements per sample kept for the backward pass, at its peak
     divided_activations: float  # of them, those that the tensor axis divides
@@ -44,6 +47,15 @@ class ModelFacts:
     def parameters(self) -> int:
         """Parameters in all."""
         return sum(_size(shape) for unit in self.units for shape in unit)
+
+    @property
+    def gathered_units(self) -> int:
+        """What FSDP gathers, one after the other."""
+        return sum(map(bool, self.units))
+
+    def root_left(self, tensor: int) -> float:
+        """The root's parameters that a tensor axis of this size leaves to a worker."""
+        return sum(map(_size, self.units[0])) - self.root_divided * (1 - 1 / tensor)
 
     @property
     def trained_share(self) -> float:
@@ -81,11 +93,14 @@ def facts_of(
     by_module = flops.get_flop_counts()
     root = type(model).__name__
     in_plan = {path for path, role in plan.items() if role not in (Role.ENTER, Role.GATHER)}
+    divided = {path: _divided(model.get_submodule(path), plan[path]) for path in in_plan}
+    in_blocks = {module for block in repeated_blocks(model) for module in block.modules()}
     divided_flops = sum(sum(by_module.get(f"{root}.{path}", {}).values()) for path in in_plan)
     return ModelFacts(
         units=_units(model),
         trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        divided=sum(_divided(model.get_submodule(path), plan[path]) for path in in_plan),
+        divided=sum(divided.values()),
+        root_divided=sum(divided[path] for path in in_plan if model.get_submodule(path) not in in_blocks),
         element=next(model.parameters()).element_size(),
         activations=sum(kept.values()) / samples,
         divided_activations=sum(kept.get(where, 0) for where in crossing.divided) / samples,
@@ -112,10 +127,10 @@ def _size(shape: Shape) -> int:
 
 
 def _units(model: nn.Module) -> tuple[tuple[Shape, ...], ...]:
-    blocks = [list(block.parameters()) for block in fsdp_blocks(model)]
+    blocks = [list(block.parameters()) for block in repeated_blocks(model)]
     held = {id(parameter) for block in blocks for parameter in block}
     root = [p for p in model.parameters() if id(p) not in held]
-    return tuple(tuple(tuple(p.shape) for p in unit) for unit in (root, *blocks) if unit)
+    return tuple(tuple(tuple(p.shape) for p in unit) for unit in (root, *blocks))
 
 
 def _can_divide(model: nn.Module, ranks: int) -> bool:
@@ -171,7 +186,7 @@ class _Keeping:
     def __init__(self, model: nn.Module) -> None:
         self.sizes: dict[int, int] = {}
         self._own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-        self._blocks = fsdp_blocks(model)
+        self._blocks = repeated_blocks(model)
         self._outside: set[int] = set()
         self._inside: list[set[int]] = [set() for _ in self._blocks]
         self._entering: dict[
@@ -202,7 +217,7 @@ class _Keeping:
 
     def _enter(self, inside: set[int], block: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._within.append(inside)
-        for tensor in inputs:
+        for tensor in tree_leaves(inputs):
             if isinstance(tensor, torch.Tensor):
                 self._entering[tensor.untyped_storage().data_ptr()] = tensor.detach()
 

@@ -18,9 +18,10 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from scaling_training.parallel.batch_norm import synchronise_batch_norm
+from scaling_training.parallel.blocks import repeated_blocks
 from scaling_training.parallel.gradients import MeanGradients
 from scaling_training.parallel.mesh import Mesh
-from scaling_training.parallel.plans import fsdp_blocks, pipeline_cut, tensor_plan
+from scaling_training.parallel.plans import pipeline_cut, tensor_plan
 from scaling_training.parallel.recompute import recompute_blocks
 from scaling_training.parallel.replica import Replica, SteppedTask
 from scaling_training.parallel.roles import apply_plan, check_plan
@@ -87,7 +88,7 @@ def _shard_parameters(model: nn.Module, mesh: Mesh) -> None:
     # FSDP2 keeps its shards flat and takes no other memory format.
     model.to(memory_format=torch.contiguous_format)
     axis = mesh.axis("data", "fsdp") if mesh.shape.data > 1 else mesh.axis("fsdp")
-    for block in fsdp_blocks(model):
+    for block in repeated_blocks(model):
         fully_shard(block, mesh=axis)
     fully_shard(model, mesh=axis)
     if axis.device_type == "cpu":

@@ -1,8 +1,8 @@
 """Which models can be divided along the tensor and pipeline axes, and how: a table of records.
 
 A record recognises its architecture by its modules, not by its name, so that a model with another head or width is
-divided as well. It names the role of each layer, the blocks that FSDP gathers one after the other, and where a
-pipeline may cut.
+divided as well. It names the role of each layer, and where a pipeline may cut. What FSDP gathers one after the other
+needs no record: see `blocks`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ class Architecture:
     name: str
     fits: Callable[[nn.Module], bool] = field(repr=False)
     roles: Callable[[nn.Module, int], Plan] = field(repr=False)
-    blocks: Callable[[nn.Module], Sequence[nn.Module]] = field(repr=False)
     cut: Callable[[nn.Module], Cut | None] = field(default=lambda model: None, repr=False)
 
 
@@ -84,14 +83,6 @@ def pipeline_cut(model: nn.Module, stages: int, *, name: str) -> Cut:
     return cut
 
 
-def fsdp_blocks(model: nn.Module) -> Sequence[nn.Module]:
-    """What FSDP shards and gathers as a unit, in the order of the forward pass; the rest is the root's unit."""
-    record = architecture_of(model)
-    if record is not None:
-        return record.blocks(model)
-    return [child for child in model.children() if next(child.parameters(), None) is not None]
-
-
 # --- A chain of layers -----------------------------------------------------------------------------------------------
 
 # What treats each channel alone, so that a slice of the channels passes through it.
@@ -124,10 +115,6 @@ def _chain_roles(model: nn.Module, ranks: int) -> Plan:
             # Dropout draws for whole samples: it stays outside of a pair.
             pair = {}
     return plan
-
-
-def _chain_blocks(model: nn.Module) -> Sequence[nn.Module]:
-    return [layer for layer in model.children() if isinstance(layer, (nn.Conv2d, nn.Linear))]
 
 
 # --- MobileNetV2 -----------------------------------------------------------------------------------------------------
@@ -163,10 +150,6 @@ def _mobilenet_roles(model: nn.Module, ranks: int) -> Plan:
         }
     last = f"features.{len(features) - 1}"
     return plan | {f"{last}.0": Role.COLUMN, f"{last}.1": Role.LOCAL, "classifier": Role.GATHER}
-
-
-def _mobilenet_blocks(model: nn.Module) -> Sequence[nn.Module]:
-    return [*model.get_submodule("features").children(), model.get_submodule("classifier")]
 
 
 # --- Transformer -----------------------------------------------------------------------------------------------------
@@ -208,10 +191,6 @@ def _blocks_by_path(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         yield f"blocks.{name}", block
 
 
-def _transformer_blocks(model: nn.Module) -> Sequence[nn.Module]:
-    return [block for _, block in _blocks_by_path(model)]
-
-
 def _transformer_cut(model: nn.Module) -> Cut | None:
     # A pipeline fills up micro-batches, which statistics of a batch would count.
     if not isinstance(model, VisionTransformer) or any(isinstance(module, _BatchNorm) for module in model.modules()):
@@ -220,13 +199,12 @@ def _transformer_cut(model: nn.Module) -> Cut | None:
 
 
 ARCHITECTURES: tuple[Architecture, ...] = (
-    Architecture("chains of convolutions and linear layers", _is_chain, _chain_roles, _chain_blocks),
-    Architecture("MobileNetV2", _is_mobilenet, _mobilenet_roles, _mobilenet_blocks),
+    Architecture("chains of convolutions and linear layers", _is_chain, _chain_roles),
+    Architecture("MobileNetV2", _is_mobilenet, _mobilenet_roles),
     Architecture(
         "transformers of attention and mlp blocks",
         _is_transformer,
         _transformer_roles,
-        _transformer_blocks,
         _transformer_cut,
     ),
 )

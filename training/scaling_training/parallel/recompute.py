@@ -1,9 +1,9 @@
 """Activation checkpointing: computing a block's activations again instead of keeping them (Chen et al. 2016).
 
-Each block (what FSDP gathers as a unit, too) keeps only its input; the backward pass runs it a second time. Memory
-falls from that of all layers to that of the blocks' inputs and one block, for a third more computation. What the
-second run gives is what the first gave: dropout is a function of the sample (in a pipeline others are under way by
-then, so their keys are kept), and batch norm's running statistics, which would move twice, are held still.
+Each block (see `blocks`) keeps only its input; the backward pass runs it a second time. Memory falls from that of all
+layers to that of the blocks' inputs and one block, for a third more computation. What the second run gives is what the
+first gave: dropout is a function of the sample (in a pipeline others are under way by then, so their keys are kept),
+and batch norm's running statistics, which would move twice, are held still.
 """
 
 from __future__ import annotations
@@ -15,25 +15,27 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 from scaling_training.models.dropout import DropoutKeys, KeyedDropout
-from scaling_training.parallel.plans import fsdp_blocks
+from scaling_training.parallel.blocks import repeated_blocks
 
 
 def recompute_blocks(model: nn.Module) -> None:
     """Have each block of the model compute its activations again in the backward pass; in place.
 
-    Names of modules and parameters stay as they are. A model of one block gains nothing by it.
+    Names of modules and parameters stay as they are. A model of one block, or a plain chain of layers, gains nothing
+    by it.
     """
-    for block in fsdp_blocks(model):
+    for block in _recomputed(model):
         block.forward = functools.partial(_forward, block, block.forward)
 
 
 @contextmanager
 def recomputing(model: nn.Module) -> Iterator[None]:
     """`recompute_blocks` for a while, to measure what it takes."""
-    blocks = fsdp_blocks(model)
+    blocks = _recomputed(model)
     before = [block.__dict__.get("forward") for block in blocks]
     recompute_blocks(model)
     try:
@@ -45,10 +47,21 @@ def recomputing(model: nn.Module) -> Iterator[None]:
                 block.forward = forward
 
 
+def _recomputed(model: nn.Module) -> list[nn.Module]:
+    """The blocks that are more than a layer: a single one keeps its input alone as it is."""
+    return [block for block in repeated_blocks(model) if next(block.children(), None) is not None]
+
+
 def _forward(block: nn.Module, forward: Any, *inputs: Any, **named: Any) -> Any:
     if not torch.is_grad_enabled() or not block.training:
         return forward(*inputs, **named)
+    # Whoever owns a list that goes in may add to it before the second run, as a dense block does.
+    inputs, named = tree_map(_same, (inputs, named))
     return checkpoint(forward, *inputs, use_reentrant=False, context_fn=lambda: _contexts(block), **named)
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:

@@ -48,14 +48,55 @@ def _mobilenet() -> nn.Module:
     return model
 
 
+class Residual(nn.Module):
+    """A block as people write it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = values + self.second(nn.functional.gelu(self.first(values)))
+        return output
+
+
+class Listed(nn.Module):
+    """Its blocks sit in a ModuleList, which has no forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3, padding=1)
+        self.blocks = nn.ModuleList(Residual(4) for _ in range(3))
+        self.head = nn.Linear(4 * 64, CLASSES)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        values = self.stem(values)
+        for block in self.blocks:
+            values = block(values)
+        output: torch.Tensor = self.head(values.flatten(1))
+        return output
+
+
+def _swin() -> nn.Module:
+    from torchvision.models import SwinTransformer
+
+    blocks, heads = [1, 2], [1, 2]
+    model: nn.Module = SwinTransformer([2, 2], 8, blocks, heads, [2, 2], stochastic_depth_prob=0.5, num_classes=CLASSES)
+    model.get_submodule("features.0").register_module("0", nn.Conv2d(1, 8, 2, 2))
+    return model
+
+
 BUILDERS = {
+    "listed": Listed,
+    "swin": _swin,
     "small-cnn": _small_cnn,
     "mnist-cnn": _mnist_cnn,
     "mobilenet": _mobilenet,
     "transformer": _transformer,
     "deep-transformer": _deep_transformer,
 }
-SIDES = {"small-cnn": 8, "mnist-cnn": 8, "mobilenet": 16, "transformer": 8, "deep-transformer": 8}
+SIDES = dict.fromkeys(BUILDERS, 8) | {"mobilenet": 16}
 
 
 def a_task(name: str, dtype: torch.dtype = torch.float64) -> ClassificationTask:

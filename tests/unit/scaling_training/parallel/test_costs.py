@@ -11,11 +11,11 @@ import torch
 
 from scaling_training.optim.tensors import local
 from scaling_training.parallel import Mesh, MeshShape
+from scaling_training.parallel.blocks import repeated_blocks
 from scaling_training.parallel.costs import held_parameters, memory, volume
 from scaling_training.parallel.facts import ModelFacts, facts_of
 from scaling_training.parallel.gradients import MeanGradients
 from scaling_training.parallel.parallelize import parallelize
-from scaling_training.parallel.plans import fsdp_blocks
 from scaling_training.train import World
 from tests.unit.scaling_training.builders import a_spec
 from tests.unit.scaling_training.parallel.small_models import a_batch, a_task, dropout
@@ -50,7 +50,7 @@ def test_with_blocks_recomputed_each_keeps_its_input_alone_and_one_the_rest() ->
         task = a_task(name, torch.float32)
         batch = a_batch(name, SAMPLES, 0, torch.float32)
         entering.clear()
-        for block in fsdp_blocks(task.model):
+        for block in repeated_blocks(task.model):
             block.register_forward_pre_hook(lambda block, inputs: entering.append(inputs[0].numel()))
         with dropout(task.model, batch):
             found = facts_of(

@@ -31,6 +31,8 @@ TWO = (
     Case("transformer", {"data": 2}, max_norm=0.5),
     Case("transformer", {"fsdp": 2}, micro_batches=2),
     Case("transformer", {"tensor": 2}, max_norm=0.5),
+    Case("listed", {"fsdp": 2}, samples=11, micro_batches=2, steps=5),
+    Case("swin", {"fsdp": 2}, samples=11, steps=5),
 )
 THREE = (
     # The last rank has no sample; batch norm covers the others.

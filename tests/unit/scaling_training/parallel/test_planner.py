@@ -16,6 +16,7 @@ MODEL = ModelFacts(
     units=((), *[((10_000, 1_000),)] * 10),
     trained=100_000_000,
     divided=90_000_000,
+    root_divided=0,
     element=4,
     activations=2**18,
     divided_activations=2**17,

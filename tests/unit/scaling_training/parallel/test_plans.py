@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from torch import nn
 
 from scaling_training.errors import UserError
 from scaling_training.parallel import Mesh, MeshShape
 from scaling_training.parallel.parallelize import check_model
-from scaling_training.parallel.plans import architecture_of, fsdp_blocks, tensor_plan
+from scaling_training.parallel.plans import architecture_of, tensor_plan
 from scaling_training.parallel.roles import Role
 from tests.unit.scaling_training.parallel.small_models import a_task
 
@@ -85,12 +84,3 @@ def test_any_model_can_be_replicated_and_sharded() -> None:
     model = nn.GRU(4, 4)
     assert architecture_of(model) is None
     check_model(model, Mesh(MeshShape(data=2, fsdp=2), 0), name="it")
-    assert list(fsdp_blocks(nn.ModuleDict({"a": nn.Linear(1, 1), "b": nn.ReLU()}))) != []
-
-
-@pytest.mark.parametrize("name", ["small-cnn", "mnist-cnn", "mobilenet", "transformer"])
-def test_blocks_hold_no_parameter_twice(name: str) -> None:
-    model = a_task(name).model
-    held = [parameter for block in fsdp_blocks(model) for parameter in block.parameters()]
-    assert len({id(parameter) for parameter in held}) == len(held) > len(list(model.parameters())) / 2
-    assert isinstance(held[0], torch.nn.Parameter)

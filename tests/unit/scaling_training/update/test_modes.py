@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from scaling_api.spec import ModelSpec
 from scaling_api.update import UpdateSpec
+from scaling_training.models.vision_transformer import Block
 from scaling_training.storage import Storage
 from scaling_training.train import TrainOutcome, World
 from scaling_training.train.async_loop import train_async
@@ -74,15 +76,16 @@ def test_a_batch_per_worker_follows_the_workers_across_a_resume(tmp_path: Path) 
 @pytest.mark.parametrize("update", [{"mode": "sync"}, {"mode": "local", "steps": 2}, {"mode": "async"}])
 def test_activations_are_computed_again_in_every_mode(update: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     calls = 0
-    plain = torch.nn.Conv2d.forward
+    plain = Block.forward
 
-    def counted(layer: torch.nn.Conv2d, values: torch.Tensor) -> torch.Tensor:
+    def counted(block: Block, values: torch.Tensor) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        return plain(layer, values)
+        return plain(block, values)
 
-    monkeypatch.setattr(torch.nn.Conv2d, "forward", counted)
-    setup = set_up(a_spec(update=update, activationCheckpointing=True), ALONE)
+    monkeypatch.setattr(Block, "forward", counted)
+    spec = a_spec(update=update, activationCheckpointing=True)
+    setup = set_up(spec.model_copy(update={"model": ModelSpec(name="vit-tiny")}), ALONE)
     batch = setup.training.get(0, np.arange(4))
     setup.replica.forward_backward(batch, scale=1.0)
-    assert calls == 2 * sum(isinstance(layer, torch.nn.Conv2d) for layer in setup.task.model.modules())
+    assert calls == 2 * sum(isinstance(module, Block) for module in setup.task.model.modules())
