@@ -35,23 +35,14 @@ def test_a_run_leaves_a_good_model_its_metrics_and_its_curves(straight: Finished
 
 def test_the_model_can_be_loaded_again_and_agrees_with_the_reported_accuracy(straight: Finished) -> None:
     import numpy as np
-    import torch
 
     from scaling_api.spec import DatasetSpec
     from scaling_training.data import TestAccess, open_dataset
-    from scaling_training.report.artifact import load_model
+    from scaling_training.report import load_model
 
-    task, architecture = load_model(str(straight.folder / "model"))
     test = open_dataset(DatasetSpec(name="digits")).open_test(TestAccess("report"))
-    normalisation = architecture["normalisation"]
-    images = torch.from_numpy(test.read(np.arange(len(test))).values).float() / normalisation["maxValue"]
-    shape = (1, -1, 1, 1)
-    images = (images - torch.tensor(normalisation["mean"]).reshape(shape)) / torch.tensor(normalisation["std"]).reshape(
-        shape
-    )
-    with torch.no_grad():
-        predicted = task.model(images).argmax(dim=1)
-    accuracy = (predicted == torch.from_numpy(test.labels)).float().mean().item()
+    predicted = load_model(str(straight.folder / "model")).predict(test.read(np.arange(len(test))).values)
+    accuracy = np.mean(np.array(predicted, dtype=int) == test.labels)
     assert accuracy == pytest.approx(straight.result["metrics"]["test"]["accuracy"], abs=1e-6)
 
 

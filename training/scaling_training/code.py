@@ -29,7 +29,7 @@ from scaling_training.storage import Storage
 _FIELD = "code.uri"
 _LIMIT = 2**30  # bytes, unpacked: code, not data
 _TARS = (".tar.gz", ".tgz", ".tar")
-_installed: dict[CodeSpec, str] = {}
+_installed: dict[CodeSpec, tuple[Path, str]] = {}
 
 
 def install(spec: CodeSpec) -> str:
@@ -40,12 +40,39 @@ def install(spec: CodeSpec) -> str:
     ``spec.sha256`` says, or an archive that is damaged, too large or would write outside its folder.
     """
     if spec not in _installed:
-        folder, digest = _place(spec)
-        # First, so that the job's code wins over the image's; the standard library is imported long before.
+        _installed[spec] = _place(spec)
+        _put_first(_installed[spec][0])
+    return _installed[spec][1]
+
+
+def modules(spec: CodeSpec) -> dict[str, bytes]:
+    """The Python files that `install` made importable, by their path: what has to be kept to call a factory again."""
+    install(spec)
+    storage = Storage(str(_installed[spec][0]))
+    return {name: storage.read(name) for name in _python_files(storage)}
+
+
+def install_kept(storage: Storage) -> None:
+    """Make modules importable that were kept as `modules` gave them; ``storage`` is their folder.
+
+    UserError when this process has already imported another module of the same name, which would be called instead.
+    """
+    for name in _python_files(storage):
+        module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        file = getattr(sys.modules.get(module), "__file__", None)
+        if file is not None and Path(file).is_file() and Path(file).read_bytes() != storage.read(name):
+            raise UserError(
+                f"{storage.url(name)}: this process has imported another module {module}, {file}; use the two models "
+                "in processes of their own"
+            )
+    _put_first(_folder(storage.url())[0])
+
+
+def _put_first(folder: Path) -> None:
+    # First, so that the job's code wins over the image's; the standard library is imported long before.
+    if str(folder) not in sys.path[:1]:
         sys.path.insert(0, str(folder))
-        importlib.invalidate_caches()
-        _installed[spec] = digest
-    return _installed[spec]
+    importlib.invalidate_caches()
 
 
 def _place(spec: CodeSpec) -> tuple[Path, str]:

@@ -233,11 +233,16 @@ def _status_result(result: Mapping[str, Any], storage: Storage) -> Result:
 
 def _size(storage: Storage, uri: str) -> int | None:
     name = uri.removeprefix(redacted(storage.url())).lstrip("/")
-    files = [f"{name}/{file}" for file in storage.names(name)] or [name]
     try:
-        return sum(storage.size(file) for file in files)
+        return sum(storage.size(file) for file in _files(storage, name))
     except OSError:
         return None
+
+
+def _files(storage: Storage, name: str) -> list[str]:
+    """The file itself, or all those of a folder."""
+    inside = [file for entry in storage.names(name) for file in _files(storage, f"{name}/{entry}")]
+    return inside or [name]
 
 
 def _previous(settings: Settings) -> Storage | None:

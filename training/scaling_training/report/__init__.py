@@ -2,3 +2,8 @@
 
 Heavy libraries (matplotlib, torch) are imported where they are used.
 """
+
+from scaling_training.report.artifact import load_model
+from scaling_training.report.trained import TrainedModel
+
+__all__ = ["TrainedModel", "load_model"]

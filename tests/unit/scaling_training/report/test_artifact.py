@@ -29,7 +29,7 @@ def test_a_model_is_kept_without_the_secrets_of_where_it_began(tmp_path: Path) -
     write_model(folder.write, bytes(file_image(task.model.state_dict())), signed, open_dataset(spec.dataset))
 
     assert "secret" not in (tmp_path / "architecture.json").read_text()
-    _, architecture = load_model(folder)
+    architecture = load_model(folder).architecture
     assert architecture["model"]["weights"] == {"uri": "https://store/w.safetensors?X-Amz-Signature=***"}
 
 

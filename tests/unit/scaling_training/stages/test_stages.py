@@ -88,9 +88,9 @@ def test_the_report_holds_model_curves_and_metrics(finished: Path) -> None:
     assert len(metrics["test"]["per_class"]) == 10
     assert metrics["overfitting"] == {"onsetEpoch": None}
     assert [row["epoch"] for row in json.loads((finished / "curves.json").read_text())] == [1, 2]
-    task, architecture = load_model(str(finished / "model"))
-    assert architecture["inputShape"] == [1, 8, 8]
-    assert not task.model.training
+    trained = load_model(str(finished / "model"))
+    assert trained.input_shape == (1, 8, 8)
+    assert not trained.model.training
 
 
 def test_another_run_reuses_training_and_evaluation_but_makes_its_own_report(finished: Path, tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def test_a_folder_of_images_goes_through_all_stages_with_unreadable_files_skippe
     spec = folder_job(tmp_path / "data", unreadable="skip", sampling="balanced", augmentation=augmentation)
     states, _ = go(tmp_path / "run", spec=spec)
     assert set(states.values()) == {"Succeeded"}
-    _, architecture = load_model(str(tmp_path / "run/model"))
+    architecture = load_model(str(tmp_path / "run/model")).architecture
     assert (architecture["classes"], architecture["inputShape"]) == (["iris", "rose"], [3, 8, 8])
 
 
