@@ -11,8 +11,8 @@ from scaling_api.constraints import Pattern
 
 # The authority holds no colon, so that nobody writes a password where logs will show it.
 PLACE = Pattern(
-    r"[a-z][a-z0-9+]*://[^\s:]*[^\s:/][^\s:]*|[^\s:]+",
-    "a place of files: write a path, or an address such as s3://bucket/folder, without blanks and passwords",
+    r"[a-z][a-z0-9+]*://[^\s:]*[^\s:/][^\s:]*|[^\s:]([^:\n\r\t]*[^\s:])?",
+    "a place of files: write a path, or an address such as s3://bucket/folder without blanks and passwords",
 )
 FACTORY = Pattern(
     r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*",

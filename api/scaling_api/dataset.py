@@ -13,8 +13,8 @@ from scaling_api.constraints import Pattern
 
 # The authority of a URI holds no colon, so that nobody writes a password where logs will show it.
 _PLACE = Pattern(
-    r"[a-z][a-z0-9+]*://[^\s:]*[^\s:/][^\s:]*|[^\s:]+",
-    "a place of data: write a path, or an address such as s3://bucket/folder, without blanks and passwords",
+    r"[a-z][a-z0-9+]*://[^\s:]*[^\s:/][^\s:]*|[^\s:]([^:\n\r\t]*[^\s:])?",
+    "a place of data: write a path, or an address such as s3://bucket/folder without blanks and passwords",
 )
 
 

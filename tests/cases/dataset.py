@@ -58,6 +58,13 @@ RULES = (
         True,
     ),
     Case(
+        "uri that ends with a blank",
+        dataset(name="cifar-10", uri="/data/cifar "),
+        f"{_DATASET}.uri",
+        "is not a place of data",
+        True,
+    ),
+    Case(
         "image size of CIFAR-10",
         dataset(name="cifar-10", uri="/c", imageSize=64),
         f"{_DATASET}.imageSize",
@@ -166,6 +173,7 @@ ACCEPTED = (
     ("a folder of images", folder(imageSize=64, channels=1, split={"validation": 0.2, "seed": 3}, unreadable="skip")),
     ("a folder in an object store", dataset(name="image-folder", uri="s3://bucket/flowers", loader={"workers": 0})),
     ("a relative folder", dataset(name="cifar-10", uri="data/cifar-10-batches-bin")),
+    ("a folder with a blank", dataset(name="image-folder", uri="~/My Pictures (1)/flowers")),
     ("made images", dataset(name="synthetic", samples=500, classes=5, imageSize=16, channels=3)),
     (
         "a factory",

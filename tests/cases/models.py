@@ -90,7 +90,13 @@ RULES = (
         "is not a SHA-256",
         True,
     ),
-    Case("code with a blank", put("spec.code", {"uri": "/my code"}), "spec.code.uri", "is not a place of files", True),
+    Case(
+        "code at an address with a blank",
+        put("spec.code", {"uri": "s3://my code/a.py"}),
+        "spec.code.uri",
+        "is not a place",
+        True,
+    ),
     Case(
         "factory without a module", _model(factory="build"), f"{_MODEL}.factory", "write package.module:function", True
     ),
@@ -123,4 +129,5 @@ ACCEPTED = (
     ("a factory", _model(factory=_FACTORY, arguments={"depth": 3, "names": ["a", None], "deep": {"x": None}})),
     ("a factory's weights", _model(factory=_FACTORY, weights={"uri": "/data/w.pt"})),
     ("code of the user's", put("spec.code", {"uri": "/code/models.py"})),
+    ("code in a folder with a blank", put("spec.code", {"uri": "~/my code/models.py"})),
 )

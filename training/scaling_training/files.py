@@ -16,7 +16,7 @@ def fetch(place: str, *, field: str, sha256: str | None = None) -> bytes:
     """
     folder, _, name = place.rpartition("/")
     if "://" not in place:
-        folder, name = os.path.split(os.path.abspath(place))
+        folder, name = os.path.split(os.path.abspath(os.path.expanduser(place)))
     try:
         content = Storage(folder).read(name)
     except FileNotFoundError as error:

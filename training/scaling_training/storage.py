@@ -56,7 +56,7 @@ class Storage:
 
     def __init__(self, root: str) -> None:
         # A relative path would mean another folder in a process that was started elsewhere.
-        self.root = root.rstrip("/") if "://" in root else os.path.abspath(root)
+        self.root = root.rstrip("/") if "://" in root else os.path.abspath(os.path.expanduser(root))
         self._backend: _Local | _Remote = _open(self.root)
 
     def __reduce__(self) -> tuple[type[Storage], tuple[str]]:

@@ -45,6 +45,8 @@ def _read(place: Place, names: tuple[str, ...]) -> ImageArrays:
                 f"dataset.uri {place.uri} has no {name}; unpack cifar-10-binary.tar.gz and name the folder that "
                 "holds data_batch_1.bin"
             ) from error
+        except OSError as error:
+            raise UserError(f"dataset.uri {place.uri}: {name} cannot be read ({error.strerror or error})") from error
         if len(data) != RECORDS * _RECORD:
             raise UserError(
                 f"dataset.uri {place.uri}: {name} has {len(data)} bytes instead of {RECORDS * _RECORD}; "

@@ -40,7 +40,7 @@ class Place:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self._storage = Storage(os.path.expanduser(uri))
+        self._storage = Storage(uri)
         self._local = self._storage.local_path()
         self._process = os.getpid()
 

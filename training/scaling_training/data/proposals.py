@@ -73,7 +73,7 @@ def _unreadable(analysis: Analysis, spec: DatasetSpec) -> Proposal | None:
 
 def warnings(analysis: Analysis) -> tuple[str, ...]:
     """What a person should know before training, the gravest first."""
-    rules = (_of_leakage, _of_unreadable, _of_blanks, _of_contradictions, _of_labels, _of_balance)
+    rules = (_of_leakage, _of_unreadable, _of_blanks, _of_contradictions, _of_labels, _of_names, _of_balance)
     return tuple(sentence for rule in rules for sentence in rule(analysis))
 
 
@@ -128,6 +128,16 @@ def _of_labels(analysis: Analysis) -> list[str]:
         f"about {noise.estimate:.0%} of the labels may be wrong, such as that of {name}: it is {label}, but the "
         f"pictures most like it are {rival}"
     ]
+
+
+def _of_names(analysis: Analysis) -> list[str]:
+    known: dict[str, str] = {}
+    for item in analysis.classes:
+        first = known.setdefault(item.name.strip().casefold(), item.name)
+        # Of single letters large and small ones are two things.
+        if first != item.name and len(first) > 1:
+            return [f"the classes '{first}' and '{item.name}' differ by case or blanks alone: are they one?"]
+    return []
 
 
 def _of_balance(analysis: Analysis) -> list[str]:
