@@ -78,8 +78,8 @@ class Shared:
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[list[Shared]]:
-    """The run, if there is one."""
+def shared(straight: Finished) -> Iterator[list[Shared]]:
+    """The run, if there is one; the undisturbed one has ended before it begins, for it goes on between tests."""
     current: list[Shared] = []
     yield current
     _end(current)
