@@ -21,7 +21,9 @@ TRY_PAUSE_S = 0.3
 TRIES = 20
 
 
-def wait_for_head(service: str, namespace: str, port: int, *, resolv_conf: str = RESOLV_CONF) -> str:
+def wait_for_head(
+    service: str, namespace: str, port: int, *, resolv_conf: str = RESOLV_CONF, tries: int = TRIES
+) -> str:
     """A script that ends when the port takes connections, the head's name then being in `$head`, or with SIGTERM.
 
     As process 1 a shell ignores SIGTERM unless told otherwise, hence the trap.
@@ -38,7 +40,7 @@ def wait_for_head(service: str, namespace: str, port: int, *, resolv_conf: str =
         'address=$(getent ahosts "$head" 2>/dev/null) || [ $? != 127 ] || address=$head',
         "address=${address%%[[:space:]]*}",
         'if [ -n "$address" ]; then '
-        f"for ((i = 0; i < {TRIES}; i++)); do "
+        f"for ((i = 0; i < {tries}; i++)); do "
         f'(exec 3<>"/dev/tcp/$address/{port}") 2>/dev/null && break 2; sleep {TRY_PAUSE_S} & wait $!; done; '
         "else "
         "pause=$((ms * (75 + RANDOM % 51) / 100))",
