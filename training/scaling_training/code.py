@@ -32,17 +32,24 @@ _TARS = (".tar.gz", ".tgz", ".tar")
 _installed: dict[CodeSpec, tuple[Path, str]] = {}
 
 
-def install(spec: CodeSpec) -> str:
+def install(spec: CodeSpec | None) -> str:
     """Make the modules importable in this process and return their digest (SHA-256 over names and content).
 
-    A second call for the same spec does nothing. Every process that calls a factory needs it: the training
-    processes, and the driver where it evaluates. UserError when there is nothing, when it is another content than
-    ``spec.sha256`` says, or an archive that is damaged, too large or would write outside its folder.
+    Those of another job, which this process had before, are taken away: a module of the same name would be taken for
+    this job's. None does that alone. A second call for the same spec fetches nothing. Every process that calls a
+    factory needs it: the training processes, and the driver where it evaluates. UserError when there is nothing, when
+    it is another content than ``spec.sha256`` says, or an archive that is damaged, too large or would write outside its
+    folder.
     """
+    if spec is None:
+        _take_away(keep=None)
+        return ""
     if spec not in _installed:
         _installed[spec] = _place(spec)
-        _put_first(_installed[spec][0])
-    return _installed[spec][1]
+    folder, digest = _installed[spec]
+    _take_away(keep=folder)
+    _put_first(folder)
+    return digest
 
 
 def modules(spec: CodeSpec) -> dict[str, bytes]:
@@ -58,7 +65,7 @@ def install_kept(storage: Storage) -> None:
     UserError when this process has already imported another module of the same name, which would be called instead.
     """
     for name in _python_files(storage):
-        module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        module = _module_of(name)
         file = getattr(sys.modules.get(module), "__file__", None)
         if file is not None and Path(file).is_file() and Path(file).read_bytes() != storage.read(name):
             raise UserError(
@@ -70,9 +77,24 @@ def install_kept(storage: Storage) -> None:
 
 def _put_first(folder: Path) -> None:
     # First, so that the job's code wins over the image's; the standard library is imported long before.
-    if str(folder) not in sys.path[:1]:
-        sys.path.insert(0, str(folder))
+    sys.path[:] = [str(folder), *(other for other in sys.path if other != str(folder))]
     importlib.invalidate_caches()
+
+
+def _take_away(keep: Path | None) -> None:
+    for folder in {folder for folder, _ in _installed.values()} - {keep}:
+        if str(folder) not in sys.path:
+            continue
+        sys.path.remove(str(folder))
+        # By the job's own files: packages may be installed below its folder, which stay.
+        for module in map(_module_of, _python_files(Storage(str(folder)))):
+            file = getattr(sys.modules.get(module), "__file__", None)
+            if file is not None and Path(file).is_relative_to(folder):
+                del sys.modules[module]
+
+
+def _module_of(file: str) -> str:
+    return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
 def _place(spec: CodeSpec) -> tuple[Path, str]:

@@ -176,3 +176,17 @@ def test_a_digest_is_compared(tmp_path: Path) -> None:
         install(CodeSpec(uri=str(path), sha256="0" * 64))
     with pytest.raises(UserError, match="is a folder; remove it"):
         install(CodeSpec(uri=str(tmp_path), sha256="0" * 64))
+
+
+def test_another_jobs_module_of_the_same_name_is_not_taken_for_this_jobs(tmp_path: Path) -> None:
+    found = []
+    for job in ("first", "second", "first", None):
+        if job is not None:
+            (tmp_path / job).mkdir(exist_ok=True)
+            (tmp_path / job / "of_a_job.py").write_text(f"NAME = {job!r}\n")
+        install(CodeSpec(uri=str(tmp_path / job)) if job is not None else None)
+        try:
+            found.append(importlib.import_module("of_a_job").NAME)
+        except ModuleNotFoundError:
+            found.append("none")
+    assert found == ["first", "second", "first", "none"]

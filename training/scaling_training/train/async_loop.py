@@ -38,6 +38,7 @@ from scaling_training.optim.tensors import local_norms
 from scaling_training.parallel.mesh import Mesh, MeshShape
 from scaling_training.storage import Storage
 from scaling_training.train.account import Account, Observer, Stopwatch, agreed
+from scaling_training.train.contained import contained
 from scaling_training.train.early_stopping import should_stop
 from scaling_training.train.history import history_name
 from scaling_training.train.saving import Keeper
@@ -62,6 +63,7 @@ class DivergedError(UserError):
     """The numbers are none any more, for every rank that goes on."""
 
 
+@contained
 def train_async(
     spec: ScalingJobSpec,
     *,

@@ -28,6 +28,7 @@ from scaling_training.optim import global_batch_size
 from scaling_training.parallel.consistency import ReplicasDifferError, check_replicas
 from scaling_training.storage import Storage
 from scaling_training.train.account import Account, Observer, Stopwatch, agreed
+from scaling_training.train.contained import contained
 from scaling_training.train.early_stopping import should_stop
 from scaling_training.train.history import Row, history_name
 from scaling_training.train.saving import Keeper
@@ -43,6 +44,7 @@ from scaling_training.world.collectives import broadcast_bytes, sum_in_place
 from scaling_training.world.heartbeat import Beat, Phase, silent
 
 
+@contained
 def train(
     spec: ScalingJobSpec,
     *,

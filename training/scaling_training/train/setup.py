@@ -33,6 +33,7 @@ from scaling_training.parallel.parallelize import alone, parallelize
 from scaling_training.parallel.replica import Replica
 from scaling_training.train import preload
 from scaling_training.train.compilation import Compilation, check_compiler
+from scaling_training.train.contained import CUBLAS
 from scaling_training.train.early_stopping import objective_of
 from scaling_training.update.elastic import effective_batch
 from scaling_training.update.meetings import Meetings, meetings_of
@@ -74,8 +75,7 @@ def set_up(spec: ScalingJobSpec, world: World, *, earlier: Callable[[], Layout |
     """
     preload.begin(preload.OPTIMIZER_MODULES)
     training = spec.training
-    if spec.code is not None:
-        install(spec.code)
+    install(spec.code)
     dataset = open_dataset(spec.dataset)
     feed = functools.partial(dataset.feed, device=world.device, seed=training.seed)
     training_feed, validation_feed = feed(dataset.train, training=True), feed(dataset.validation)
@@ -157,13 +157,13 @@ def _choose(
 
 
 def _choose_kernels(training: TrainingSpec, device: torch.device) -> None:
-    """Settings of the whole process, which trains one model in its life.
+    """Settings of the whole process; `contained` puts them back after the fit.
 
     They import parts of torch's compiler, so nobody else may be at that any more.
     """
     if training.deterministic:
         # Read when cuBLAS is first used; without it torch refuses its matrix products.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        os.environ.setdefault(CUBLAS, ":4096:8")
         torch.use_deterministic_algorithms(True)
     if training.compile:
         check_compiler(device.type)
