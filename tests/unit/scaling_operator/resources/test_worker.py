@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from scaling_api.spec import ScalingJob
+from scaling_operator.decide.failure import SILENT_FOR_S
 from scaling_operator.resources.waiting import wait_for_head
 from scaling_operator.resources.worker import PORT_RAYLET, build_worker_template
 from tests.unit.scaling_operator.builders import EVERY_OPTION, job
@@ -61,6 +62,11 @@ def test_a_worker_may_wait_for_its_head_for_weeks_but_not_be_frozen_for_long() -
     waits, lives = container["startupProbe"], container["livenessProbe"]
     assert waits["failureThreshold"] * waits["periodSeconds"] > 14 * 86_400
     assert lives["failureThreshold"] * lives["periodSeconds"] <= 15
+    # How it ended can be told from since when it was not ready, whatever the two probes' phases.
+    ready = container["readinessProbe"]
+    unready_by_s = ready["failureThreshold"] * ready["periodSeconds"] + ready["timeoutSeconds"]
+    ended_s = (lives["failureThreshold"] - 1) * lives["periodSeconds"] + lives["timeoutSeconds"]
+    assert ended_s - unready_by_s >= SILENT_FOR_S
 
 
 def test_users_volumes_keep_their_paths_and_never_meet_the_operators_names() -> None:
