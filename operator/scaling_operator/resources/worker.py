@@ -83,14 +83,9 @@ def _probes() -> dict[str, Any]:
         # Fails seconds before the next one does: so the pod keeps why it was ended (decide/failure.py).
         "readinessProbe": {**health, "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 2},
         # Two answers in a row that take longer than 4 s. The raylet answers from threads of its own, also on a loaded
-        # machine. What does not answer will not heed SIGTERM either, so it gets no grace period.
-        "livenessProbe": {
-            **health,
-            "periodSeconds": 4,
-            "timeoutSeconds": 4,
-            "failureThreshold": 2,
-            "terminationGracePeriodSeconds": 1,
-        },
+        # machine. Ray's command heeds SIGTERM when its raylet alone is frozen; else it takes the pod's grace period, as
+        # the kubelet knows no other for a pod that is not restarted.
+        "livenessProbe": {**health, "periodSeconds": 4, "timeoutSeconds": 4, "failureThreshold": 2},
     }
 
 
