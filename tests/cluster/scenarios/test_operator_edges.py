@@ -104,6 +104,18 @@ def test_a_stage_without_metrics_follows_one_with_metrics(driver: Driver, job: J
     assert "metrics" not in job.status()["progress"]
 
 
+def test_a_driver_that_says_that_nothing_advances_is_shown_so_until_something_does(driver: Driver, job: Job) -> None:
+    token = driver.token("reports-1-head")
+    moment = {"updatedAt": "2030-01-01T00:10:00Z"}
+    stalled = {"stage": "train", "step": 42, "stalledSince": "2030-01-01T00:00:00Z", **moment}
+    assert driver.post(token, progress=stalled)[0] == 200
+    job.wait_condition("Stalled", timeout_s=30)
+    told = "Nothing has advanced since 2030-01-01T00:00:00Z (stage train, step 42)"
+    wait_until(lambda: told in job.notes("NotAdvancing"))
+    assert driver.post(token, progress={"stage": "train", "step": 43, **moment})[0] == 200
+    job.wait_condition("Stalled", "False", timeout_s=30)
+
+
 def test_other_tokens_are_refused_and_change_nothing(driver: Driver, job: Job, cluster: Access) -> None:
     before = job.status()
     worker = "reports-1-cpu-0-0"
