@@ -59,7 +59,7 @@ def decode(
     except UnidentifiedImageError as error:
         # PIL's own words name the object that was read from.
         raise UnreadableError("it is no picture of a known kind") from error
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a damaged file raises whatever a format's parser stumbles over
         raise UnreadableError(" ".join(str(error).split()) or type(error).__name__) from error
     pixels = np.asarray(upright, dtype=np.uint8)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)

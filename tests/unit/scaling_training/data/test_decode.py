@@ -163,3 +163,21 @@ def test_a_file_that_was_cut_off_is_unreadable_with_a_reason(kind: str) -> None:
     data = written(Image.fromarray(noise), kind)
     with pytest.raises(UnreadableError, match=re.compile(r"\w+ \w+")):
         decode(data[: len(data) // 2], size=8, channels=3)
+
+
+@pytest.mark.filterwarnings("ignore")  # what PIL warns of is the file's matter
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "JPEG2000", "TGA", "PCX", "ICO", "AVIF"])
+def test_whatever_was_done_to_a_file_it_is_a_picture_or_unreadable(kind: str) -> None:
+    generator = np.random.default_rng(0)
+    data = written(Image.fromarray(generator.integers(0, 256, (24, 24, 3), dtype=np.uint8)), kind)
+    reasons = []
+    for _ in range(150):
+        damaged = np.frombuffer(data, dtype=np.uint8).copy()
+        places = generator.integers(0, min(len(damaged), 200), generator.integers(1, 6))
+        damaged[places] = generator.integers(0, 256, len(places))
+        try:
+            assert decode(damaged.tobytes(), size=8, channels=3).shape == (3, 8, 8)
+        except UnreadableError as error:
+            reasons.append(str(error))
+    assert reasons
+    assert all(reasons)

@@ -301,6 +301,22 @@ def folder_job(folder: Path, **dataset: object) -> ScalingJobSpec:
     return ScalingJobSpec.model_validate({**a_spec(epochs=1, batchSize=8).to_json_dict(), "dataset": section})
 
 
+def test_each_run_says_what_data_it_found_also_when_it_looked_before(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    storage = Storage(str(tmp_path / "run"))
+    for attempt, spec in ((2, a_spec()), (3, a_spec(epochs=1))):
+        model = ProgressModel("job", attempt, [stage.name for stage in STAGES])
+        ledger = Ledger(storage, attempt=attempt)
+        watch = replace(WATCH, note=model.note)
+        ledger.claim({})
+        run_stages(
+            STAGES[:1], Run("job", spec, storage, attempt, None, OneProcess(), watch, ledger.publish), ledger, model
+        )
+        stage = model.snapshot().stages[0]
+        assert stage.state == "Reused"
+        assert stage.notes[0].startswith("dataset digits: 10 classes (0, 1, 2, 3, 4, ...); samples: 1,259 training, ")
+
+
 def test_a_file_that_cannot_be_read_ends_the_job_before_training(tmp_path: Path) -> None:
     fill(tmp_path / "data", {"iris": 20, "rose": 20})
     (tmp_path / "data/iris/005.png").write_bytes(b"no picture")
