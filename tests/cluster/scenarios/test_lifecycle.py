@@ -6,6 +6,7 @@ passes in seconds and a driver can be made to end in any way.
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import Any
 
@@ -190,3 +191,22 @@ def test_the_second_operator_takes_over_from_the_first(simulate: RunJob, operato
     finally:
         operator.scale(1)
         operator.wait_leader()
+
+
+def test_a_successor_does_not_wait_for_the_garbage_collector(simulate: RunJob, cluster: Access) -> None:
+    if cluster.own is None:
+        pytest.skip("the garbage collector can be frozen in clusters of tests.cluster.kube only")
+    first = simulate("heir")
+    first.wait_condition("ClusterReady", timeout_s=60)
+    left = first.pod_uids()
+    cluster.own.namespaces.signal("controller-manager", signal.SIGSTOP)
+    try:
+        cluster.client.delete(JOBS, "heir", first.namespace)
+        cluster.client.wait_gone(JOBS, "heir", first.namespace)
+        second = simulate("heir")
+        second.wait_condition("ClusterReady", timeout_s=60)
+        pods = second.pod_uids()
+        assert pods.keys() == left.keys()
+        assert not set(pods.values()) & set(left.values())
+    finally:
+        cluster.own.namespaces.signal("controller-manager", signal.SIGCONT)
