@@ -154,14 +154,19 @@ def _wait_workers(job: Job, count: int) -> None:
     job.wait(trains, timeout_s=75)
 
 
-def test_a_deadline_ends_the_driver_though_pods_are_kept_and_the_time_to_live_takes_everything(
+def test_a_deadline_saves_though_pods_are_kept_and_the_time_to_live_takes_everything(
     run_job: RunJob, cluster: Access, namespace: str, storage_claim: StorageClaim
 ) -> None:
-    job = run_job("late", **paced(storage_claim.folder, epochs=5000), run_policy={"cleanPodPolicy": "None"})
-    job.wait_checkpoint()
+    never = {"checkpoint": {"everyEpochs": 10_000}}
+    job = run_job(
+        "late", **paced(storage_claim.folder, epochs=5000, training=never), run_policy={"cleanPodPolicy": "None"}
+    )
+    job.wait(lambda item: item.get("status", {}).get("progress", {}).get("step"), timeout_s=150)
+    assert job.checkpoints() == []
 
     job.patch({"spec": {"runPolicy": {"activeDeadlineSeconds": 1}}})
-    failed = job.wait_condition("Failed", timeout_s=60)
+    failed = job.wait_condition("Failed", timeout_s=90)
+    assert len(job.checkpoints(1)) == 1, "the driver had its time to save, and its workers for that"
     assert next(c["reason"] for c in failed["status"]["conditions"] if c["type"] == "Failed") == "DeadlineExceeded"
     over = ("Succeeded", "Failed")
     wait_until(lambda: all(pod["status"]["phase"] in over for pod in job.pods()), timeout_s=150)
