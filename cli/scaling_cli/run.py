@@ -115,12 +115,26 @@ def _with_workers(job: ScalingJob, workers: int) -> ScalingJob:
 
 
 def _resumed(named: str) -> Path:
-    folder = Path(named)
+    folder = _path(named)
     if not folder.is_dir():
         raise UsageError(f"--resume {named}: no such folder; name the folder of an earlier run, e.g. {_latest_run()}")
     if not (folder / "attempts").is_dir():
         raise UsageError(f"--resume {named} is no run folder: it has no attempts/; name one below {RUNS}/")
     return folder.resolve()
+
+
+def _path(named: str) -> Path:
+    """A shell leaves the ~ of --resume=~/runs/one alone; UsageError for what cannot be named in the files of a run."""
+    try:
+        path = Path(named).expanduser().absolute()
+        str(path).encode()
+    except RuntimeError as error:
+        raise UsageError(f"{named}: nobody knows the home of this user; name the folder by its whole path") from error
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{os.fsencode(path)!a} is no UTF-8, which the files of a run must name it in; name another folder"
+        ) from error
+    return path
 
 
 def _latest_run() -> str:
@@ -129,7 +143,7 @@ def _latest_run() -> str:
 
 
 def _new(named: str | None, job: str) -> Path:
-    folder = Path(named) if named else Path(RUNS) / f"{job}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
+    folder = _path(named or f"{RUNS}/{job}-{datetime.now().strftime('%Y%m%d-%H%M%S')}")
     if (folder / "attempts").is_dir():
         raise UsageError(f"--run-dir {folder} holds a run already: go on with it by --resume {folder}, or name another")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

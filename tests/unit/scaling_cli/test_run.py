@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -76,3 +77,32 @@ def test_a_refused_resume_leaves_the_folder(tmp_path: Path, capsys: pytest.Captu
     manifest = a_manifest(tmp_path, name="image-folder", uri=str(tmp_path / "nothing"))
     assert main(["run", manifest, "--resume", str(folder)]) == 2
     assert (folder / "attempts/0001.json").exists()
+
+
+def test_a_home_is_known_by_its_sign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Ledger(Storage(str(tmp_path / "a run")), attempt=1).claim(
+        {"process": asdict(Holder.this()), "renewedAt": time.time()}
+    )
+    assert main(["run", a_manifest(tmp_path), "--resume=~/a run"]) == 2
+    assert f"{tmp_path}/a run is in use by process" in capsys.readouterr().err
+
+
+def test_a_home_that_nobody_knows_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", a_manifest(tmp_path), "--run-dir", "~nobody-of-this-name/run"]) == 2
+    assert "name the folder by its whole path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["the folder", "the working directory"])
+def test_a_place_that_is_no_utf_8_is_refused(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    latin = tmp_path / os.fsdecode("caf\u00e9".encode("latin-1"))
+    latin.mkdir()
+    monkeypatch.chdir(latin if place == "the working directory" else tmp_path)
+    named = [] if place == "the working directory" else ["--run-dir", str(latin / "run")]
+    assert main(["run", a_manifest(tmp_path), *named]) == 2
+    assert "is no UTF-8, which the files of a run must name it in" in capsys.readouterr().err
+    assert list(latin.iterdir()) == []

@@ -16,6 +16,7 @@ from typing import Any
 from scaling_api.driver import RAY_RESOURCE_SLOT
 from scaling_training.engine.errors import EngineError
 from scaling_training.engine.reaper import reaped
+from scaling_training.engine.scratch import PREFIX, scratch_folder
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +26,6 @@ ATTACH_TIMEOUT_S = 180.0
 # memory only as it fills, so it may be large; what finds no room in it goes to the disk.
 OBJECT_STORE_SHARE = 0.3
 OBJECT_STORE_LEAST_BYTES = 100 * 1024 * 1024
-# Short, because a socket's path has at most 107 characters.
-_SCRATCH_PREFIX = "scaling-"
 
 # Read by Ray in this process and inherited by the processes that it starts here.
 _TUNING = {
@@ -90,7 +89,7 @@ def attached(address: str) -> Iterator[Path]:
                 ray.shutdown()
             time.sleep(0.2)
     try:
-        with tempfile.TemporaryDirectory(prefix=_SCRATCH_PREFIX) as scratch:
+        with tempfile.TemporaryDirectory(prefix=PREFIX) as scratch:
             yield Path(scratch)
     finally:
         ray.shutdown()
@@ -121,7 +120,7 @@ def local(slots: int, gpus: int) -> Iterator[Path]:
     from ray.cluster_utils import Cluster
 
     silence_logs()
-    folder = Path(tempfile.mkdtemp(prefix=_SCRATCH_PREFIX))
+    folder = scratch_folder()
     # Where Cluster writes its address, temp_dir or not. It would be /tmp/ray, which may be missing, may be another
     # user's, and is what every `ray.init("auto")` on the machine reads.
     os.environ["RAY_TMPDIR"] = str(folder)
