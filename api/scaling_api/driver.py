@@ -7,13 +7,14 @@ which so arrives although the operator was away when it was posted.
 
 from __future__ import annotations
 
+import math
 from enum import IntEnum
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
 from scaling_api.base import Model
-from scaling_api.status import ProgressStatus
+from scaling_api.status import Objective, ProgressStatus
 
 
 class ExitCode(IntEnum):
@@ -48,6 +49,12 @@ class ProgressReport(ProgressStatus):
             exclude_none=True,
             include=set(ProgressStatus.model_fields) - {"reported_attempt"},
         )
+        if self.objective is None and self.accuracy is not None:
+            # A driver of 0.1.0 knows classification alone.
+            split: Literal["validation", "test"] = "validation" if self.result is None else "test"
+            summary, value = f"accuracy {self.accuracy}", _number(self.accuracy)
+            said = Objective(metric="accuracy", mode="max", split=split, value=value, summary=summary)
+            fields["objective"] = said.to_json_dict()
         # Applying an empty map where there was a full one leaves null behind, which the CRD refuses; absent is right.
         return {**_without_empty(fields), "reportedAttempt": self.attempt}
 
@@ -70,6 +77,14 @@ class ProgressAnswer(Model):
 
     message: str = Field("", description="Why the report was not taken, in one sentence.")
     workers: list[WorkerBounds] = Field(default_factory=list, description="The worker groups' bounds, if known.")
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _without_empty(fields: dict[str, Any]) -> dict[str, Any]:

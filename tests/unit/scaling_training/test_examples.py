@@ -79,5 +79,7 @@ def test_multi_label_classification_by_a_model_by_name(tmp_path: Path, monkeypat
     assert [row["label"] for row in kept["test"]["per_label"]] == ["even", "prime", "above four", "closed loop"]
     analysis = json.loads((tmp_path / "analysis.json").read_text())
     assert [item["name"] for item in analysis["classes"]] == ["even", "prime", "above four", "closed loop"]
+    near = [shared["near"] for shared in analysis["leakage"]["shared"]]
+    assert not any(near), "digits of different labels look alike to the hash, so it tells nothing"
     trained = load_model(str(tmp_path / "model"))
     assert (trained.kind, trained.class_names) == ("labels", ("even", "prime", "above four", "closed loop"))

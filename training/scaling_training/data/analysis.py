@@ -130,7 +130,9 @@ def _hashes(samples: Samples, look: _Look, most: int) -> Hashes:
 
 
 def _labels_by_name(train: Samples, look: _Look) -> dict[str, int]:
-    return {train.name_of(index): int(train.labels[index]) for index in look.indices.tolist()}
+    """A number for each sample that was looked at, the same for equal targets: its class, where there are classes."""
+    alike = np.unique(train.targets[look.indices], axis=0, return_inverse=True)[1].reshape(-1)
+    return {train.name_of(index): int(number) for index, number in zip(look.indices.tolist(), alike, strict=True)}
 
 
 def _contradictions(dataset: Dataset, exact: Mapping[str, bytes]) -> Contradictions:

@@ -113,6 +113,8 @@ async def test_a_report_is_in_the_status_before_it_is_answered(operator: Operato
     assert patch.body["metadata"] == identity
     fields = patch.body["status"]
     assert fields["progress"]["percent"] == 40.0
+    told = fields["objective"]
+    assert (told["summary"], told["value"]) == ("accuracy 0.97", 0.97), "a driver of 0.1.0 fills the column too"
     assert fields["reportedAttempt"] == 1
     assert "attempt" not in fields
 
