@@ -7,6 +7,8 @@ from typing import Literal
 
 Mode = Literal["max", "min"]
 
+# Of more classes than so many, top5Accuracy is measured as well.
+TOP_K = 5
 # What the built-in tasks measure (docs/evaluation.md). A task of the user's may measure anything else besides.
 CLASSIFICATION: Mapping[str, Mode] = {
     "accuracy": "max",

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from scaling_api.metrics import TOP_K
 from scaling_training.data.batches import Batch
 from scaling_training.evaluate.metrics import Metrics, Objective
 
-TOP_K = 5
 CALIBRATION_BINS = 15
 ACCURACY = Objective("accuracy", "max")
 _AVERAGES = ("macro", "micro", "weighted")

@@ -156,8 +156,6 @@ def _known(
             "model.factory for them"
         )
     channels, height, width = input_shape
-    if kind != "classes" and label_smoothing:
-        raise UserError(f"training.labelSmoothing is for classes, and the data set's targets are {kind}; remove it")
     model = record.build(spec, (channels, height, width), outputs)
     if record.channels_last(record.name):
         model = model.to(memory_format=torch.channels_last)

@@ -6,11 +6,13 @@ torch's meta device; a factory is called as it will be for the evaluation, which
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from scaling_api.metrics import CLASSIFICATION, MULTI_LABEL, REGRESSION, TOP_K
 from scaling_api.spec import ModelSpec, ScalingJobSpec
 from scaling_training.data import Dataset
+from scaling_training.data.targets import Kind
 from scaling_training.errors import UserError
 from scaling_training.optim import global_batch_size
 from scaling_training.parallel import Mesh
@@ -25,6 +27,12 @@ if TYPE_CHECKING:
 
 Note = Callable[[str], None]
 
+_METRICS: Mapping[Kind, Mapping[str, str]] = {
+    "classes": CLASSIFICATION,
+    "labels": MULTI_LABEL,
+    "numbers": REGRESSION,
+}
+
 # Take any images and any width. Torch, which takes seconds to import, has nothing to say about them.
 _ALWAYS_FIT = ("small-cnn", "mnist-cnn")
 
@@ -34,6 +42,8 @@ def check_training(spec: ScalingJobSpec, dataset: Dataset, note: Note) -> None:
 
     ``note`` is told what becomes of the weights that training starts from.
     """
+    if spec.model.factory is None:
+        _check_targets(spec, dataset)
     parallelism = spec.training.parallelism
     if parallelism.workers is not None:
         mesh_shape(
@@ -41,6 +51,22 @@ def check_training(spec: ScalingJobSpec, dataset: Dataset, note: Note) -> None:
         )
     if parallelism.tensor > 1 or parallelism.pipeline > 1 or not _always_fits(spec.model):
         _check_model(spec, dataset, note)
+
+
+def _check_targets(spec: ScalingJobSpec, dataset: Dataset) -> None:
+    """A model by name is trained as the kind of the targets has it."""
+    training, stopping = spec.training, spec.training.early_stopping
+    if dataset.kind != "classes" and training.label_smoothing:
+        raise UserError(
+            f"training.labelSmoothing is for classes, and the data set's targets are {dataset.kind}; remove it"
+        )
+    # Of few classes the five best are nearly all.
+    names = [name for name in _METRICS[dataset.kind] if name != "top5Accuracy" or dataset.outputs > TOP_K]
+    if stopping is not None and stopping.metric not in (None, *names):
+        raise UserError(
+            f"training.earlyStopping.metric {stopping.metric} is none of this data set, whose targets are "
+            f"{dataset.kind}; write {', '.join(names[:-1])} or {names[-1]}"
+        )
 
 
 def _always_fits(model: ModelSpec) -> bool:

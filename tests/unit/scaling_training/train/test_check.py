@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -38,6 +39,10 @@ def other_inputs(classes: int) -> ClassificationTask:
     return ClassificationTask(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(65, classes)), classes)
 
 
+def numbers() -> Any:
+    return np.zeros((40, 8, 8), dtype=np.uint8), np.linspace(0.5, 2, 40)
+
+
 def fails() -> None:
     raise OSError("no such file")
 
@@ -45,6 +50,24 @@ def fails() -> None:
 @pytest.mark.parametrize(
     ("sections", "sentence"),
     [
+        pytest.param(
+            {
+                "dataset": {"factory": f"{_HERE}:numbers"},
+                "training": {"epochs": 1, "earlyStopping": {"metric": "accuracy"}},
+            },
+            r"earlyStopping.metric accuracy is none of this data set, whose targets are numbers; write mse, mae, r2 or",
+            id="a metric of other targets",
+        ),
+        pytest.param(
+            {"dataset": _SYNTHETIC, "training": {"epochs": 1, "earlyStopping": {"metric": "top5Accuracy"}}},
+            r"earlyStopping.metric top5Accuracy is none of this data set",
+            id="the five best of two",
+        ),
+        pytest.param(
+            {"dataset": {"factory": f"{_HERE}:numbers"}, "training": {"epochs": 1, "labelSmoothing": 0.1}},
+            r"training.labelSmoothing is for classes, and the data set's targets are numbers",
+            id="smoothing of numbers",
+        ),
         pytest.param(
             {
                 "dataset": _SYNTHETIC,
