@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, StringConstraints
 
 from scaling_api.base import Model, Rule
-from scaling_api.constraints import KeyedBy, Pattern
+from scaling_api.constraints import Editable, KeyedBy, Pattern
 from scaling_api.driver import DRIVER_REQUESTS, ENV_RAY_ADDRESS, HOME
 from scaling_api.quantities import parse_quantity
 from scaling_api.scalars import (
@@ -164,10 +164,10 @@ class WorkerGroup(Model):
     name: Annotated[str, StringConstraints(min_length=1, max_length=MAX_GROUP_NAME), GROUP_NAME] = Field(
         description="Name of the group, unique in the job."
     )
-    min: Annotated[int, Field(ge=0, le=MAX_WORKERS_PER_GROUP)] = Field(
+    min: Annotated[int, Field(ge=0, le=MAX_WORKERS_PER_GROUP), Editable()] = Field(
         1, description="Pods without which training does not start. May be edited while running."
     )
-    max: Annotated[int, Field(ge=1, le=MAX_WORKERS_PER_GROUP)] = Field(
+    max: Annotated[int, Field(ge=1, le=MAX_WORKERS_PER_GROUP), Editable()] = Field(
         1, description="Pods to run. May be edited while running."
     )
     slots: Annotated[int, Field(ge=1, le=64)] = Field(

@@ -111,6 +111,11 @@ class KeyedBy:
         return {**handler(schema), LIST_TYPE: "map", LIST_KEYS: [self.key]}
 
 
+@dataclass(frozen=True, slots=True)
+class Editable:
+    """The field may be edited while its job runs, and the edit takes effect at once; see `edits`."""
+
+
 def cel_format(sentence: str, *values: str) -> str:
     """A CEL expression that puts the values of expressions in the places of ``%s``.
 

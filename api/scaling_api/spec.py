@@ -25,7 +25,7 @@ from scaling_api.cluster import (
     exactly_one,
 )
 from scaling_api.code import Arguments, CodeSpec
-from scaling_api.constraints import Pattern
+from scaling_api.constraints import Editable, Pattern
 from scaling_api.dataset import Augmentation, Crop, DatasetSpec, LoaderSpec, NormalizationSpec, SplitSpec
 from scaling_api.model import FreezeSpec, ModelSpec, WeightsSpec
 from scaling_api.optim import CLASSIFICATION_METRICS, EarlyStopping, EmaSpec, OptimizerSpec, ScheduleSpec
@@ -180,7 +180,9 @@ class ScalingJobSpec(Model):
     code: CodeSpec | None = Field(None, description="The user's modules, for factories; the image's alone when absent.")
     training: TrainingSpec = Field(description="The training stage.")
     cluster: Cluster = Field(default_factory=Cluster, description="The Ray cluster.")
-    run_policy: RunPolicy = Field(default_factory=RunPolicy, description="How the job runs, retries and ends.")
+    run_policy: Annotated[RunPolicy, Editable()] = Field(
+        default_factory=RunPolicy, description="How the job runs, retries and ends."
+    )
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from scaling_api import names
+from scaling_api.edits import frozen_part
 from scaling_api.names import WorkerSlot
 from scaling_api.spec import ScalingJobSpec
 
@@ -113,18 +114,14 @@ def attempts_of(objects: Iterable[Object]) -> frozenset[int]:
 
 
 def spec_digest(spec: ScalingJobSpec) -> str:
-    """Digest of what a running job may not change: all but runPolicy and the groups' min and max.
+    """Digest of what a running job may not change.
 
     A field that has its default counts as absent: a new version brings fields that the API server then shows in
     every stored job, and none of them is an edit.
     """
-    frozen = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"run_policy"})
-    cluster = dict(frozen.pop("cluster", {}))
-    for name in ("env", "volumes", "workers"):  # the order of a list with keys does not count
-        cluster[name] = sorted(cluster.get(name) or (), key=lambda item: str(item.get("name")))
-    for group in cluster["workers"]:
-        group.pop("min", None)
-        group.pop("max", None)
+    frozen = frozen_part(spec.model_dump(mode="json", by_alias=True, exclude_defaults=True))
+    # Empty lists, as every digest that stands in a status has them.
+    cluster = {"env": [], "volumes": [], "workers": [], **frozen.pop("cluster", {})}
     canonical = json.dumps({**frozen, "cluster": cluster}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
