@@ -111,14 +111,14 @@ def run(commands: Mapping[str, list[str]]) -> int:
 
 @contextmanager
 def _interrupting(started: Iterable[Lane]) -> Iterator[None]:
-    """Meanwhile, Ctrl-C and SIGTERM interrupt the lanes; whoever waits for them goes on waiting."""
+    """Meanwhile, Ctrl-C, SIGTERM and a closed terminal interrupt the lanes; who waits for them goes on waiting."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         for lane in started:
             if lane.process.poll() is None:
                 lane.process.send_signal(signal.SIGINT)
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:

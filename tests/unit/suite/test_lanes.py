@@ -79,7 +79,7 @@ def test_what_took_longest_is_named_whichever_lane_it_was_in(tmp_path: Path, cap
     assert "1 passed" in told[-1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_ends_both_lanes_in_order(tmp_path: Path, number: signal.Signals) -> None:
     # A lane that has something to put away, which takes a moment.
     lane = (
