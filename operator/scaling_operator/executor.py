@@ -98,11 +98,19 @@ class Executor:
         )
         if action.head and self._templates.known(target, action.attempt) is None:
             await self._names.claim(target, action.attempt)
-        if action.policy:
-            await self._create(target, NETWORK_POLICY, rendered.network_policy)
+        policy = await self._create(target, NETWORK_POLICY, rendered.network_policy) if action.policy else None
         if action.head:
             await self._ensure_account(target)
-            await self._create(target, POD, await self._ensure_secret(target, action.attempt, rendered))
+            try:
+                head = await self._ensure_secret(target, action.attempt, rendered)
+            except NameTakenError:
+                self._names.ask_for_secret(target, action.attempt)
+                if policy is not None:  # it is all that was made, and would stand alone beside what is not ours
+                    await self._deleter.delete(
+                        target, NETWORK_POLICY, policy["metadata"]["name"], policy["metadata"]["uid"]
+                    )
+                raise
+            await self._create(target, POD, head)
         if action.service:
             await self._create(target, SERVICE, rendered.service)
 

@@ -1,17 +1,20 @@
 """Are the names of an attempt free, and if not, whose are they?
 
 They are derived from the job's name, so anybody may have an object of such a name. What belongs to somebody else is
-never touched: its name is taken, which is said before anything of the attempt is made, so that no half attempt stands
+never touched: its name is taken, which is said before anything of the attempt stays, so that no half attempt stands
 beside it. What an earlier job of this name has left over is deleted, since the garbage collector may take a quarter of
 an hour: a name has one job at a time, so once this one is seen to have it, those that had it before are gone for good.
 
 The caches hold only what bears the operator's label. What else is there is listed, names alone, for all jobs of a
-namespace that begin within some seconds; of Secrets, which the operator may not list, one is asked for by its name.
+namespace that begin within some seconds. Secrets the operator may not list, and to ask for one before each attempt
+would be a request for every job: whether its name is free is told by its creation, before which there is a
+NetworkPolicy at most, and that goes again. Only then it is asked for by its name, until it is free.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -28,6 +31,7 @@ from .runtime.objects import Object
 
 # For so long a list of what others have in a namespace is good enough: what comes later meets the creation itself.
 _LISTED_FOR_S = 5.0
+_CONTESTED_KEPT = 1000
 _KEPT = ("name", "uid", "resourceVersion", "ownerReferences", "deletionTimestamp")
 
 
@@ -56,6 +60,14 @@ class Names:
         self._mirrors = mirrors
         self._deleter = deleter
         self._listed: dict[tuple[Kind, str], _Listed] = {}
+        # Attempts whose Secret's name was somebody else's, by the job's uid and their number; the latest last.
+        self._contested: OrderedDict[tuple[str, int], None] = OrderedDict()
+
+    def ask_for_secret(self, target: Target, attempt: int) -> None:
+        """Somebody else has the name of the attempt's Secret: from now on it is asked for before anything is made."""
+        self._contested[target.uid, attempt] = None
+        while len(self._contested) > _CONTESTED_KEPT:
+            self._contested.popitem(last=False)
 
     async def claim(self, target: Target, attempt: int) -> None:
         """Raise NameTakenError unless all names that the attempt begins with are free, or the job's own already.
@@ -63,7 +75,10 @@ class Names:
         What an earlier job of this name has left over is deleted.
         """
         in_the_way: list[tuple[Kind, Object]] = []
-        for kind, wanted in _wanted(target, attempt).items():
+        wanted_names = _wanted(target, attempt)
+        if (target.uid, attempt) in self._contested:
+            wanted_names[SECRET] = [names.ray_cluster(target.key.name, attempt)]
+        for kind, wanted in wanted_names.items():
             found = await self._find(kind, target.key.namespace, wanted)
             in_the_way += [(kind, obj) for obj in found if not is_of(obj, target.uid)]
         await self._free(target, in_the_way)
@@ -148,11 +163,11 @@ class Names:
 
 
 def _wanted(target: Target, attempt: int) -> dict[Kind, list[str]]:
-    """The names that an attempt begins with; that of its NetworkPolicy is met first anyway, by its creation."""
+    """The names that an attempt begins with, but for those of NetworkPolicy and Secret, which are made first."""
     job, cluster = target.key.name, names.ray_cluster(target.key.name, attempt)
     slots = (slot for group in workers_among(pod_sets(target.job.spec.cluster)) for slot in group.slots)
     workers = [names.worker_pod(job, attempt, slot, 0) for slot in slots]
-    return {SECRET: [cluster], SERVICE: [cluster], POD: [names.head_pod(job, attempt), *workers]}
+    return {SERVICE: [cluster], POD: [names.head_pod(job, attempt), *workers]}
 
 
 def _trimmed(obj: Object) -> Object:

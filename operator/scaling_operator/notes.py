@@ -87,21 +87,25 @@ class Notebook:
         """A pod is gone: how it was last seen tells why. Of a worker that we deleted ourselves nobody asks."""
         view = self._views.view(pod, now=self._clock())
         for owner in owner_uids(pod):
-            if view is None or not self._is_at_work(pod, owner):
+            if view is None:
                 continue
-            notes = self.of(owner)
-            if view.is_head or view.uid not in notes.released:
+            is_asked_for = self._is_asked_for(view, pod, owner)
+            notes = self.of(owner) if is_asked_for else self._notes.get(owner, Notes())
+            if is_asked_for and (view.is_head or view.uid not in notes.released):
                 notes.vanished[view.name] = replace(view, end_unseen=unseen)
             notes.released.discard(view.uid)
         self._views.forget(pod)
 
-    def _is_at_work(self, pod: Object, job_uid: str) -> bool:
-        """Whether the pod's job still is at work: when it goes or ends, so do its pods, and nobody asks why."""
+    def _is_asked_for(self, view: PodView, pod: Object, job_uid: str) -> bool:
+        """Whether it matters how a pod ended: its job is at work, and without its successor yet."""
         labels = pod["metadata"].get("labels") or {}
         job = self._jobs.get(pod["metadata"].get("namespace", ""), labels.get(names.LABEL_JOB, ""))
         if job is None or job["metadata"]["uid"] != job_uid:
             return False
-        return not (job.get("status") or {}).get("finishedAt")
+        status = job.get("status") or {}
+        persisted = (status.get("incarnations") or {}).get(view.slot.key, 0) if view.slot is not None else 0
+        is_latest = view.attempt >= (status.get("attempt") or 0) and view.incarnation >= persisted
+        return is_latest and not status.get("finishedAt")
 
 
 def _is_replaced(pod: PodView, memory: Memory) -> bool:

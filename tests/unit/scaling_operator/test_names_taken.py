@@ -68,6 +68,33 @@ def test_a_name_that_somebody_else_has_is_said_before_anything_is_made(kind: str
     on_bench(test)
 
 
+def test_whose_a_secret_is_costs_a_question_only_when_its_name_was_found_taken() -> None:
+    async def test(bench: Bench) -> None:
+        _put(bench, "secrets", "mnist-1")
+        for made, gone, asked in (
+            (["networkpolicies", "serviceaccounts", "secrets"], ["networkpolicies"], 1),
+            ([], [], 1),
+        ):
+            bench.client.requests.clear()
+            with pytest.raises(NameTakenError, match="Secret mnist-1 exists"):
+                await bench.run(EVERYTHING)
+            assert (bench.requests("create"), bench.requests("delete")) == (made, gone)
+            assert len(bench.requests("get")) == asked
+            assert bench.names("networkpolicies") == []
+        bench.server.remove("secrets", Key(KEY.namespace, "mnist-1"))
+        assert await bench.run(EVERYTHING)
+
+    on_bench(test)
+
+
+def test_an_attempt_with_free_names_asks_for_no_secret() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.run(EVERYTHING)
+        assert bench.requests("get") == []
+
+    on_bench(test)
+
+
 @pytest.mark.parametrize("kind", NAMES)
 @pytest.mark.parametrize("cached", [True, False])
 def test_what_an_earlier_job_of_this_name_left_over_gives_way(kind: str, cached: bool) -> None:

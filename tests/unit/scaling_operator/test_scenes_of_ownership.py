@@ -41,8 +41,8 @@ def test_a_name_that_becomes_free_is_used() -> None:
         await asyncio.sleep(30.0)
         requests = len(world.operator.client.requests)
         await asyncio.sleep(60.0)
-        # Every 20 s: two lists, and a question for the Secret.
-        assert len(world.operator.client.requests) - requests <= 4 * 3
+        # Two lists every 20 s.
+        assert len(world.operator.client.requests) - requests <= 4 * 2
         world.server.remove("services", Key("team", "mnist-1"))
         await asyncio.sleep(40.0)
         assert (world.status["phase"], world.status["attempt"]) == ("Running", 1)
@@ -84,7 +84,7 @@ def test_what_a_job_was_deleted_without_stays_and_is_named() -> None:
         before = world.left()
         world.server.create("scalingjobs", again)
         await asyncio.sleep(30.0)
-        assert "Secret mnist-1 (and 5 more) exists and is not this job's" in message(world, "ClusterReady")
+        assert "Service mnist-1 (and 4 more) exists and is not this job's" in message(world, "ClusterReady")
         assert world.left() == before
         assert not any("deletionTimestamp" in pod["metadata"] for pod in world.server.all("pods"))
 
