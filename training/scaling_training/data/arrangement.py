@@ -161,6 +161,11 @@ class _Reader:
                 "are these splits or classes? For splits, leave only train, validation and test there; if "
                 f"{shown(train)} is a class, move the folders of all classes into a folder train"
             )
+        if folder.images:
+            raise UserError(
+                f"dataset.uri {self._uri}: {shown(folder.images[0].name)} lies beside {_listed(named)} and in no "
+                "class's folder; move it into one, or remove it"
+            )
         found: dict[str, _Folder] = {}
         for name, part in named.items():
             if part in found:

@@ -236,6 +236,13 @@ def test_a_class_does_not_vanish(open_to_all: Path, below: str, files: Sequence[
         open_dataset(folder_spec(open_to_all))
 
 
+def test_a_picture_beside_splits_does_not_vanish(tmp_path: Path) -> None:
+    make(tmp_path, "train", "valid")
+    picture(0).save(tmp_path / "stray.png")
+    with pytest.raises(UserError, match=r"stray.png lies beside train, valid and in no class's folder; move it"):
+        open_dataset(folder_spec(tmp_path))
+
+
 def test_a_split_does_not_vanish(tmp_path: Path) -> None:
     make(tmp_path, "train", "valid")
     for path in sorted((tmp_path / "valid").rglob("*.png")):
