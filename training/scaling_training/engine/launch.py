@@ -15,6 +15,7 @@ from scaling_api.driver import RAY_RESOURCE_SLOT
 from scaling_api.spec import ScalingJobSpec
 from scaling_training.engine import session
 from scaling_training.engine.ray_health import Silent, ray_servers, watched
+from scaling_training.engine.ray_internals import node
 from scaling_training.engine.run import StoppedError, Watch, run_evaluation, run_training
 from scaling_training.engine.sizing import Sizing, plan_workers, unused_gpus
 from scaling_training.engine.worker import WorkerTask
@@ -79,7 +80,7 @@ class RayEngine:
     def _connected(self, watch: Watch) -> Iterator[_Connection]:
         session.tune_environment()
         local = self._address is None
-        here = session.local_gpus() if local else 0
+        here = node.gpus() if local else 0
 
         def sizing_now() -> Sizing:
             return plan_workers(self._spec, on_cluster=not local, local_gpus=here, edited=watch.bounds())

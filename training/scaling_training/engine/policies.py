@@ -8,19 +8,22 @@ from collections.abc import Callable
 from typing import Any
 
 from ray.exceptions import RayActorError
-from ray.train.v2._internal.exceptions import (
-    UserExceptionWithTraceback,
-    WorkerGroupStartupFailedError,
-    WorkerGroupStartupTimeoutError,
-    WorkerHealthCheckFailedError,
-)
-from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
-from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision, ScalingDecision, ScalingPolicy
-from ray.train.v2.api.exceptions import ControllerError, PreemptionError, WorkerGroupError
+from ray.train import ControllerError, PreemptionError, WorkerGroupError
 
 from scaling_training.engine.errors import GivenUpError
 from scaling_training.engine.failures import Cause, Kind, RestartBudget, cause_of, most_telling
 from scaling_training.engine.processes import Processes, slots_by_node
+from scaling_training.engine.ray_internals.train import (
+    FailureDecision,
+    FailurePolicy,
+    NoopDecision,
+    ResizeDecision,
+    ScalingDecision,
+    ScalingPolicy,
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+    unwrapped,
+)
 from scaling_training.engine.sizing import Sizing
 
 log = logging.getLogger(__name__)
@@ -75,9 +78,7 @@ class SlotPolicy(ScalingPolicy):  # type: ignore[misc]
         if self._processes.answered(timeout_s=LOOK_S) < workers:
             return NoopDecision()
         self._since = None
-        return ResizeDecision(
-            num_workers=workers, resources_per_worker=self.scaling_config._resources_per_worker_not_none
-        )
+        return ResizeDecision(num_workers=workers, resources_per_worker=self.scaling_config.resources_per_worker)
 
     def make_decision_for_running_worker_group(
         self, worker_group_state: Any, worker_group_status: Any
@@ -159,7 +160,7 @@ class BudgetPolicy(FailurePolicy):  # type: ignore[misc]
 def group_cause(error: BaseException) -> Cause:
     """The cause of a worker group's end, from what Ray reports."""
     if isinstance(error, WorkerGroupError):
-        return most_telling(cause_of(_bare(failure), rank=rank) for rank, failure in error.worker_failures.items())
+        return most_telling(cause_of(unwrapped(failure), rank=rank) for rank, failure in error.worker_failures.items())
     if isinstance(error, PreemptionError):
         return Cause(Kind.LOST, "a node is being taken away")
     if isinstance(error, ControllerError):
@@ -169,17 +170,5 @@ def group_cause(error: BaseException) -> Cause:
         chain = [failure, failure.__cause__] if failure.__cause__ else [failure]
         if isinstance(failure, WorkerGroupStartupFailedError) or any(isinstance(link, RayActorError) for link in chain):
             return Cause(Kind.LOST, "a training process was lost while the group started")
-        return cause_of(_bare(failure))
+        return cause_of(unwrapped(failure))
     return cause_of(error)
-
-
-def _bare(error: BaseException) -> BaseException:
-    """The error itself, out of Ray's wrappers."""
-    if isinstance(error, UserExceptionWithTraceback):
-        base: BaseException = error._base_exc
-        return base
-    if isinstance(error, WorkerHealthCheckFailedError):
-        inner: BaseException = error.health_check_failure
-        return inner
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, BaseException) else error

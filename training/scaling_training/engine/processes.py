@@ -18,11 +18,11 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from scaling_api.driver import RAY_RESOURCE_SLOT
 from scaling_training.engine.answers import START_LIMIT_S
+from scaling_training.engine.ray_internals.process import RayTrainWorker
 from scaling_training.train import preload
 
 log = logging.getLogger(__name__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import socket
 import tempfile
@@ -15,6 +16,7 @@ from typing import Any
 
 from scaling_api.driver import RAY_RESOURCE_SLOT
 from scaling_training.engine.errors import EngineError
+from scaling_training.engine.ray_internals.node import free_memory_bytes
 from scaling_training.engine.reaper import reaped
 from scaling_training.engine.scratch import PREFIX, scratch_folder
 
@@ -116,7 +118,6 @@ def local(slots: int, gpus: int) -> Iterator[Path]:
     the autoscaler's monitor, a process of a second each. It ends with this process even when that is killed.
     """
     import ray
-    from ray._private.utils import estimate_available_memory, get_shared_memory_bytes
     from ray.cluster_utils import Cluster
 
     silence_logs()
@@ -142,7 +143,7 @@ def local(slots: int, gpus: int) -> Iterator[Path]:
                         "include_log_monitor": False,
                         "no_monitor": True,
                         "object_store_memory": object_store_bytes(
-                            memory_bytes=estimate_available_memory(), shared_bytes=get_shared_memory_bytes()
+                            memory_bytes=free_memory_bytes(), shared_bytes=shutil.disk_usage("/dev/shm").free
                         ),
                         "temp_dir": str(folder),
                     },
@@ -164,13 +165,6 @@ def local(slots: int, gpus: int) -> Iterator[Path]:
 def object_store_bytes(*, memory_bytes: int, shared_bytes: int) -> int:
     """How large the object store may be where so much memory is free, of which so much can be shared (/dev/shm)."""
     return max(OBJECT_STORE_LEAST_BYTES, int(OBJECT_STORE_SHARE * min(memory_bytes, shared_bytes)))
-
-
-def local_gpus() -> int:
-    """GPUs of this machine that this process may use, without importing torch."""
-    from ray._private.accelerators import get_accelerator_manager_for_resource
-
-    return int(get_accelerator_manager_for_resource("GPU").get_current_node_num_accelerators())
 
 
 def _wait_for_port(address: str, deadline: float) -> None:

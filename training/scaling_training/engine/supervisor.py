@@ -10,13 +10,13 @@ from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
-from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 from scaling_training.aside import Aside
 from scaling_training.engine import mailbox
 from scaling_training.engine.answers import START_LIMIT_S
 from scaling_training.engine.failures import Cause, Kind
 from scaling_training.engine.mailbox import Letter
+from scaling_training.engine.ray_internals.train import WorkerGroupCallback
 from scaling_training.engine.watchdog import Stuck, Watchdog
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,7 @@ the pods).
 A group's processes are ours to place: see `processes`. What is left of a broken group ends at once, because Ray would
 keep it until there is room for the next one.
 
-This leans on internals of Ray, which is why its version is pinned; tests/unit/scaling_training/engine
-checks that what is overridden here still exists.
+This leans on internals of Ray: see `ray_internals`.
 """
 
 from __future__ import annotations
@@ -24,25 +23,24 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 from ray.train import RunConfig, ScalingConfig
-from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
-from ray.train.v2._internal.execution.callback import WorkerGroupCallback
-from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2._internal.execution.failure_handling import FailurePolicy
-from ray.train.v2._internal.execution.scaling_policy import ScalingPolicy
-from ray.train.v2._internal.execution.worker_group import (
-    PlacementGroupHandle,
-    Worker,
-    WorkerGroup,
-    WorkerGroupContext,
-)
-from ray.train.v2._internal.util import bundle_to_remote_args
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from scaling_training.engine.answers import answers
 from scaling_training.engine.backend import ProcessGroupConfig
 from scaling_training.engine.processes import ByValue, Processes, TrainingProcess
+from scaling_training.engine.ray_internals.train import (
+    DataParallelTrainer,
+    DatasetsCallback,
+    FailurePolicy,
+    PlacementGroupCleanerCallback,
+    PlacementGroupHandle,
+    ScalingPolicy,
+    TrainController,
+    Worker,
+    WorkerGroup,
+    WorkerGroupCallback,
+    WorkerGroupContext,
+    WorkerGroupStartupFailedError,
+)
 
 _LEFT_OUT = (PlacementGroupCleanerCallback, DatasetsCallback)
 
@@ -185,9 +183,10 @@ class InProcessTrainer(DataParallelTrainer):  # type: ignore[misc]
         return [*kept, self._supervisor]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
-        resources = self.scaling_config._resources_per_worker_not_none
+        config = self.scaling_config
+        needs = {"num_gpus": config.num_gpus_per_worker, "resources": config.additional_resources_per_worker}
         # An empty environment lets Ray use processes that the node started ahead; all settings come from the node.
-        actor = ray.remote(runtime_env={}, **bundle_to_remote_args(resources))(TrainingProcess)
+        actor = ray.remote(runtime_env={}, num_cpus=0, **needs)(TrainingProcess)
         processes = Processes(lambda **options: actor.options(**options).remote())
         parts["scaling_policy"] = self._scaling_policy(self.scaling_config, processes)
         parts["failure_policy"] = self._failure_policy(self.run_config.failure_config)

@@ -12,7 +12,7 @@ import pytest
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from ray.train.v2.api.exceptions import ControllerError
+    from ray.train import ControllerError
 
     from scaling_training.engine import answers, backend
     from scaling_training.engine.answers import START_LIMIT_S

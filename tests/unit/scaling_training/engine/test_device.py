@@ -27,7 +27,7 @@ def test_a_gpu_that_cannot_be_used_is_no_reason_to_train_on_the_cpu() -> None:
 def test_it_is_refused_before_the_processes_meet_and_as_the_users_to_mend() -> None:
     """Ray reports it as an error of the group's start."""
     from ray.exceptions import RayTaskError
-    from ray.train.v2.api.exceptions import ControllerError
+    from ray.train import ControllerError
 
     from scaling_training.engine.backend import prepare
     from scaling_training.engine.failures import Kind

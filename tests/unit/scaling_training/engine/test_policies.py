@@ -10,20 +10,20 @@ import pytest
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from ray.exceptions import ActorDiedError
-    from ray.train import ScalingConfig
-    from ray.train.v2._internal.exceptions import (
+    from ray.train import ControllerError, ScalingConfig, WorkerGroupError
+
+    from scaling_training.engine import policies
+    from scaling_training.engine.failures import Cause, Kind, RestartBudget
+    from scaling_training.engine.policies import PATIENCE_S, BudgetPolicy, SlotPolicy, group_cause
+    from scaling_training.engine.ray_internals.train import (
+        FailureDecision,
+        NoopDecision,
+        ResizeDecision,
         UserExceptionWithTraceback,
         WorkerGroupStartupFailedError,
         WorkerGroupStartupTimeoutError,
         WorkerHealthCheckFailedError,
     )
-    from ray.train.v2._internal.execution.failure_handling import FailureDecision
-    from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision
-    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
-
-    from scaling_training.engine import policies
-    from scaling_training.engine.failures import Cause, Kind, RestartBudget
-    from scaling_training.engine.policies import PATIENCE_S, BudgetPolicy, SlotPolicy, group_cause
     from scaling_training.engine.sizing import Sizing
 from scaling_training.errors import UserError
 
