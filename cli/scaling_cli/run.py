@@ -24,7 +24,8 @@ from scaling_cli.errors import UsageError
 from scaling_cli.manifest import load_job
 
 if TYPE_CHECKING:
-    from scaling_training.driver import Ending, ShowMaker
+    from scaling_training.driver import ShowMaker
+    from scaling_training.ending import Ending
     from scaling_training.progress.model import ProgressModel
     from scaling_training.progress.show import Ears, Show
 
@@ -63,9 +64,10 @@ def run(args: argparse.Namespace) -> int:
     folder = _resumed(args.resume) if args.resume else _new(args.run_dir, job.metadata.name)
 
     from scaling_api.driver import ExitCode
-    from scaling_training.driver import Settings, drive
+    from scaling_training.driver import drive
     from scaling_training.errors import UserError
     from scaling_training.lease import next_attempt
+    from scaling_training.settings import Settings
     from scaling_training.storage import Storage
 
     try:

@@ -28,7 +28,8 @@ from scaling_api.reasons import Failure
 from scaling_api.redaction import redacted
 from scaling_api.spec import ScalingJob
 from scaling_training import driver
-from scaling_training.driver import Ending, Settings, drive, settings_from_environment
+from scaling_training.driver import drive
+from scaling_training.ending import FAILED, Ending
 from scaling_training.engine import EngineError
 from scaling_training.engine.ray_health import Silent
 from scaling_training.engine.run import StoppedError, Watch
@@ -37,6 +38,8 @@ from scaling_training.errors import UserError
 from scaling_training.ledger import Ledger, Record, SupersededError
 from scaling_training.progress import ProgressModel
 from scaling_training.progress.show import Ears
+from scaling_training.result import status_result
+from scaling_training.settings import Settings, settings_from_environment
 from scaling_training.storage import Storage
 from scaling_training.train.types import TrainingProgress, TrainOutcome
 from tests.unit.scaling_training.builders import a_spec
@@ -223,7 +226,7 @@ def test_artifacts_are_named_without_secrets_and_have_their_size(tmp_path: Path)
     storage.write("metrics.json", b"{}")
     assert "pass" not in repr(storage)
     result = {"metrics": {"test": {}}, "artifacts": {"metrics": redacted(storage.url("metrics.json"))}}
-    (artifact,) = driver._status_result(result, storage).artifacts
+    (artifact,) = status_result(result, storage).artifacts
     assert artifact.uri == f"memory://***@{tmp_path.name}/run/metrics.json"
     assert artifact.size_bytes == 2
 
@@ -356,7 +359,7 @@ def test_storage_that_does_not_answer_ends_the_attempt_with_a_sentence(
     run = Storage("s3://bucket/run" if away == "the run's" else str(tmp_path / "run"))
     settings = Settings(ScalingJob.model_validate(manifest), run, 1, storage_root="s3://bucket")
     ending = drive(settings, shows=[], give_up=not_at_all)
-    assert ending.code == driver.FAILED, "another attempt may find it there"
+    assert ending.code == FAILED, "another attempt may find it there"
     assert ending.termination is not None
     assert ending.termination.reason == Failure.STORAGE_AWAY
     asked = "s3://bucket/run" if away == "the run's" else "s3://bucket/team/earlier"
@@ -367,8 +370,8 @@ def test_storage_that_does_not_answer_ends_the_attempt_with_a_sentence(
 @pytest.mark.parametrize(
     ("number", "code", "words"),
     [
-        (errno.EIO, driver.FAILED, "does not answer ([Errno 5] Input/output error"),
-        (errno.ESTALE, driver.FAILED, "does not answer ([Errno 116] Stale file handle"),
+        (errno.EIO, FAILED, "does not answer ([Errno 5] Input/output error"),
+        (errno.ESTALE, FAILED, "does not answer ([Errno 116] Stale file handle"),
         (errno.ENOSPC, ExitCode.REFUSED, "is full: free some space or name another place"),
         (errno.EROFS, ExitCode.REFUSED, "refuses access (Read-only file system)"),
     ],

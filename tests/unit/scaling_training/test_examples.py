@@ -14,9 +14,11 @@ from rich.console import Console
 
 from scaling_api.spec import ScalingJob
 from scaling_training import driver
-from scaling_training.driver import Ending, Settings, drive
+from scaling_training.driver import drive
+from scaling_training.ending import Ending
 from scaling_training.report.artifact import load_model
 from scaling_training.report.summary import print_summary
+from scaling_training.settings import Settings
 from scaling_training.storage import Storage
 from tests.unit.scaling_training.stages.test_stages import OneProcess
 
