@@ -105,7 +105,9 @@ def build_manager(client: ApiClient, leases: ApiClient, settings: Settings) -> M
         manager.add_reflector(reflector)
     JobMetrics(mirrors.jobs, is_leading=lambda: manager.is_leading)
 
-    certificate = ServingCertificate(lambda: ensure_authority(client, settings.namespace), settings.dns_names())
+    certificate = ServingCertificate(
+        lambda known: ensure_authority(client, settings.namespace, known=known), settings.dns_names()
+    )
     endpoint = ProgressEndpoint(client, TokenReviewer(client, TOKEN_AUDIENCE), jobs=mirrors.jobs, pods=mirrors.pods)
     https = HttpsServer(endpoint.routes(), certificate.context, port=settings.https_port)
     health.readiness |= {"certificate": certificate.problem, "https": https.problem}

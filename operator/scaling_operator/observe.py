@@ -23,6 +23,8 @@ from .decide.failure import does_not_answer, obstruction
 from .decide.types import ContainerView, PodView
 from .runtime.objects import Object
 
+# Why a pod has no node, and what that means where nothing is said of it.
+_UNPLACED = {"Unschedulable": "no reason given", "SchedulingGated": "it is held back by its scheduling gates"}
 # Of what a scheduler or a kubelet says about a pod; with many nodes it repeats itself.
 _MAX_MESSAGE = 400
 
@@ -43,7 +45,7 @@ def observe_pod(pod: Object) -> PodView | None:
     conditions = {entry["type"]: entry for entry in status.get("conditions") or ()}
     scheduled, disrupted = conditions.get("PodScheduled", {}), conditions.get("DisruptionTarget", {})
     ready = conditions.get("Ready", {})
-    unschedulable = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
+    unschedulable = scheduled.get("status") == "False" and scheduled.get("reason") in _UNPLACED
     return PodView(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -62,7 +64,9 @@ def observe_pod(pod: Object) -> PodView | None:
         reason=status.get("reason") or "",
         message=(status.get("message") or "")[:_MAX_MESSAGE],
         disruption=disrupted.get("reason", "") if disrupted.get("status") == "True" else "",
-        unschedulable=(scheduled.get("message") or "no reason given")[:_MAX_MESSAGE] if unschedulable else "",
+        unschedulable=(scheduled.get("message") or _UNPLACED[scheduled["reason"]])[:_MAX_MESSAGE]
+        if unschedulable
+        else "",
         containers=_containers(status),
     )
 
@@ -84,10 +88,12 @@ class PodViews:
             obstructed, silent = obstruction(view) is not None, does_not_answer(view)
             if obstructed or silent:
                 before = known[1] if known is not None else None
+                # It may have answered between two looks: then it is not ready since another moment.
+                goes_on = before is not None and before.unready_since == view.unready_since
                 view = replace(
                     view,
                     obstructed_since=_since(obstructed, before.obstructed_since if before else None, now),
-                    silent_since=_since(silent, before.silent_since if before else None, now),
+                    silent_since=_since(silent, before.silent_since if before and goes_on else None, now),
                 )
         self._views[metadata["uid"]] = (metadata["resourceVersion"], view)
         return view

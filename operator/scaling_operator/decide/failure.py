@@ -29,8 +29,6 @@ _EXIT_KILLED = 137  # 128 + SIGKILL: the mark of the out-of-memory killer, when 
 # How long before its end a pod that was ended for its silence was not ready at the least. One that was killed in full
 # health is not ready from its end on, by clocks of whole seconds.
 SILENT_FOR_S = 2.0
-# The same for a head that was never ready: its startup probe has 300 s.
-SILENT_FROM_THE_START_S = 290.0
 _LAST_LINES = 3
 _LAST_CHARACTERS = 400
 # The scheduler says "no" to many pods for a moment, while other pods or nodes come and go.
@@ -257,13 +255,8 @@ def _unresponsive(pod: PodView, main: ContainerView) -> Trouble | None:
     if main.ran is None or pod.unready_since is None:
         return None
     began, ended = main.ran
-    if pod.unready_since > began:
-        silent_s, least_s = ended - pod.unready_since, SILENT_FOR_S
-    elif pod.is_head:
-        silent_s, least_s = ended - began, SILENT_FROM_THE_START_S
-    else:
-        return None
-    if silent_s < least_s:
+    silent_s = ended - pod.unready_since
+    if pod.unready_since <= began or silent_s < SILENT_FOR_S:
         return None
     return unresponsive(pod, main.name, silent_s)
 

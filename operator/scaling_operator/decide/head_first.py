@@ -31,7 +31,8 @@ class Place:
 
 def place_for_workers(head: PodView | None, *, now: float) -> Place:
     """What the attempt's head, None while there is none, means for its workers."""
-    if head is None or head.scheduled_at is None:
+    # Not every kubelet says since when a pod has its node; one that runs has it.
+    if head is None or (head.scheduled_at is None and head.phase == "Pending"):
         return Place(may_come=False, may_stay=False)
     driver = head.containers.get(CONTAINER_DRIVER)
     has_started = driver is not None and driver.state != "waiting"

@@ -142,8 +142,12 @@ class Leaf:
         return self.issued_at + (self.expires_at - self.issued_at) * 2 / 3
 
 
-async def ensure_authority(client: ApiClient, namespace: str, *, clock: Clock = utc_now) -> Authority:
+async def ensure_authority(
+    client: ApiClient, namespace: str, *, known: Authority | None = None, clock: Clock = utc_now
+) -> Authority:
     """The CA in the operator's namespace, made if there is none yet.
+
+    Where it was deleted, ``known`` is put back: running drivers trust no other one until their attempt ends.
 
     Raises ConfigurationError when the Secret holds something else, ApiError when the API server does not help.
     """
@@ -153,24 +157,29 @@ async def ensure_authority(client: ApiClient, namespace: str, *, clock: Clock = 
         return Authority.from_secret(await client.get(path))
     except NotFoundError:
         pass
-    created = Authority.create(clock())
+    created = known or Authority.create(clock())
     try:
         await client.create(collection, created.to_secret(namespace))
     except AlreadyExistsError:
         return Authority.from_secret(await client.get(path))
-    logger.info("made a CA for the HTTPS endpoint", extra={"secret": f"{namespace}/{CA_SECRET}"})
+    done = "put back the CA, whose Secret was deleted" if known else "made a CA for the HTTPS endpoint"
+    logger.info(done, extra={"secret": f"{namespace}/{CA_SECRET}"})
     return created
 
 
 class ServingCertificate:
     """The TLS context of the HTTPS port, whose certificate renews itself.
 
-    `load` reads the CA. `context` stays the same object; new connections get the new certificate. `ready` is set
-    once there is one.
+    `load` reads the CA, and is given the one that is known. `context` stays the same object; new connections get the
+    new certificate. `ready` is set once there is one.
     """
 
     def __init__(
-        self, load: Callable[[], Awaitable[Authority]], host_names: Sequence[str], *, clock: Clock = utc_now
+        self,
+        load: Callable[[Authority | None], Awaitable[Authority]],
+        host_names: Sequence[str],
+        *,
+        clock: Clock = utc_now,
     ) -> None:
         self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self.ready = asyncio.Event()
@@ -189,7 +198,7 @@ class ServingCertificate:
 
     async def look(self) -> bool:
         """Read the CA; issue a new leaf if it has changed or the leaf is due, and tell. Raises what `load` raises."""
-        authority = await self._load()
+        authority = await self._load(self._authority)
         known, self._authority = self._authority, authority
         is_new = known is None or known.certificate != authority.certificate
         if not is_new and self.renew_in_s() > 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -112,7 +113,7 @@ def test_pods_that_only_look_like_ours_are_left_alone(labels: dict[str, str]) ->
         pytest.param(
             {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}]},
             {},
-            {"unschedulable": ""},
+            {"scheduled_at": None, "unschedulable": "it is held back by its scheduling gates"},
             id="held back by a gate",
         ),
         pytest.param(
@@ -221,9 +222,10 @@ def test_what_keeps_a_container_from_starting_counts_from_when_it_was_first_seen
 def test_a_driver_is_silent_from_when_its_kubelet_was_first_seen_to_say_so() -> None:
     views = PodViews()
 
-    def seen(now: float, version: str, **driver: Any) -> float | None:
+    def seen(now: float, version: str, unready: str = CREATED, **driver: Any) -> float | None:
         entry = {"name": "driver", "state": {"running": {"startedAt": CREATED}}, "started": True} | driver
-        status = {"phase": "Running", "containerStatuses": [entry]}
+        ready = {"type": "Ready", "status": "False", "lastTransitionTime": unready}
+        status = {"phase": "Running", "containerStatuses": [entry], "conditions": [ready]}
         view = views.view(_head(status, resourceVersion=version), now=now)
         assert view is not None
         return view.silent_since
@@ -234,6 +236,9 @@ def test_a_driver_is_silent_from_when_its_kubelet_was_first_seen_to_say_so() -> 
     assert seen(40.0, "4", ready=False) == 30.0
     assert seen(50.0, "5", ready=True) is None
     assert seen(60.0, "6", ready=False) == 60.0
+    later = CREATED.replace("Z", "+00:00")
+    later = (datetime.fromisoformat(later) + timedelta(seconds=20)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert seen(84.0, "9", unready=later, ready=False) == 84.0, "it answered between two looks"
 
 
 def test_attempts_of_what_is_not_being_deleted() -> None:

@@ -115,16 +115,10 @@ _TOLD = json.dumps({"reason": "OutOfMemory", "message": "Ray killed rank 1; lowe
             id="one that was ready to its end was not",
         ),
         pytest.param(
-            head(phase="Failed", unready_since=NOW - 99, driver=ended(CONTAINER_DRIVER, 137, ran=(NOW - 9, NOW))),
+            head(phase="Failed", unready_since=NOW - 999, driver=ended(CONTAINER_DRIVER, 137, ran=(NOW - 905, NOW))),
             Failure.OUT_OF_MEMORY,
             "exit code 137",
-            id="nor one that had no time to become ready",
-        ),
-        pytest.param(
-            head(phase="Failed", unready_since=NOW - 999, driver=ended(CONTAINER_DRIVER, 137, ran=(NOW - 305, NOW))),
-            Failure.UNRESPONSIVE,
-            "for more than 305 s",
-            id="one that was frozen before it was ever ready",
+            id="nor one of 0.1.0, which has no port to be asked at",
         ),
         pytest.param(
             head(

@@ -189,6 +189,11 @@ class TestHeadFirst:
             pytest.param(UNPLACED, False, id="no node takes it"),
             pytest.param(PLACED, True, id="it has its node, and pulls its image as they do"),
             pytest.param(RUNNING_HEAD, True, id="it runs"),
+            pytest.param(
+                head(scheduled_at=None),
+                True,
+                id="it runs, and nobody says since when it has its node (virtual kubelets)",
+            ),
             pytest.param(_refused(NOW), False, id="its image has just been refused"),
             pytest.param(_WITH_ANOTHER, True, id="it runs, and a container that somebody added does not"),
         ],

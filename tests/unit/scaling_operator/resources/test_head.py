@@ -35,6 +35,8 @@ def test_a_driver_that_is_frozen_is_known_within_a_minute_and_one_that_keeps_the
     soonest_s, latest_s = _fails_after_s(main["readinessProbe"])
     assert soonest_s + SILENT_LIMIT_S >= 35, "code of the user's may keep the interpreter's lock for 20 s"
     assert latest_s + SILENT_LIMIT_S <= 45
+    startup = main["startupProbe"]
+    assert startup["failureThreshold"] * startup["periodSeconds"] > 14 * 86_400, "older drivers have no such port"
     ended_s, _ = _fails_after_s(main["livenessProbe"])
     assert ended_s >= 35
     # How it ended can be told from that alone, whatever the two probes' phases.

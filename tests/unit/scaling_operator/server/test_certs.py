@@ -114,6 +114,19 @@ async def test_the_first_replica_makes_the_authority_and_the_second_reads_it() -
         assert len(server.requests("POST")) == 1
 
 
+async def test_a_deleted_authority_is_put_back_because_running_drivers_trust_no_other() -> None:
+    async with ScriptedServer() as server, ApiClient(server.connection()) as client:
+        server.on("GET", SECRET, failure(404, "NotFound"))
+        server.on("POST", SECRETS, answer({}))
+        certificate = ServingCertificate(lambda known: ensure_authority(client, "system", known=known), ["localhost"])
+        await certificate.look()
+        bundle, first = certificate.bundle, _serial(certificate)
+        assert not await certificate.look()
+        assert (certificate.bundle, _serial(certificate)) == (bundle, first)
+        created, again = server.requests("POST")
+        assert again.body == created.body
+
+
 async def test_of_two_replicas_that_start_together_one_yields() -> None:
     other = Authority.create(NOW)
     async with ScriptedServer() as server, ApiClient(server.connection()) as client:
@@ -135,7 +148,7 @@ async def test_new_connections_get_the_renewed_certificate_without_a_restart() -
     clock.now -= timedelta(days=20, seconds=1)
     authority = Authority.create(clock.now)
 
-    async def load() -> Authority:
+    async def load(known: Authority | None) -> Authority:
         return authority
 
     certificate = ServingCertificate(load, ["localhost"], clock=clock)
@@ -154,7 +167,7 @@ async def test_another_authority_takes_effect_when_the_secret_is_read_again_with
     clock, old, new = Clock(), Authority.create(datetime.now(UTC)), Authority.create(datetime.now(UTC))
     held = [old]
 
-    async def load() -> Authority:
+    async def load(known: Authority | None) -> Authority:
         return held[-1]
 
     certificate = ServingCertificate(load, ["localhost"], clock=clock)
@@ -178,7 +191,7 @@ async def test_a_secret_that_is_broken_later_leaves_the_certificate_as_it_is() -
     authority = Authority.create(datetime.now(UTC))
     answers: list[Authority | None] = [authority, None]
 
-    async def load() -> Authority:
+    async def load(known: Authority | None) -> Authority:
         if (found := answers.pop(0)) is None:
             raise ConfigurationError("the Secret holds no CA")
         return found
@@ -194,7 +207,7 @@ async def test_a_secret_that_is_broken_later_leaves_the_certificate_as_it_is() -
 async def test_the_leaf_is_due_at_two_thirds_of_its_life() -> None:
     clock, authority = Clock(), Authority.create(datetime.now(UTC))
 
-    async def load() -> Authority:
+    async def load(known: Authority | None) -> Authority:
         return authority
 
     certificate = ServingCertificate(load, ["localhost"], clock=clock)
@@ -209,7 +222,7 @@ async def test_the_leaf_is_due_at_two_thirds_of_its_life() -> None:
 
 
 async def test_an_unusable_authority_ends_the_process_at_the_start() -> None:
-    async def load() -> Authority:
+    async def load(known: Authority | None) -> Authority:
         raise ConfigurationError("the Secret holds no CA")
 
     with pytest.raises(ConfigurationError, match="holds no CA"):

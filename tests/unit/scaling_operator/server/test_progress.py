@@ -80,7 +80,7 @@ class Operator:
 async def operator() -> AsyncIterator[Operator]:
     authority = Authority.create(datetime.now(UTC))
 
-    async def load() -> Authority:
+    async def load(known: Authority | None) -> Authority:
         return authority
 
     certificate = ServingCertificate(load, ["localhost"])
