@@ -5,11 +5,11 @@ used. A run that somebody starts says in the file that claims its attempt (`atte
 and renews it as long as it lives:
 
     {"attempt": 2, "startedAt": …, "host": "node-7",
-     "process": {"pid": 123, "born": 456, "machine": …}, "renewedAt": …, "endedAt": …}
+     "process": {"pid": 123, "born": 456, "machine": …}, "machineId": …, "renewedAt": …, "endedAt": …}
 
 Who wants to go on with the folder asks first. On the same machine the process is looked for, so that one that was
-killed is in nobody's way. On another one, over a shared file system, its silence tells: clocks differ, so what looks
-old is looked at for longer than a renewal takes.
+killed, or that a reboot ended, is in nobody's way. On another one, over a shared file system, its silence tells: clocks
+differ, so what looks old, or is of the future, is looked at for longer than a renewal takes.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ class Holder:
         except ProcessLookupError:
             return False
         except PermissionError:
-            pass
+            # Another user's, of whom /proc may not tell (hidepid): it is there.
+            if _born(self.pid) is None:
+                return True
         return _born(self.pid) == self.born
 
 
@@ -85,7 +87,12 @@ class Lease:
         self._superseded = superseded
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
-        self.about = {"format": FORMAT, "process": asdict(Holder.this()), "renewedAt": time.time()}
+        self.about = {
+            "format": FORMAT,
+            "process": asdict(Holder.this()),
+            "machineId": _machine_id(),
+            "renewedAt": time.time(),
+        }
 
     def start(self) -> None:
         """Begin to renew, once the attempt is claimed."""
@@ -129,20 +136,42 @@ def _check_over(storage: Storage, attempt: int, wait: Callable[[float], None]) -
     if "process" not in said or "endedAt" in said:
         return  # a cluster's attempt, or one that has ended
     holder = Holder(**said["process"])
-    silent_s = max(0.0, time.time() - said["renewedAt"])
+    silent_s = time.time() - said["renewedAt"]
+    seen = ""
     if holder.is_here:
         if not holder.is_alive:
             return
-    elif silent_s > SILENCE_S:
-        wait(LOOK_S)
-        now = _said(storage, attempt)
-        if "endedAt" in now or now.get("renewedAt") == said["renewedAt"]:
-            return
-    seen = "" if holder.is_here else f", which was last heard of {duration(silent_s)} ago"
+    elif _has_rebooted_since(said, holder):
+        return
+    else:
+        # Either way more than what clocks that are set differ by: its age says nothing.
+        if abs(silent_s) > SILENCE_S:
+            wait(LOOK_S)
+            now = _said(storage, attempt)
+            if "endedAt" in now or now.get("renewedAt") == said["renewedAt"]:
+                return
+            silent_s = 0.0
+        seen = (
+            f", which was last heard of {duration(silent_s)} ago and counts as gone after {SILENCE_S:.0f} s of silence"
+        )
     raise UserError(
         f"{storage.url()} is in use by process {holder.pid} on {said['host']} since {said['startedAt']}{seen}: stop "
         "that first (Ctrl-C, or SIGTERM, saves a checkpoint), or give --force if it is certain that it no longer works"
     )
+
+
+def _has_rebooted_since(said: Mapping[str, Any], holder: Holder) -> bool:
+    """Whether the holder's machine is this one, and was started after the holder's last word: nothing outlives that.
+
+    Name and id may both be copies, of a machine's image. Of two such machines that are up at once, the other one goes
+    on to be heard of after this one was started.
+    """
+    name, machine_id, boot = platform.node(), _machine_id(), _boot()
+    if boot is None or not machine_id or (said["host"], said.get("machineId")) != (name, machine_id):
+        return False
+    if holder.machine.partition(" ")[0] == boot:
+        return False  # in another namespace of pids
+    return bool(said["renewedAt"] < time.time() - time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
 def _said(storage: Storage, attempt: int) -> Mapping[str, Any]:
@@ -163,11 +192,26 @@ def _said(storage: Storage, attempt: int) -> Mapping[str, Any]:
 
 
 def _machine() -> str:
+    boot = _boot()
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+        return platform.node() if boot is None else f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return platform.node()
+
+
+def _boot() -> str | None:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+
+
+def _machine_id() -> str | None:
+    """See machine-id(5); None where there is none, as in most containers."""
+    try:
+        return Path("/etc/machine-id").read_text().strip() or None
+    except OSError:
+        return None
 
 
 def _born(pid: int) -> int | None:

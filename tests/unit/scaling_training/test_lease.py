@@ -101,6 +101,19 @@ def test_a_later_process_of_the_same_number_is_not_taken_for_it(storage: Storage
     assert next_attempt(storage, wait=never) == 2
 
 
+@pytest.mark.parametrize(("seen", "alive"), [(None, True), (1, False)], ids=["hidden by /proc", "a later process"])
+def test_a_process_of_another_user_is_alive_unless_another_is_seen(
+    monkeypatch: pytest.MonkeyPatch, seen: int | None, alive: bool
+) -> None:
+    def refuse(pid: int, number: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    earlier = Holder.this()
+    monkeypatch.setattr(os, "kill", refuse)
+    monkeypatch.setattr(lease, "_born", lambda pid: seen)
+    assert earlier.is_alive is alive
+
+
 def test_one_that_has_ended_says_so(storage: Storage, holder: subprocess.Popen[str]) -> None:
     holder.communicate()
     assert "endedAt" in json.loads(storage.read("attempts/0001.json"))
@@ -109,7 +122,9 @@ def test_one_that_has_ended_says_so(storage: Storage, holder: subprocess.Popen[s
 
 def test_one_on_another_machine_is_in_use_while_it_is_heard_of(storage: Storage) -> None:
     elsewhere(storage, silent_s=SILENCE_S - 60)
-    with pytest.raises(UserError, match=r"is in use by process \d+ on .*, which was last heard of 2m ago: stop that"):
+    with pytest.raises(
+        UserError, match=r"in use by process \d+ .* last heard of 2m ago and counts as gone after 180 s of silence:"
+    ):
         next_attempt(storage, wait=never)
 
 
@@ -128,8 +143,61 @@ def test_one_whose_clock_is_behind_is_heard_in_that_look(storage: Storage) -> No
         said = json.loads(storage.read("attempts/0001.json"))
         storage.write("attempts/0001.json", json.dumps(said | {"renewedAt": said["renewedAt"] + 10}).encode())
 
-    with pytest.raises(UserError, match="is in use by process"):
+    with pytest.raises(UserError, match=r"is in use by process .*, which was last heard of 0s ago"):
         next_attempt(storage, wait=renews)
+
+
+def test_one_whose_clock_is_ahead_is_listened_to(storage: Storage) -> None:
+    elsewhere(storage, silent_s=-7200)
+    waited: list[float] = []
+    assert next_attempt(storage, wait=waited.append) == 2
+    assert waited == [lease.LOOK_S]
+
+
+def test_one_whose_clock_differs_by_seconds_may_hang_as_long_as_any(storage: Storage) -> None:
+    elsewhere(storage, silent_s=-5)
+    with pytest.raises(UserError, match="last heard of 0s ago and counts as gone after 180 s"):
+        next_attempt(storage, wait=never)
+
+
+def before_a_reboot(storage: Storage, **otherwise: Any) -> None:
+    """Attempt 1 was claimed on this machine, and last heard of a minute before that was started."""
+    started = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    there = replace(Holder.this(), machine=f"another-boot {Holder.this().machine.partition(' ')[2]}")
+    about = {"process": asdict(there), "machineId": "of this one", "renewedAt": started - 60}
+    Ledger(storage, attempt=1).claim(about | otherwise)
+
+
+@pytest.fixture
+def started_lately(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine has an id, and has been up for a minute."""
+    monkeypatch.setattr(lease, "_machine_id", lambda: "of this one")
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: 60.0)
+
+
+@pytest.mark.usefixtures("started_lately")
+def test_one_that_a_reboot_ended_is_gone_on_with_at_once(storage: Storage) -> None:
+    before_a_reboot(storage)
+    assert next_attempt(storage, wait=never) == 2
+
+
+@pytest.mark.usefixtures("started_lately")
+@pytest.mark.parametrize(
+    "otherwise",
+    [
+        pytest.param({"machineId": "of another"}, id="of another id"),
+        pytest.param({"machineId": None}, id="without an id"),
+        pytest.param({"host": "another"}, id="of another name"),
+        pytest.param({"renewedAt": time.time()}, id="heard of since"),
+        pytest.param({"process": asdict(replace(Holder.this(), machine=f"{lease._boot()} x"))}, id="of the same boot"),
+    ],
+)
+def test_a_machine_that_is_not_surely_this_one_is_not_taken_for_it(
+    storage: Storage, otherwise: dict[str, object]
+) -> None:
+    before_a_reboot(storage, **otherwise)
+    with pytest.raises(UserError, match="is in use by process"):
+        next_attempt(storage, wait=never)
 
 
 def test_of_two_that_begin_at_once_one_is_turned_away(storage: Storage) -> None:
