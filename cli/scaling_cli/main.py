@@ -30,7 +30,7 @@ class Command:
 
 
 COMMANDS = (
-    Command("validate", "check manifests, offline"),
+    Command("validate", "check manifests, without a cluster"),
     Command("render", "print the objects that the operator would create"),
     Command("run", "run a job on this machine"),
     Command("status", "follow a job on a cluster"),

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaling_api.problems import Path, Problem
+from scaling_api.redaction import redacted
 from scaling_api.spec import ScalingJob, ScalingJobSpec
 from scaling_api.validation import examine, is_ours
 from scaling_cli.errors import UsageError
@@ -99,6 +100,9 @@ def _misfits(spec: ScalingJobSpec) -> Iterator[Problem]:
                 check_training(spec, dataset, lambda sentence: None)
     except UserError as error:
         yield _problem(str(error))
+    except Exception as error:  # a store's driver has errors of its own
+        told = " ".join(str(error).split()) or type(error).__name__
+        yield Problem(("spec",), redacted(f"what it names could not be looked at: {told}; without --local it is not"))
 
 
 def _problem(sentence: str) -> Problem:

@@ -127,7 +127,8 @@ def test_what_kubectl_get_shows(job: Client, kubectl: Callable[..., str]) -> Non
     wait_until(lambda: "scalingjobs" in kubectl("api-resources", "--api-group=scaling.dev", check=False))
     header, row = kubectl("get", "sj", _NAME, "-n", "default").splitlines()
     assert header.split() == ["NAME", "STATUS", "STAGE", "PROGRESS", "WORKERS", "SCORE", "AGE"]
-    assert row.split()[:8] == [_NAME, "Running", "train", "42%", "(3m", "left)", "1/2", "0.9000"]
+    shown = [_NAME, "Running", "train", "42%", "(3m", "left)", "1/2", "accuracy", "0.9000"]
+    assert row.split()[:9] == shown
 
 
 def test_kubectl_explains_a_field(job: Client, kubectl: Callable[..., str]) -> None:

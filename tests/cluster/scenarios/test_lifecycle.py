@@ -87,6 +87,8 @@ def test_failures_are_retried_until_the_limit_and_say_what_helps(simulate: RunJo
 )
 def test_the_end_of_a_job_cleans_as_its_policy_says(simulate: RunJob, policy: str, kept: set[str]) -> None:
     job = simulate("policy", run_policy={"cleanPodPolicy": policy})
+    # Workers come when the head has its node.
+    wait_until(lambda: len(job.pod_uids()) == 3)
     _end_driver(job, 1, code=0)
     job.wait_condition("Succeeded", timeout_s=60)
 

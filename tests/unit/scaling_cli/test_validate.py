@@ -118,6 +118,21 @@ def test_for_this_machine_the_files_and_what_fits_together_are_looked_at(
     assert capsys.readouterr().out.startswith(f"{file}{sentence}")
 
 
+def test_a_store_that_does_not_answer_hides_no_other_files_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(dataset: object) -> None:
+        raise ConnectionError("Could not connect to the endpoint URL s3://key:secret@bucket")
+
+    monkeypatch.setattr("scaling_training.data.open_dataset", fails)
+    one, two = _file(tmp_path, _RIGHT, "one.yaml"), _file(tmp_path, _WRONG, "two.yaml")
+    assert main(["validate", "--local", one, two]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{one}:4: spec: what it names could not be looked at: Could not connect")
+    assert "secret" not in lines[0]
+    assert len(lines) == 3
+
+
 def test_validating_runs_no_code_of_the_users(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     file = _file(tmp_path, _RIGHT.replace("{name: small-cnn}", f"{{factory: mine:f}}\n  code: {{uri: {tmp_path}}}"))

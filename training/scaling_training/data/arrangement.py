@@ -208,8 +208,8 @@ class _Reader:
             if len(common) > 1:
                 raise UserError(
                     f"{self._at(folder)} {shown(name)} and {shown(rival)} hold the same folders ({_listed(common)}): "
-                    "if they are splits, call them train, validation and test; if they are classes, move their images "
-                    "directly into them"
+                    "if they are splits, call them train, validation and test; if they are classes, put them into a "
+                    "folder train, or their images directly into them"
                 )
 
     def within_split(self, split: _Folder) -> _Folder:

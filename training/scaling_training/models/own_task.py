@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -17,10 +18,12 @@ from scaling_training.evaluate.regression import RegressionTally
 from scaling_training.factory import place_of_function, told
 from scaling_training.models.task import Task
 
+log = logging.getLogger("scaling_training.models")
+
 # Loss of a batch against those of its samples: what float32 leaves of it, with another order of additions.
 _TOLERANCE = 1e-3
-_NAME = re.compile(r"[a-z][a-zA-Z0-9]{0,39}")
-_MOST_METRICS = 24  # that a status has room for, beside what training says
+_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9_-]{0,49}")
+_MOST_METRICS = 60  # that a status has room for
 _PARTS = ("update", "tensors", "result")
 
 
@@ -51,9 +54,10 @@ def check_sum(task: Task, batch: Batch, loss: torch.Tensor, field: str, modules:
 def check_tally(
     task: Task, output: Any, batch: Batch, names: Sequence[str], field: str, modules: Iterable[str]
 ) -> frozenset[str] | None:
-    """The names of the metrics, None for a tally of this library's own; UserError when it is not as training needs it.
+    """The names of the metrics, None when they are not known; UserError when it is not as training needs it.
 
-    It counts one batch, as an evaluation would. ``names`` are those of the classes.
+    It counts one batch, as an evaluation would. Tallies of this library's own need no look. ``names`` are those of the
+    classes.
     """
     modules = list(modules)
     try:
@@ -65,8 +69,7 @@ def check_tally(
             lacks = " and ".join(missing) or "an objective (scaling_training.evaluate.Objective)"
             raise UserError(f"{field}: the tally ({type(tally).__name__}) lacks {lacks}{_at(task.tally, modules)}")
         tally.update(output, batch)
-        metrics = tally.result(names)
-        found = _names(tally, metrics, field, _at(tally.result, modules))
+        found = _names(tally, names, field, _at(tally.result, modules))
         _check_sums(tally, field, _at(tally.tensors, modules))
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
@@ -75,7 +78,13 @@ def check_tally(
     return found
 
 
-def _names(tally: Any, metrics: Any, field: str, where: str) -> frozenset[str]:
+def _names(tally: Any, class_names: Sequence[str], field: str, where: str) -> frozenset[str] | None:
+    try:
+        metrics = tally.result(class_names)
+    except (ArithmeticError, ValueError) as error:
+        # A metric may need more than a few samples of an untrained model: one of each class, or a hit.
+        log.info("%s: the tally has no result of a few samples yet: %s%s", field, error, where)
+        return None
     if not isinstance(metrics, Metrics):
         raise UserError(
             f"{field}: the tally's result is a {type(metrics).__name__}; it must be scaling_training.evaluate.Metrics"
@@ -88,8 +97,8 @@ def _names(tally: Any, metrics: Any, field: str, where: str) -> frozenset[str]:
     odd = next((name for name in values if not _NAME.fullmatch(name)), None)
     if odd is not None:
         raise UserError(
-            f"{field}: {odd!r:.60} is not a metric's name: write letters and digits in camelCase, up to 40, as in "
-            f"wordErrorRate{where}"
+            f"{field}: {odd!r:.60} is not a metric's name: write letters, digits, - and _, up to 50 and a letter "
+            f"first, as in wordErrorRate{where}"
         )
     if len(values) > _MOST_METRICS:
         raise UserError(

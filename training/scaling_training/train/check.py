@@ -75,10 +75,10 @@ def _always_fits(model: ModelSpec) -> bool:
 
 
 def _check_model(spec: ScalingJobSpec, dataset: Dataset, note: Note) -> None:
-    import numpy as np
     import torch
 
     from scaling_training.data.batches import Batch
+    from scaling_training.data.reading import spread
     from scaling_training.models.user import check_task
     from scaling_training.parallel.parallelize import check_model
 
@@ -91,7 +91,8 @@ def _check_model(spec: ScalingJobSpec, dataset: Dataset, note: Note) -> None:
         field = f"model.name {spec.model.name}"
     else:
         feed = dataset.feed(dataset.validation, device=device, seed=spec.training.seed)
-        sample, field = feed.get(0, np.arange(2)), "model.factory"
+        # Some that lie far apart: files come class by class.
+        sample, field = feed.get(0, spread(len(dataset.validation), 2)), "model.factory"
     modules = [spec.model.factory] if spec.model.factory is not None else []
     measured = check_task(
         task,

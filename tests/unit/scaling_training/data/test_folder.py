@@ -120,6 +120,28 @@ def test_the_fingerprint_changes_with_the_data_alone(
     assert open_dataset(spec).fingerprint not in (before, after)
 
 
+@pytest.mark.parametrize(
+    ("layout", "as_before"),
+    [
+        (("",), True),
+        (("train", "validation", "test"), True),
+        (("train", "val"), True),
+        (("Training", "Testing"), False),
+        (("train_set", "test_set"), False),
+        (("train/images", "val/images"), False),
+    ],
+)
+def test_what_folders_mean_is_part_of_the_fingerprint_where_version_0_1_took_them_for_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: tuple[str, ...], as_before: bool
+) -> None:
+    """Its checkpoints for splits taken for classes are of other work; all others are gone on with."""
+    for part in layout:
+        fill(tmp_path / part, COUNTS)
+    found = open_dataset(folder_spec(tmp_path)).fingerprint
+    monkeypatch.setattr(folder_module, "_meaning", lambda folders: "")
+    assert (open_dataset(folder_spec(tmp_path)).fingerprint == found) is as_before
+
+
 def test_small_folders_keep_their_fingerprint_when_they_are_copied(tmp_path: Path) -> None:
     fill(tmp_path / "a", COUNTS)
     fill(tmp_path / "b", COUNTS)

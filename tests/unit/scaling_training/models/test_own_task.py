@@ -185,6 +185,17 @@ class PlainNumbers(OwnTally):
         return (1.0, 2.0)
 
 
+class NeedsHits(OwnTally):
+    def result(self, class_names: Any) -> Any:
+        return 1 / int(self.sums[1] * 0)
+
+
+def test_a_tally_that_has_no_result_of_a_few_samples_is_taken() -> None:
+    task = OwnTask()
+    task.kind = NeedsHits
+    assert check_task(task, BATCH, classes=2, field="model.factory") is None
+
+
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [
@@ -193,7 +204,7 @@ class PlainNumbers(OwnTally):
         (Raises, f"the task's tally cannot count: it raised KeyError: 'bleu'{_HERE}"),
         (NoLoss, f"the tally's result has no metric loss, which early stopping and curves need; add it .*{_HERE}"),
         (OtherMetrics, f"has no metric bias, which is the objective; add it to values{_HERE}"),
-        (OddName, f"'word error rate' is not a metric's name: write letters and digits in camelCase.*{_HERE}"),
+        (OddName, f"'word error rate' is not a metric's name: write letters, digits, - and _.*{_HERE}"),
         (NoNumber, f"a metric of the tally's result is no number .*{_HERE}"),
         (AMapping, f"the tally's result is a dict; it must be scaling_training.evaluate.Metrics{_HERE}"),
         (Copies, f"the tally's tensors are copies: .* return the tensors themselves{_HERE}"),
