@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from scaling_training.checkpoint.manifest import MANIFEST, CheckpointRef, DamagedError, Manifest
@@ -101,6 +102,18 @@ def open_checkpoint(storage: Storage, ref: CheckpointRef) -> LoadedCheckpoint:
     except FileNotFoundError:
         raise NotCommittedError(f"{MANIFEST} is missing, so it was never committed") from None
     return LoadedCheckpoint(ref, manifest, storage, {})
+
+
+@contextmanager
+def usable(ref: CheckpointRef) -> Iterator[None]:
+    """Makes a UserError of what shows, within it, that this checkpoint is damaged or gone."""
+    try:
+        yield
+    except DamagedError as error:
+        run = f" of {ref.root}" if ref.root is not None else ""
+        raise UserError(
+            f"checkpoint {ref.folder}{run} cannot be used: {error}; delete it and run the training again"
+        ) from error
 
 
 Reading = Callable[[Manifest], None]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import nn
 
-from scaling_training.checkpoint.catalog import LoadedCheckpoint, open_checkpoint
-from scaling_training.checkpoint.manifest import WHOLE_MODEL, CheckpointRef, DamagedError
+from scaling_training.checkpoint.catalog import LoadedCheckpoint, open_checkpoint, usable
+from scaling_training.checkpoint.manifest import WHOLE_MODEL, CheckpointRef
 from scaling_training.checkpoint.state import EMA, MODEL
 from scaling_training.errors import UserError
 from scaling_training.storage import Storage
@@ -23,24 +20,14 @@ def weights_file(storage: Storage, ref: CheckpointRef) -> bytes:
     That is the weights, or their moving averages where there are some; nothing else is read. UserError naming the
     file that is not as its manifest says.
     """
-    with _usable(ref):
+    with usable(ref):
         return _weights_file(open_checkpoint(storage, ref))
 
 
 def checkpoint_file(storage: Storage, ref: CheckpointRef, name: str) -> bytes:
     """One file of a checkpoint, verified; UserError when it is not as its manifest says."""
-    with _usable(ref):
+    with usable(ref):
         return open_checkpoint(storage, ref).read(name)
-
-
-@contextmanager
-def _usable(ref: CheckpointRef) -> Iterator[None]:
-    try:
-        yield
-    except DamagedError as error:
-        raise UserError(
-            f"checkpoint {ref.folder} cannot be used: {error}; delete it and run the training again"
-        ) from error
 
 
 def _weights_file(opened: LoadedCheckpoint) -> bytes:

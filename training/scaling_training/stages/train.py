@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from scaling_training.checkpoint import CheckpointRef, DamagedError, open_checkpoint
-from scaling_training.checkpoint.catalog import newest_committed, newest_key
+from scaling_training.checkpoint.catalog import newest_committed, newest_key, usable
 from scaling_training.checkpoint.key import difference, key_of, note_work, noted_work
 from scaling_training.engine.worker import Training, WorkerTask
 from scaling_training.errors import UserError
@@ -48,15 +48,22 @@ def _run(run: Run, inputs: Inputs) -> Output:
 def _earlier_checkpoint(run: Run, work: Mapping[str, Any]) -> CheckpointRef | None:
     """The newest checkpoint of the run that resumeFrom names; checkpoints of this run are preferred to it.
 
-    UserError when that run has checkpoints but none that fits, and this one has none: whoever names it does not want
-    to train from the start. Only manifests are read: the training processes verify what they load.
+    UserError when that run has checkpoints but none that fits or can be read, and this one has none: whoever names it
+    does not want to train from the start. Only manifests are read: the training processes verify what they load.
     """
     if run.previous is None:
         key = newest_key(run.storage)
         if key is not None and newest_committed(run.storage, key_of(work)) is None:
             log.warning("Training starts anew: %s", _misfit(run.storage, key, work))
         return None
-    found = newest_committed(run.previous, key_of(work))
+    try:
+        found = newest_committed(run.previous, key_of(work))
+    except UserError as error:
+        # What became of that run is no matter to one that has gone on from it.
+        if newest_committed(run.storage, key_of(work)) is None:
+            raise
+        log.warning("%s; training goes on from this run's own checkpoints", error)
+        return None
     if found is not None:
         return replace(found, root=run.previous.root)
     if newest_committed(run.storage, key_of(work)) is not None:
@@ -92,7 +99,11 @@ def _reuse(run: Run, output: Output, root: str | None) -> Output | None:
 
 
 def _seal(run: Run, output: Output) -> Mapping[str, str]:
-    return {name: open_checkpoint(run.storage, ref).manifest.seal for name, ref in _refs(output).items()}
+    seals = {}
+    for name, ref in _refs(output).items():
+        with usable(ref):
+            seals[name] = open_checkpoint(run.storage, ref).manifest.seal
+    return seals
 
 
 def _refs(output: Output) -> dict[str, CheckpointRef]:

@@ -21,6 +21,7 @@ from scaling_training.report.artifact import load_model
 from scaling_training.stages import STAGES, Stage
 from scaling_training.stages.base import Run
 from scaling_training.stages.pipeline import run_stages
+from scaling_training.stages.train import STAGE as TRAIN
 from scaling_training.storage import Storage
 from scaling_training.train.loop import train
 from scaling_training.train.types import TrainOutcome
@@ -258,6 +259,41 @@ def test_a_run_whose_manifests_are_damaged_is_not_resumed_from_as_if_it_had_none
         manifest.write_bytes(b"")
     with pytest.raises(UserError, match=r"is damaged, and so are those before it: put its files back"):
         go(tmp_path / "later", previous=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("manifest", "said"), [(b"", "is damaged"), (b'{"format": 99}', "has format 99")], ids=["damaged", "foreign"]
+)
+def test_nor_does_that_hinder_a_run_that_has_gone_on_from_it(
+    tmp_path: Path, finished: Path, caplog: pytest.LogCaptureFixture, manifest: bytes, said: str
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    shutil.copytree(finished, tmp_path / "later")
+    for folder in ("run", "later"):
+        (tmp_path / folder / "ledger/attempt-0001/train.json").unlink()
+    for file in tmp_path.glob("run/checkpoints/*/*/MANIFEST.json"):
+        file.write_bytes(manifest)
+    states, engine = go(tmp_path / "later", attempt=2, previous=tmp_path / "run")
+    assert states["train"] == "Succeeded"
+    assert [job.resume for job in engine.jobs] == [None]
+    assert said in caplog.text
+    assert "goes on from this run's own checkpoints" in caplog.text
+
+
+@pytest.mark.parametrize("harm", ["damaged", "gone"])
+def test_a_best_checkpoint_that_another_run_lost_meanwhile_is_said(tmp_path: Path, finished: Path, harm: str) -> None:
+    another = tmp_path / "another"
+    shutil.copytree(finished, another)
+    output = json.loads((finished / "ledger/attempt-0001/train.json").read_bytes())["output"]
+    output["best"]["root"] = str(another)
+    for manifest in another.glob("checkpoints/*/*/MANIFEST.json"):
+        manifest.write_bytes(b"") if harm == "damaged" else manifest.unlink()
+    storage = Storage(str(tmp_path / "run"))
+    run = Run("job", a_spec(), storage, 1, None, OneProcess(), WATCH, Ledger(storage, attempt=1).publish)
+    with pytest.raises(
+        UserError, match=r"checkpoint .*step-.* of .*another cannot be used: MANIFEST.json is .*; delete"
+    ):
+        TRAIN.seal(run, {**output, "checkpoint": None})
 
 
 def test_an_edit_taken_back_has_its_own_report_again(tmp_path: Path, finished: Path) -> None:
