@@ -112,7 +112,7 @@ def _own_signals() -> Iterator[None]:
 def local(slots: int, gpus: int) -> Iterator[Path]:
     """Gives a scratch folder, with a Ray of our own that has room for ``slots`` training processes.
 
-    Both are gone when the block ends.
+    Both are gone when the block ends. EngineError when Ray does not start.
 
     It is the single node of `ray.cluster_utils`, which can leave out what `ray.init` cannot: the log monitor and
     the autoscaler's monitor, a process of a second each. It ends with this process even when that is killed.
@@ -129,7 +129,7 @@ def local(slots: int, gpus: int) -> Iterator[Path]:
     with reaped(folder):
         cluster: Any = None
         try:
-            with _own_signals():
+            with _starting(folder), _own_signals():
                 cluster = Cluster(
                     initialize_head=True,
                     shutdown_at_exit=True,
@@ -160,6 +160,18 @@ def local(slots: int, gpus: int) -> Iterator[Path]:
                     # The outcome is there, and the reaper ends what is left.
                     log.warning("Ray's node did not end in order: %s: %s", type(error).__name__, error)
             del os.environ["RAY_TMPDIR"]
+
+
+@contextmanager
+def _starting(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # Ray raises bare Exception, RuntimeError, TimeoutError and what its parts raise
+        raise EngineError(
+            f"Ray could not be started on this machine: {type(error).__name__}: {' '.join(str(error).split())}; it "
+            f"needs a HOME that it may write to ({os.environ.get('HOME', 'not set')} is this user's), and room in "
+            f"{folder.parent} and /dev/shm"
+        ) from error
 
 
 def object_store_bytes(*, memory_bytes: int, shared_bytes: int) -> int:

@@ -9,6 +9,9 @@ import torch
 from scaling_training.data.batches import Batch
 from scaling_training.evaluate.metrics import Metrics, Objective
 
+# Of the mean square of targets: less of a variance is what rounding leaves of none.
+_ROUNDING = 1e-12
+
 SQUARED_ERROR = Objective("mse", "min")
 
 
@@ -55,9 +58,10 @@ class RegressionTally:
         if samples == 0:
             raise ValueError("there are no metrics of no samples")
         mse, mae = self._squared / samples, self._absolute / samples
-        spread = self._squares / samples - (self._targets / samples).square()
+        square = self._squares / samples
+        spread = square - (self._targets / samples).square()
         # As scikit-learn has it: where the targets are all alike, 1 for no error and 0 for any.
-        r2 = torch.where(spread > 0, 1 - mse / spread.clamp_min(1e-300), (mse == 0).double())
+        r2 = torch.where(spread > _ROUNDING * square, 1 - mse / spread.clamp_min(1e-300), (mse == 0).double())
         each = {"mse": mse, "mae": mae, "r2": r2}
         return Metrics(
             values={

@@ -26,9 +26,9 @@ _BATCH = 256
 class TrainedModel:
     """A model in evaluation mode, with what is needed to use it.
 
-    Where a method takes ``samples`` they are, for a model of images, files (paths), or arrays as the data set had them:
-    whole numbers [sample, channel, height, width], or [sample, height, width] for one channel. For other models they
-    are numbers [sample, …].
+    Where a method takes ``samples`` they are, for a model of images, files (paths; one alone is one sample), or arrays
+    as the data set had them: whole numbers [sample, channel, height, width], or [sample, height, width] for one
+    channel. For other models they are numbers [sample, …].
     """
 
     task: Task
@@ -53,6 +53,8 @@ class TrainedModel:
         """
         import torch
 
+        if isinstance(samples, (str, Path)):
+            samples = [samples]
         files = isinstance(samples, Sequence) and all(isinstance(sample, (str, Path)) for sample in samples)
         values = self._decoded(samples) if files else np.asarray(samples)
         if values.ndim == len(self.input_shape) and self.input_shape[:1] == (1,):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from scaling_training.engine import session
+from scaling_training.engine import EngineError, session
 from scaling_training.engine.session import OBJECT_STORE_LEAST_BYTES, object_store_bytes
 
 with warnings.catch_warnings():
@@ -36,6 +36,36 @@ def test_a_node_that_ends_badly_does_not_cost_the_outcome(
         assert folder.is_dir()
     assert "TimeoutError: the raylet is still there" in caplog.text
     assert not folder.exists()
+    assert "RAY_TMPDIR" not in os.environ
+
+
+@pytest.mark.parametrize("part", ["the node", "the connection"])
+def test_a_ray_that_does_not_start_is_a_sentence(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    ended: list[str] = []
+
+    class Node:
+        address = "nowhere"
+
+        def __init__(self, **arguments: Any) -> None:
+            if part == "the node":
+                raise TimeoutError("the node\nhas not started")
+
+        def shutdown(self) -> None:
+            ended.append("the node")
+
+    def init(**arguments: Any) -> None:
+        raise TimeoutError("the node\nhas not started")
+
+    monkeypatch.setattr(cluster_utils, "Cluster", Node)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setenv("HOME", "/proc/nothing")
+    sentence = (
+        r"^Ray could not be started on this machine: TimeoutError: the node has not started; it needs a HOME that it "
+        r"may write to \(/proc/nothing is this user's\), and room in \S+ and /dev/shm$"
+    )
+    with pytest.raises(EngineError, match=sentence), session.local(1, 0):
+        raise AssertionError("nothing runs without Ray")
+    assert ended == ([] if part == "the node" else ["the node"])
     assert "RAY_TMPDIR" not in os.environ
 
 

@@ -53,13 +53,14 @@ def test_the_loss_pairs_each_sample_with_its_own_target() -> None:
     assert (half.item(), half.dtype) == (4.0, torch.float32)
 
 
-def test_targets_that_are_all_alike() -> None:
+@pytest.mark.parametrize(("value", "count"), [(2.5, 4), (0.1, 100), (0.3, 1000), (123.456, 1000), (0.0, 4)])
+def test_targets_that_are_all_alike(value: float, count: int) -> None:
     task = RegressionTask(nn.Identity())
-    targets = torch.full((4,), 2.5)
+    targets = torch.full((count,), value)
     for predicted, expected in ((targets, 1.0), (targets + 1, 0.0)):
         tally = task.tally(CPU)
         tally.update(predicted, a_batch(predicted, targets))
-        assert tally.result(()).scalars()["r2"] == expected == sklearn.r2_score(targets, predicted)
+        assert tally.result(()).scalars()["r2"] == expected == sklearn.r2_score(targets.double(), predicted.double())
 
 
 def test_no_samples_have_no_metrics() -> None:

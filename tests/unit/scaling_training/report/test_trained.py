@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from scaling_api.spec import ScalingJobSpec
@@ -124,6 +125,15 @@ def test_images_are_normalised_as_in_training() -> None:
     assert inputs.shape == (3, 1, 2, 2)
     assert (inputs == 1.0).all()
     assert torch.equal(trained.inputs(pixels[:, None]), inputs)
+
+
+@pytest.mark.parametrize("path", [str, Path])
+def test_one_path_is_one_sample(tmp_path: Path, path: type[str] | type[Path]) -> None:
+    images = of(ClassificationTask(Means(), 2), (1, 8, 8), ("bright", "dark"), max_value=255)
+    Image.new("L", (8, 8), 255).save(tmp_path / "one.png")
+    assert images.predict(path(tmp_path / "one.png")) == ["bright"]
+    with pytest.raises(UserError, match=r"missing\.png cannot be read"):
+        images.predict(path(tmp_path / "missing.png"))
 
 
 def test_whole_numbers_stay_whole() -> None:
