@@ -6,16 +6,63 @@ ModuleDict), at any depth: a transformer's layers, the blocks in each stage of a
 Where a block is nothing but a row of blocks itself (a dense block, a stage that is a class of its own), these are
 taken. What stands in a row with blocks, such as a stem or a downsampling between stages, is a block as well. What is
 left, often a head, is the root's.
+
+A block is gathered, and computed again, when its forward is called, so only what runs by its own forward is one. How a
+model is built does not say that: its owner may call a method of a block, or what is in it. A model of the user's own is
+therefore watched while it runs (`watching_blocks`), and what was passed by is never a block.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakSet
 
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+# Modules that were seen to be passed by. Kept beside the models, so that who asks for the blocks need not have run one.
+_PASSED_BY: WeakSet[nn.Module] = WeakSet()
+
+
+@contextmanager
+def watching_blocks(model: nn.Module) -> Iterator[None]:
+    """Notes which modules of the model run by their own forward, for `repeated_blocks` to choose among.
+
+    Run the model in it as evaluation does and as training does, with the same weights and samples on every rank: all
+    ranks must have the same blocks. A module is passed by when it never runs, or when something in it runs without it.
+    """
+    holders: dict[nn.Module, set[nn.Module]] = {}
+    for module in model.modules():
+        for inside in module.modules():
+            holders.setdefault(inside, set()).add(module)
+    running: list[nn.Module] = []
+    ran: set[nn.Module] = set()
+    passed_by: set[nn.Module] = set()
+
+    def enter(module: nn.Module, _: Any) -> None:
+        if module in holders:
+            running.append(module)
+            ran.add(module)
+            passed_by.update(holders[module].difference(running))
+
+    def leave(module: nn.Module, *_: Any) -> None:
+        if module in holders:
+            running.pop()
+
+    # Hooks on all modules alike: one on a module itself would keep torch from its fast paths in evaluation.
+    hooks = (register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if model in ran:
+        _PASSED_BY.difference_update(holders)
+        _PASSED_BY.update(passed_by | (holders.keys() - ran))
 
 
 def repeated_blocks(model: nn.Module) -> Sequence[nn.Module]:
@@ -45,8 +92,8 @@ class _Search:
 
     def rows(self, module: nn.Module) -> list[nn.Module]:
         """The blocks within a module that stand in containers."""
-        children = list(module.children())
         in_row = isinstance(module, _CONTAINERS)
+        children = self._beside(module)
         kinds = self._kinds(module) if in_row else Counter()
         found: list[list[nn.Module]] = []
         for child in children:
@@ -62,12 +109,14 @@ class _Search:
     def named_one_by_one(self) -> list[nn.Module]:
         """Where blocks are attributes: the parts of the first module that has two of one class."""
         for module in self._model.modules():
-            if any(count > 1 for count in self._kinds(module).values()):
+            if self._runs(module) and any(count > 1 for count in self._kinds(module).values()):
                 return [child for child in module.children() if self._runs(child) and _has_parts(child)]
         return []
 
     def children(self, module: nn.Module) -> list[nn.Module]:
         """The children that have layers; what wraps a single module gives those of that one."""
+        if isinstance(module, nn.MultiheadAttention):  # takes the weights of its projection, and never runs it
+            return []
         parts = [child for child in module.children() if self._layers[child]]
         if len(parts) == 1 and _has_parts(parts[0]):
             return self.children(parts[0])
@@ -81,15 +130,20 @@ class _Search:
         return self._layers[module]
 
     def _kinds(self, module: nn.Module) -> Counter[type[nn.Module]]:
-        return Counter(type(child) for child in module.children() if self._may_repeat(child))
+        return Counter(type(child) for child in self._beside(module) if self._may_repeat(child))
+
+    def _beside(self, module: nn.Module) -> list[nn.Module]:
+        """The children; in a container, what is in those that were passed by stands for them."""
+        return _row(module) if isinstance(module, _CONTAINERS) else list(module.children())
 
     def _may_repeat(self, module: nn.Module) -> bool:
         """Whether it can be a block by its build: neither a layer nor one with its norm and activation."""
         return self._layers[module] > 1 and _has_parts(module) and self._runs(module)
 
     def _runs(self, module: nn.Module) -> bool:
-        """Whether it has layers and a forward; a ModuleList has none, its owner runs what is in it."""
-        return self._layers[module] > 0 and type(module).forward is not nn.Module.forward
+        """Whether it has layers and runs by its forward; a ModuleList has none, its owner runs what is in it."""
+        has_forward = type(module).forward is not nn.Module.forward
+        return self._layers[module] > 0 and has_forward and module not in _PASSED_BY
 
     def _covers(self, blocks: Sequence[nn.Module], module: nn.Module) -> bool:
         return bool(blocks) and sum(self._layers[block] for block in blocks) == self._layers[module]
@@ -98,6 +152,10 @@ class _Search:
 def _is_layers(parameter: nn.Parameter) -> bool:
     """Whether the parameter is a layer's, and no vector in whatever shape."""
     return parameter.dim() == 2 or sum(size > 1 for size in parameter.shape) > 1
+
+
+def _row(container: nn.Module) -> list[nn.Module]:
+    return [part for child in container.children() for part in (_row(child) if child in _PASSED_BY else [child])]
 
 
 def _has_parts(module: nn.Module) -> bool:

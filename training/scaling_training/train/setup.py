@@ -28,6 +28,7 @@ from scaling_training.optim import build_optimizer, global_batch_size
 from scaling_training.optim.ema import Ema
 from scaling_training.optim.loss_scale import LossScale
 from scaling_training.parallel import Mesh
+from scaling_training.parallel.blocks import watching_blocks
 from scaling_training.parallel.mesh import Layout
 from scaling_training.parallel.parallelize import alone, parallelize
 from scaling_training.parallel.replica import Replica
@@ -91,7 +92,9 @@ def set_up(spec: ScalingJobSpec, world: World, *, earlier: Callable[[], Layout |
     if spec.model.factory is not None:
         sample = validation_feed.get(0, np.arange(2))
         names = dataset.class_names
-        check_task(task, sample, classes=dataset.outputs, kind=dataset.kind, class_names=names, field="model.factory")
+        kind, outputs = dataset.kind, dataset.outputs
+        with watching_blocks(task.model):
+            check_task(task, sample, classes=outputs, kind=kind, class_names=names, field="model.factory")
 
     around = precision(training, world.device)
     layout = None

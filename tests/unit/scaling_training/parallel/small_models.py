@@ -12,7 +12,9 @@ from scaling_training.data.batches import Batch
 from scaling_training.models import mnist_cnn, small_cnn
 from scaling_training.models.dropout import keyed, replace_dropout
 from scaling_training.models.task import ClassificationTask
+from scaling_training.models.user import check_task
 from scaling_training.models.vision_transformer import VisionTransformer
+from scaling_training.parallel.blocks import watching_blocks
 
 CLASSES = 6
 
@@ -78,6 +80,87 @@ class Listed(nn.Module):
         return output
 
 
+class ByMethod(nn.Module):
+    """A block whose owner calls its method, so that its forward never runs."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def part(self, values: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.inner(values)
+        return output
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return values + self.part(values)
+
+
+class MethodsCalled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(ByMethod(8) for _ in range(3))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            assert isinstance(block, ByMethod)
+            values = values + block.part(values)
+        return values
+
+
+class RowsLooped(nn.Module):
+    """Rows alike, of which the owner runs the layers one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.ModuleList(
+            nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8), nn.LayerNorm(8)) for _ in range(3)
+        )
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        for row in self.rows:
+            for layer in row.children():
+                values = layer(values)
+        return values
+
+
+class Attention(nn.Module):
+    """Its only layer is torch's attention, which never runs the projection that it holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.norm(values + self.attention(values, values, values, need_weights=False)[0])
+        return output
+
+
+class OnRows(nn.Module):
+    """Scores of what a backbone makes of an image's rows."""
+
+    def __init__(self, backbone: nn.Module, *, classes: int = CLASSES, head: bool = True) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(8, classes) if head else None
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        values: torch.Tensor = self.backbone(images.flatten(1, 2)).mean(1)
+        return self.head(values) if self.head is not None else values[:, :CLASSES]
+
+
+def _methods_called() -> nn.Module:
+    return OnRows(MethodsCalled())
+
+
+def _rows_looped() -> nn.Module:
+    return OnRows(RowsLooped())
+
+
+def _attention() -> nn.Module:
+    return OnRows(Attention(), head=False)
+
+
 def _swin() -> nn.Module:
     from torchvision.models import SwinTransformer
 
@@ -87,6 +170,8 @@ def _swin() -> nn.Module:
     return model
 
 
+# Models as users write them, which a run watches before it lays them over a mesh.
+OWN = {"methods-called": _methods_called, "rows-looped": _rows_looped, "attention": _attention}
 BUILDERS = {
     "listed": Listed,
     "swin": _swin,
@@ -95,6 +180,7 @@ BUILDERS = {
     "mobilenet": _mobilenet,
     "transformer": _transformer,
     "deep-transformer": _deep_transformer,
+    **OWN,
 }
 SIDES = dict.fromkeys(BUILDERS, 8) | {"mobilenet": 16}
 
@@ -106,6 +192,13 @@ def a_task(name: str, dtype: torch.dtype = torch.float64) -> ClassificationTask:
         model = BUILDERS[name]().to(dtype).train()
     replace_dropout(model)
     return ClassificationTask(model, CLASSES)
+
+
+def watched(task: ClassificationTask, name: str) -> None:
+    """As a run does with a model of the user's own."""
+    batch = a_batch(name, 2, 0, next(task.model.parameters()).dtype)
+    with watching_blocks(task.model):
+        check_task(task, batch, classes=CLASSES)
 
 
 def a_batch(name: str, samples: int, step: int, dtype: torch.dtype = torch.float64) -> Batch:

@@ -18,7 +18,7 @@ from scaling_training.parallel.parallelize import parallelize
 from scaling_training.parallel.replica import Replica
 from scaling_training.train import World
 from tests.unit.scaling_training.builders import a_spec
-from tests.unit.scaling_training.parallel.small_models import a_batch, a_task, dropout
+from tests.unit.scaling_training.parallel.small_models import OWN, a_batch, a_task, dropout, watched
 
 RATE, MOMENTUM = 0.05, 0.9
 
@@ -51,6 +51,8 @@ def train_all(world: World, cases: Sequence[Case]) -> list[Result]:
 def train(world: World, case: Case) -> Result:
     """SGD with momentum; the loss is the mean over the global batch."""
     task = a_task(case.model, case.dtype)
+    if case.model in OWN:
+        watched(task, case.model)
     spec = a_spec(parallelism=dict(case.parallelism))
     mesh = Mesh.of(spec.training.parallelism, world)
     replica = parallelize(task, mesh, spec=spec, around=partial(dropout, task.model))

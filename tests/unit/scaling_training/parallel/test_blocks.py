@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -16,10 +16,18 @@ from torch.utils._pytree import tree_leaves
 from scaling_api.spec import ModelSpec
 from scaling_training.models import build_task
 from scaling_training.models.dropout import keyed
-from scaling_training.models.task import Task
-from scaling_training.parallel.blocks import repeated_blocks
+from scaling_training.models.task import ClassificationTask, Task
+from scaling_training.parallel.blocks import repeated_blocks, watching_blocks
 from scaling_training.parallel.recompute import recompute_blocks
-from tests.unit.scaling_training.parallel.small_models import BUILDERS, Listed, Residual, a_task
+from tests.unit.scaling_training.parallel.small_models import (
+    BUILDERS,
+    CLASSES,
+    ByMethod,
+    Listed,
+    Residual,
+    a_task,
+    watched,
+)
 
 # One of each family that a spec may name, with the classes of its blocks.
 ARCHITECTURES: Mapping[str, Mapping[str, int]] = {
@@ -71,7 +79,7 @@ def test_each_architecture_has_its_blocks(name: str) -> None:
     assert in_order == list(blocks)
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", sorted(BUILDERS.keys() - {"attention"}))
 def test_blocks_hold_no_parameter_twice_and_most_of_them(name: str) -> None:
     model = a_task(name).model
     held = [parameter for block in repeated_blocks(model) for parameter in block.parameters()]
@@ -135,12 +143,79 @@ def _again() -> nn.Module:
         pytest.param(nn.ModuleList([Residual(2), nn.Linear(3, 3)]), {"Residual": 1, "Linear": 1}, id="no repetition"),
         pytest.param(Wrapped(nn.Sequential(nn.Linear(2, 2), nn.ReLU())), {"Linear": 1}, id="a wrapped layer"),
         pytest.param(nn.GRU(4, 4), {}, id="a layer"),
+        pytest.param(Wrapped(nn.MultiheadAttention(4, 2)), {}, id="attention, which never runs its projection"),
         pytest.param(_tied(), {"Residual": 1}, id="a parameter of two blocks keeps both in the root"),
         pytest.param(_again(), {"Residual": 2}, id="a block that is run twice"),
     ],
 )
 def test_blocks_are_found_wherever_they_sit(model: nn.Module, expected: Mapping[str, int]) -> None:
     assert kinds(model) == expected
+
+
+class Features(nn.Module):
+    """The owner of a model calls a method of it, and its blocks run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listed = Listed()
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        values = self.listed.stem(values)
+        for block in self.listed.blocks:
+            values = block(values)
+        output: torch.Tensor = self.listed.head(values.flatten(1))
+        return output
+
+
+class Shared(nn.Module):
+    """What is in its blocks runs without the one of them, after it ran within it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(ByMethod(8) for _ in range(3))
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        first, second, third = self.blocks
+        assert isinstance(first, ByMethod)
+        values = third(second(first(images.flatten(1, 2))))
+        output: torch.Tensor = self.head(first.part(values).mean(1))
+        return output
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (BUILDERS["methods-called"], [f"backbone.blocks.{number}.inner" for number in range(3)]),
+        (BUILDERS["rows-looped"], ["backbone", "head"]),
+        (BUILDERS["attention"], []),
+        (Features, [f"listed.blocks.{number}" for number in range(3)]),
+        (Shared, ["blocks.0.inner", "blocks.1", "blocks.2"]),
+    ],
+)
+def test_only_what_runs_by_its_own_forward_is_a_block(model: Callable[[], nn.Module], expected: Sequence[str]) -> None:
+    task = ClassificationTask(model().double(), CLASSES)
+    watched(task, "listed")
+    names = {module: name for name, module in task.model.named_modules()}
+    assert [names[block] for block in repeated_blocks(task.model)] == expected
+
+
+def test_a_forward_pass_that_fails_tells_nothing_of_the_blocks() -> None:
+    model = Listed()
+    with pytest.raises(RuntimeError), watching_blocks(model):
+        model(torch.zeros(1, 1, 9, 9))
+    assert kinds(model) == {"Residual": 3}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_blocks_of_each_architecture_run(name: str) -> None:
+    """Nobody watches these models in a run."""
+    task = on_meta(name)
+    side = 299 if name == "inception_v3" else 32 if name in ("vit-tiny", "small-cnn") else 224
+    inputs = torch.empty(2, 3, side, side, device="meta")
+    with watching_blocks(task.model), keyed(task.model.train(), torch.arange(2, device="meta")):
+        task.model(inputs)
+    assert kinds(task.model) == ARCHITECTURES[name]
 
 
 class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -33,6 +33,9 @@ TWO = (
     Case("transformer", {"tensor": 2}, max_norm=0.5),
     Case("listed", {"fsdp": 2}, samples=11, micro_batches=2, steps=5),
     Case("swin", {"fsdp": 2}, samples=11, steps=5),
+    Case("methods-called", {"fsdp": 2}, samples=11, steps=5),
+    Case("rows-looped", {"fsdp": 2}, samples=11, steps=5),
+    Case("attention", {"fsdp": 2}, samples=11, steps=5),
 )
 THREE = (
     # The last rank has no sample; batch norm covers the others.
