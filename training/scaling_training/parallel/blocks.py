@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from typing import Any
 from weakref import WeakSet
 
+import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
@@ -44,13 +45,14 @@ def watching_blocks(model: nn.Module) -> Iterator[None]:
     passed_by: set[nn.Module] = set()
 
     def enter(module: nn.Module, _: Any) -> None:
-        if module in holders:
+        # What a compiler traces as a whole has no forward of its own left, and takes no such hook.
+        if not torch.compiler.is_compiling() and module in holders:
             running.append(module)
             ran.add(module)
             passed_by.update(holders[module].difference(running))
 
     def leave(module: nn.Module, *_: Any) -> None:
-        if module in holders:
+        if not torch.compiler.is_compiling() and module in holders:
             running.pop()
 
     # Hooks on all modules alike: one on a module itself would keep torch from its fast paths in evaluation.

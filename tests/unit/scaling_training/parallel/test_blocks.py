@@ -183,6 +183,21 @@ class Shared(nn.Module):
         return output
 
 
+class Compiled(ByMethod):
+    """A block of which the compiler takes all in one."""
+
+    @torch.compile(backend="eager", fullgraph=True)
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return values + self.part(values)
+
+
+def test_what_users_compile_within_a_block_is_left_as_it_is() -> None:
+    model = nn.Sequential(*(Compiled(4) for _ in range(2)))
+    with watching_blocks(model), torch.no_grad():
+        model(torch.zeros(2, 4))
+    assert kinds(model) == {"Compiled": 2}
+
+
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
