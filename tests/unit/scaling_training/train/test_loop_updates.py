@@ -41,9 +41,10 @@ BF16 = a_run("small-cnn", bits=32, precision="bf16", epochs=8, parallelism={"bat
 def _deterministic(world: World, root: str) -> list[Run | None]:
     # Another process's kernels are chosen, not this one's.
     spec = a_run("small-cnn", bits=32, mixup=0.4, deterministic=True, optimizer={"name": "adam"})
-    found = [run(world, spec, f"{root}/deterministic-{number}") for number in range(2)]
-    assert torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(False)
+    choose = torch.use_deterministic_algorithms
+    with patch.object(torch, "use_deterministic_algorithms", wraps=choose) as chosen:
+        found = [run(world, spec, f"{root}/deterministic-{number}") for number in range(2)]
+    assert [call.args[0] for call in chosen.call_args_list] == [True, False, True, False], "and put back"
     return found
 
 
