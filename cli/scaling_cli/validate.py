@@ -82,6 +82,12 @@ def _verdict(document: Document, *, on_cluster: bool) -> Verdict:
     if job is not None and not on_cluster and not problems:
         problems = list(_misfits(job.spec))
     warnings = _warnings(job) if job is not None and on_cluster else []
+    if job is not None and not on_cluster and not problems:
+        warnings += [
+            (("spec", name, "factory"), f"{name}.factory is called by the run alone: what it returns was not looked at")
+            for name, section in (("model", job.spec.model), ("dataset", job.spec.dataset))
+            if section.factory is not None
+        ]
     return Verdict(document, document.sorted(problems), warnings)
 
 

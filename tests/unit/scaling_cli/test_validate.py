@@ -136,7 +136,8 @@ def test_a_store_that_does_not_answer_hides_no_other_files_verdict(
 def test_validating_runs_no_code_of_the_users(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     file = _file(tmp_path, _RIGHT.replace("{name: small-cnn}", f"{{factory: mine:f}}\n  code: {{uri: {tmp_path}}}"))
-    assert main(["validate", "--local", file]) == 0, capsys.readouterr().out
+    assert main(["validate", "--local", file]) == 0
+    assert "warning: model.factory is called by the run alone" in capsys.readouterr().out
     assert not (tmp_path / "ran").exists()
 
 

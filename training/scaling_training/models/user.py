@@ -112,6 +112,7 @@ def check_task(
     Returns the names of the metrics of a tally of the user's own.
     """
     _check_kind(task, kind, field)
+    _check_classes(task, classes, field)
     device, measured, modules = batch.inputs.device, None, list(modules)
     try:
         with _as_it_was(task.model, device):
@@ -121,6 +122,7 @@ def check_task(
                 loss = task.loss_sum(output, batch)
                 _check_loss(loss, field)
                 if device.type != "meta":
+                    _check_finite(loss, batch, field)
                     check_sum(task, batch, loss, field, modules)
                     names = [str(number) for number in range(classes)] if class_names is None else class_names
                     measured = check_tally(task, output, batch, names, field, modules)
@@ -153,6 +155,15 @@ def _check_loss(loss: object, field: str) -> None:
         raise UserError(f"{field}: loss_sum must return a tensor of one element, not {what}")
 
 
+def _check_finite(loss: torch.Tensor, batch: Batch, field: str) -> None:
+    """What is wrong before the first step is no matter of learning rates. Inputs that are no numbers are the data's."""
+    if not bool(loss.isfinite().all()) and bool(batch.inputs.isfinite().all()):
+        raise UserError(
+            f"{field}: the loss of the first samples is {loss.item()} before anything is trained: look in forward and "
+            "loss_sum for a logarithm, a root or a division of 0, or for weights that are no numbers"
+        )
+
+
 def _check_step(task: Task, batch: Batch, classes: int, field: str) -> None:
     with keyed(task.model.train(), batch.keys):
         output = task.model(*task.inputs(batch))
@@ -162,7 +173,10 @@ def _check_step(task: Task, batch: Batch, classes: int, field: str) -> None:
     _check_loss(loss, field)
     trained = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
     if not trained:
-        return
+        raise UserError(
+            f"{field}: no weight of the model can be trained: it has none, or requires_grad is False for all; leave it "
+            "True, and freeze layers by model.freeze"
+        )
     if not loss.requires_grad:
         raise UserError(
             f"{field}: the loss depends on no weight of the model, so nothing can be trained: the output or the loss "
@@ -200,6 +214,14 @@ def _check_kind(task: Task, kind: Kind, field: str) -> None:
         raise UserError(
             f"{field}: the task is a {type(task).__name__}, which learns {taken}, and the data set's targets are "
             f"{kind}; return a {_KINDS[kind].__name__}, or have the data set give {taken}: {FORMS}"
+        )
+
+
+def _check_classes(task: Task, classes: int, field: str) -> None:
+    if isinstance(task, ClassificationTask) and task.classes != classes:
+        raise UserError(
+            f"{field}: ClassificationTask was made for {task.classes} classes, and the data set has {classes}; let the "
+            "function have a parameter classes and hand it on"
         )
 
 

@@ -71,7 +71,8 @@ def load_initial(spec: ModelSpec, model: nn.Module, *, head: str) -> Loaded:
     of another shape.
     """
     content, source = _content(spec)
-    return fit(_tensors(content, source), model, head=head, source=source)
+    tensors, taken = _tensors(content, source)
+    return fit(tensors, model, head=head, source=f"{source} ({taken})" if taken else source)
 
 
 def fit(found: Mapping[str, torch.Tensor], model: nn.Module, *, head: str, source: str) -> Loaded:
@@ -166,7 +167,9 @@ def _torchvision_file(model: str, name: str) -> Path:
     return path
 
 
-def _tensors(content: bytes, source: str) -> dict[str, torch.Tensor]:
+def _tensors(content: bytes, source: str) -> tuple[dict[str, torch.Tensor], str]:
+    """The tensors by name, and under which keys they lay in the file: model.state_dict."""
+    taken = []
     try:
         found: Any = _read(content)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
@@ -175,11 +178,19 @@ def _tensors(content: bytes, source: str) -> dict[str, torch.Tensor]:
             "state_dict()"
         ) from error
     while isinstance(found, Mapping) and (wrapping := _wrapping(found)) is not None:
+        taken.append(wrapping)
         found = found[wrapping]
     if not _holds_tensors(found):
         held = f"; it holds {_some(found)}" if isinstance(found, Mapping) else ""
         raise UserError(f"{source} does not hold tensors by name{held}; save the model's state_dict()")
-    return dict(found)
+    broken = next(
+        (name for name, value in found.items() if value.is_floating_point() and not value.isfinite().all()), None
+    )
+    if broken is not None:
+        raise UserError(
+            f"{source}: tensor {broken} holds values that are no numbers; take a file of before training failed"
+        )
+    return dict(found), ".".join(taken)
 
 
 def _wrapping(found: Mapping[Any, Any]) -> str | None:

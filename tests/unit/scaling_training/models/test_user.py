@@ -169,9 +169,14 @@ def test_a_function_that_is_not_there_is_refused() -> None:
 _BATCH = a_batch(torch.zeros(2, 5), torch.tensor([0, 2]))
 
 
+def test_a_task_for_other_classes_is_refused() -> None:
+    with pytest.raises(UserError, match="ClassificationTask was made for 5 classes, and the data set has 3; let the"):
+        check_task(ClassificationTask(nn.Linear(5, 3), 5), _BATCH, classes=3)
+
+
 def test_outputs_must_match_the_classes() -> None:
     with pytest.raises(UserError, match=r"output for 2 samples has the shape \(2, 4\); the data set has 3 classes"):
-        check_task(ClassificationTask(nn.Linear(5, 4), 4), _BATCH, classes=3)
+        check_task(ClassificationTask(nn.Linear(5, 4), 3), _BATCH, classes=3)
     check_task(ClassificationTask(nn.Linear(5, 3), 3), _BATCH, classes=3)
 
 
@@ -212,6 +217,17 @@ class TwoOutputsInTraining(nn.Linear):
         return (scores, scores) if self.training else scores
 
 
+class NoNumbers(nn.Linear):
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return super().forward(values).abs().neg().log()
+
+
+class Frozen(nn.Linear):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.requires_grad_(False)
+
+
 class Chosen(nn.Linear):
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.one_hot(super().forward(values).argmax(dim=1), 3)
@@ -237,6 +253,8 @@ class OverwritesWhatTheGradientNeeds(nn.Linear):
             r"in training the output is an object of type tuple, and .* the scores alone, a tensor \(2, 3\)",
             id="a tuple in training only",
         ),
+        pytest.param(NoNumbers, "the loss of the first samples is nan before anything is trained", id="a logarithm"),
+        pytest.param(Frozen, "no weight of the model can be trained: it has none, or requires_grad is", id="frozen"),
         pytest.param(Chosen, "in evaluation the output is of torch.int64; it must be floating", id="no scores"),
         pytest.param(
             OverwritesWhatTheGradientNeeds,

@@ -87,6 +87,22 @@ def test_what_was_done_is_told(stored: Path) -> None:
     )
 
 
+def test_of_several_models_in_a_file_the_one_that_is_taken_is_named(tmp_path: Path) -> None:
+    path, notes = tmp_path / "w.pt", list[str]()
+    torch.save({"model": built(seed=1).state_dict(), "model_ema": built(seed=2).state_dict()}, path)
+    spec = ModelSpec.model_validate({"name": "small-cnn", "width": 0.125, "weights": {"uri": str(path)}})
+    build_task(spec, input_shape=(1, 8, 8), classes=4, seed=0, note=notes.append)
+    assert notes == [f"The model starts from 22 tensors of model.weights.uri {path} (model)"]
+
+
+def test_weights_that_are_no_numbers_are_refused(stored: Path) -> None:
+    tensors = torch.load(stored, weights_only=True)
+    tensors["4.weight"][0] = float("nan")
+    torch.save(tensors, stored)
+    with pytest.raises(UserError, match=r"w.pt: tensor 4.weight holds values that are no numbers"):
+        built({"uri": str(stored)})
+
+
 def test_heads_of_the_original_recipe_are_named_as_left(stored: Path) -> None:
     tensors = {**torch.load(stored, weights_only=True), "AuxLogits.fc.weight": torch.zeros(1)}
     loaded = fit(tensors, built(), head="15", source="w.pt")
