@@ -346,7 +346,7 @@ def closed_port() -> int:
 
 @pytest.mark.parametrize("away", ["the run's", "the earlier run's"])
 def test_storage_that_does_not_answer_ends_the_attempt_with_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, away: str
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, away: str
 ) -> None:
     for name, value in {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{closed_port()}",
@@ -357,8 +357,9 @@ def test_storage_that_does_not_answer_ends_the_attempt_with_a_sentence(
         monkeypatch.setenv(name, value)
     manifest = a_job().model_dump(by_alias=True, exclude_none=True)
     manifest["spec"]["storage"] = {"claimName": "runs", "resumeFrom": "team/earlier"}
-    # One that an earlier test has used is kept, and knows the server of that time.
+    # One that an earlier test has used is kept, and knows the server of that time; so would this test's.
     S3FileSystem.clear_instance_cache()
+    request.addfinalizer(S3FileSystem.clear_instance_cache)
     run = Storage("s3://bucket/run" if away == "the run's" else str(tmp_path / "run"))
     settings = Settings(ScalingJob.model_validate(manifest), run, 1, storage_root="s3://bucket")
     ending = drive(settings, shows=[], give_up=not_at_all)

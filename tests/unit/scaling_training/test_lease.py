@@ -165,7 +165,8 @@ def before_a_reboot(storage: Storage, **otherwise: Any) -> None:
     started = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     there = replace(Holder.this(), machine=f"another-boot {Holder.this().machine.partition(' ')[2]}")
     about = {"process": asdict(there), "machineId": "of this one", "renewedAt": started - 60}
-    Ledger(storage, attempt=1).claim(about | otherwise)
+    told = {name: value() if callable(value) else value for name, value in otherwise.items()}
+    Ledger(storage, attempt=1).claim(about | told)
 
 
 @pytest.fixture
@@ -188,7 +189,7 @@ def test_one_that_a_reboot_ended_is_gone_on_with_at_once(storage: Storage) -> No
         pytest.param({"machineId": "of another"}, id="of another id"),
         pytest.param({"machineId": None}, id="without an id"),
         pytest.param({"host": "another"}, id="of another name"),
-        pytest.param({"renewedAt": time.time()}, id="heard of since"),
+        pytest.param({"renewedAt": time.time}, id="heard of since"),
         pytest.param({"process": asdict(replace(Holder.this(), machine=f"{lease._boot()} x"))}, id="of the same boot"),
     ],
 )
