@@ -170,6 +170,8 @@ def test_an_upgrade_of_the_operator_goes_unnoticed_and_edits_are_refused_or_foll
         added = names.worker_pod(job.name, attempt, WorkerSlot("cpu", 2), 0)
         job.patch({"spec": {"cluster": {"workers": [workers[0] | {"max": 3}]}}})
         wait_until(lambda: added in job.pod_uids(), timeout_s=30)
+        # As process 1 of its container Ray's command heeds no SIGTERM in its first seconds, whatever the grace period.
+        job.wait(lambda item: item["status"]["workers"] == "3/3", timeout_s=60)
         container = job.client.get("pods", added, job.namespace)["spec"]["containers"][0]
         assert container["image"] == image, "versions are not mixed within an attempt"
         job.patch({"spec": {"cluster": {"workers": [workers[0] | {"max": 2}]}}})
